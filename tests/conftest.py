@@ -1,0 +1,35 @@
+import os
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import aiohttp
+import aioresponses.core
+import pytest
+from prometheus import Binaries, MissingBinariesError
+
+
+@pytest.fixture(scope="session", params=[pytest.param(2, id="2.42"), pytest.param(3, id="3")])
+def prometheus_binaries(request) -> Binaries:
+    """The oldest Prometheus we promise to work with, and the current major version."""
+    try:
+        return Binaries.find(request.param)
+    except MissingBinariesError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+class AnsweredResponse(aiohttp.ClientResponse):
+    """A response as aioresponses makes it: without the writer that aiohttp 3.14 wants to know how much was sent."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"stream_writer": SimpleNamespace(output_size=0), **kwargs})
+
+
+@pytest.fixture(name="aioresponses")
+def answering_aiohttp(monkeypatch) -> Iterator[aioresponses.aioresponses]:
+    """aioresponses, answering whatever aiohttp's client asks of the world beyond this machine."""
+    # https://github.com/pnuckowski/aioresponses/issues/289
+    monkeypatch.setattr(aioresponses.core, "ClientResponse", AnsweredResponse)
+    with aioresponses.aioresponses(passthrough=["http://127.0.0.1"]) as answers:
+        yield answers
