@@ -1,0 +1,125 @@
+"""What a test or a person can do to the simulator while it runs: the endpoints below /simulator."""
+
+import dataclasses
+import json
+from collections import deque
+from typing import Any
+
+from aiohttp import web
+
+from comms_exporter.simulator.api import Served
+from comms_exporter.simulator.fates import Conditions
+from comms_exporter.simulator.faults import Fault, Faults
+from comms_exporter.simulator.posting import moment
+from comms_exporter.simulator.world import World
+
+
+class Control:
+    """The endpoints below /simulator."""
+
+    def __init__(self, world: World, faults: Faults, requests: deque[Served]) -> None:
+        self._world = world
+        self._faults = faults
+        self._requests = requests
+
+    def make_app(self) -> web.Application:
+        """Make the application that answers below /simulator."""
+        app = web.Application(middlewares=[_refuse])
+        app.add_routes(
+            [
+                web.get("/tally", self._tally),
+                web.get("/faults", self._get_faults),
+                web.post("/faults", self._add_fault),
+                web.delete("/faults", self._clear_faults),
+                web.get("/conditions", self._get_conditions),
+                web.post("/conditions", self._set_conditions),
+                web.delete("/conditions", self._reset_conditions),
+                web.post("/freeze", self._freeze),
+                web.post("/thaw", self._thaw),
+                web.get("/requests", self._get_requests),
+                web.delete("/requests", self._clear_requests),
+            ]
+        )
+        return app
+
+    async def _tally(self, request: web.Request) -> web.Response:
+        since = request.query.get("since")
+        tally = self._world.tally(None if since is None else _epoch_seconds(since))
+        return web.json_response(dataclasses.asdict(tally))
+
+    async def _get_faults(self, _request: web.Request) -> web.Response:
+        return web.json_response({"faults": [dataclasses.asdict(fault) for fault in self._faults.active]})
+
+    async def _add_fault(self, request: web.Request) -> web.Response:
+        options = await _options(request, Fault)
+        if "kind" not in options:
+            raise ValueError("kind is missing")
+        self._faults.add(**options)
+        return await self._get_faults(request)
+
+    async def _clear_faults(self, request: web.Request) -> web.Response:
+        self._faults.clear()
+        return await self._get_faults(request)
+
+    async def _get_conditions(self, _request: web.Request) -> web.Response:
+        return web.json_response(dataclasses.asdict(self._world.conditions))
+
+    async def _set_conditions(self, request: web.Request) -> web.Response:
+        self._world.set_conditions(**await _options(request, Conditions))
+        return await self._get_conditions(request)
+
+    async def _reset_conditions(self, request: web.Request) -> web.Response:
+        self._world.set_conditions(**dataclasses.asdict(Conditions()))
+        return await self._get_conditions(request)
+
+    async def _freeze(self, _request: web.Request) -> web.Response:
+        self._world.freeze()
+        return self._time()
+
+    async def _thaw(self, _request: web.Request) -> web.Response:
+        self._world.thaw()
+        return self._time()
+
+    def _time(self) -> web.Response:
+        return web.json_response({"now": self._world.now(), "frozen": self._world.frozen})
+
+    async def _get_requests(self, _request: web.Request) -> web.Response:
+        return web.json_response({"requests": [dataclasses.asdict(served) for served in self._requests]})
+
+    async def _clear_requests(self, request: web.Request) -> web.Response:
+        self._requests.clear()
+        return await self._get_requests(request)
+
+
+@web.middleware
+async def _refuse(request: web.Request, handler: Any) -> web.StreamResponse:
+    try:
+        answer: web.StreamResponse = await handler(request)
+    except ValueError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    except web.HTTPError as error:
+        return web.json_response({"error": error.reason}, status=error.status)
+    return answer
+
+
+async def _options(request: web.Request, known: type[Fault | Conditions]) -> dict[str, Any]:
+    try:
+        options = json.loads(await request.read())
+    except ValueError as error:
+        raise ValueError("the body is not JSON") from error
+    if not isinstance(options, dict):
+        raise ValueError("the body is not a JSON object")  # noqa: TRY004 - one kind of error for every bad value
+    names = [field.name for field in dataclasses.fields(known)]
+    for name in options:
+        if name not in names:
+            raise ValueError(f"no option {name!r}: one of {', '.join(names)}")
+    return options
+
+
+def _epoch_seconds(text: str) -> float:
+    for read in (float, moment):
+        try:
+            return read(text)
+        except ValueError:
+            pass
+    raise ValueError(f"since must be epoch seconds or an ISO 8601 date-time, not {text!r}")

@@ -1,0 +1,38 @@
+"""Identifiers as Twilio's: a prefix and a ULID, whose first ten characters tell the time of creation."""
+
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+OPERATION_PREFIX = "comms_operation_"
+EMAIL_PREFIX = "comms_email_"
+
+_ULID_LENGTH = 26
+_TAIL_LENGTH = 4  # of an email's id, where its number is; a million is enough for the 10,000 emails of an operation
+
+
+def operation_id(created: float, entropy: int) -> str:
+    """Make an operation's id of its time of creation in epoch seconds and 80 random bits."""
+    return OPERATION_PREFIX + _base32(int(created * 1000) << 80 | entropy, _ULID_LENGTH)
+
+
+def email_id(operation: str, email: int) -> str:
+    """Make the id of the email at index *email*: its operation's, with the email's number at the end."""
+    return EMAIL_PREFIX + stem(operation) + _base32(email, _TAIL_LENGTH)
+
+
+def stem(identifier: str) -> str:
+    """What the ids of an operation and of all its emails have in common."""
+    return identifier.rpartition("_")[2][: _ULID_LENGTH - _TAIL_LENGTH]
+
+
+def email_index(identifier: str) -> int | None:
+    """Which of its operation's emails *identifier* names, or None if it is not an email's id."""
+    tail = identifier.removeprefix(EMAIL_PREFIX)[_ULID_LENGTH - _TAIL_LENGTH :]
+    if not identifier.startswith(EMAIL_PREFIX) or len(tail) != _TAIL_LENGTH or not set(tail) <= set(ALPHABET):
+        return None
+    index = 0
+    for character in tail:
+        index = index * len(ALPHABET) + ALPHABET.index(character)
+    return index
+
+
+def _base32(number: int, length: int) -> str:
+    return "".join(ALPHABET[number >> 5 * place & 31] for place in reversed(range(length)))

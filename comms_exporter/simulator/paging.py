@@ -1,0 +1,40 @@
+"""Page tokens: opaque, and holding all a listing needs to go on, so that the server remembers nothing."""
+
+import base64
+import binascii
+import json
+import zlib
+from typing import NamedTuple
+
+_LONGEST_TOKEN = 2048
+
+
+class Page(NamedTuple):
+    """Which listing, filtered how, and how far it has come."""
+
+    listing: str
+    size: int
+    after: tuple[float, str, int]  # creation and id of an operation, and the index of its email
+    start: float | None = None
+    end: float | None = None
+    status: str | None = None
+    operation: str | None = None
+
+
+def encode(page: Page) -> str:
+    """Write a page's token: URL-safe, without padding, and telling nobody anything."""
+    return base64.urlsafe_b64encode(zlib.compress(json.dumps(page).encode())).rstrip(b"=").decode()
+
+
+def decode(token: str, listing: str) -> Page:
+    """Read a token of encode(), or raise ValueError if it is not one of this *listing*."""
+    try:
+        packed = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        plain = zlib.decompressobj().decompress(packed, _LONGEST_TOKEN)
+        kind, size, (created, identifier, index), *filters = json.loads(plain)
+        page = Page(kind, int(size), (float(created), str(identifier), int(index)), *filters)
+    except (binascii.Error, zlib.error, ValueError, TypeError) as error:
+        raise ValueError("not a page token") from error
+    if page.listing != listing:
+        raise ValueError("the page token of another listing")
+    return page
