@@ -1,0 +1,679 @@
+"""What is set decides; what is set wrongly is told in one line that says whose fault it is and what would be right."""
+
+import dataclasses
+import re
+import traceback
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr, ValidationError
+
+from comms_exporter import __version__
+from comms_exporter.config import (
+    Account,
+    ListenAddress,
+    SettingsError,
+    build_parser,
+    load,
+    parse_base_url,
+    parse_duration,
+    parse_listen_address,
+)
+
+TOKEN = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "token"}
+KEY = {"TWILIO_API_KEY": "SK1", "TWILIO_API_SECRET": "secret"}
+HOME = {"HOME": "/home/me"}
+CANARY = "c4n4ry5ecret"
+patient = settings(deadline=None)  # a busy machine is no failure
+NO_CREDENTIALS = (
+    "no credentials: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN, or TWILIO_API_KEY and TWILIO_API_SECRET, "
+    "or list accounts in --config.file"
+)
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """Writes config.yml into the directory that the test runs in."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text):
+        Path("config.yml").write_text(text)
+        return "--config.file=config.yml"
+
+    return write
+
+
+def complaint(argv, environ, **kwargs):
+    with pytest.raises(SettingsError) as raised:
+        load(argv, {**HOME, **environ}, **kwargs)
+    return str(raised.value)
+
+
+# field: key, then flag, environment, file, default, each as text and as what becomes of it; the file's is YAML.
+SETTINGS = {
+    "api_base_url": [
+        ("http://flag:1/v1/", "http://flag:1/v1"),
+        ("https://env", "https://env"),
+        ("https://file/", "https://file"),
+        (None, "https://comms.twilio.com/v1"),
+    ],
+    "api_timeout": [("1s", 1), ("2s", 2), ("3s", 3), (None, 30)],
+    "api_page_size": [("1", 1), ("2", 2), ("3", 3), (None, 1000)],
+    "api_max_requests_per_second": [("1", 1), ("0.5", 0.5), ("2.5", 2.5), (None, 5)],
+    "collect_interval": [("1m", 60), ("2m", 120), ("3m", 180), (None, 30)],
+    "collect_active_window": [("1h30m", 5400), ("2d", 172800), ("1w", 604800), (None, 3600)],
+    "collect_max_operations": [("0", 0), ("2", 2), ("3", 3), (None, 1000)],
+    "collect_stats_reading": [
+        ("cumulative", "cumulative"),
+        ("exclusive", "exclusive"),
+        ("cumulative", "cumulative"),
+        (None, "auto"),
+    ],
+    "state_path": [
+        ("flag.db", Path("flag.db")),
+        ("/env.db", Path("/env.db")),
+        ("/file.db", Path("/file.db")),
+        (None, Path("/home/me/.local/state/comms-exporter/state.db")),
+    ],
+    "web_listen_address": [
+        (":1", (ListenAddress(None, 1, ":1"),)),
+        (":2, [::1]:3", (ListenAddress(None, 2, ":2"), ListenAddress("::1", 3, "[::1]:3"))),
+        ("[':4', 'host:5']", (ListenAddress(None, 4, ":4"), ListenAddress("host", 5, "host:5"))),
+        (None, (ListenAddress(None, 10067, ":10067"),)),
+    ],
+    "web_telemetry_path": [("/flag", "/flag"), ("/env", "/env"), ("/file/deep", "/file/deep"), (None, "/metrics")],
+    "web_config_file": [
+        ("flag.yml", Path("flag.yml")),
+        ("env.yml", Path("env.yml")),
+        ("/file.yml", Path("/file.yml")),
+        (None, None),
+    ],
+    "account_name": [("flag", "flag"), ("env", "env"), ("file", "file"), (None, None)],
+    "log_level": [("debug", "debug"), ("warning", "warn"), ("error", "error"), (None, "info")],
+    "log_format": [("json", "json"), ("logfmt", "logfmt"), ("json", "json"), (None, "logfmt")],
+}
+
+
+def flag_of(name):
+    return "--web.config.file" if name == "web_config_file" else "--" + name.replace("_", ".", 1).replace("_", "-")
+
+
+class TestPrecedence:
+    @pytest.mark.parametrize("name", SETTINGS)
+    def test_flag_then_environment_then_file_then_default(self, config, name):
+        (flag, by_flag), (variable, by_variable), (key, by_file), (_, by_default) = SETTINGS[name]
+        argv = [f"{flag_of(name)}={flag}"]
+        environ = {**HOME, **TOKEN, f"COMMS_EXPORTER_{name.upper()}": variable}
+        file = config(f"{flag_of(name)[2:]}: {key}\n")
+
+        assert by_flag == getattr(load([*argv, file], environ), name)
+        assert by_variable == getattr(load([file], environ), name)
+        assert by_file == getattr(load([file], HOME | TOKEN), name)
+        assert by_default == getattr(load([], HOME | TOKEN), name)
+
+    def test_is_proved_for_every_setting(self):
+        assert {*SETTINGS, "config_file", "config_check", "accounts"} == set(type(load([], HOME | TOKEN)).model_fields)
+
+    def test_a_command_may_have_defaults_of_its_own(self, config):
+        defaults = {"collect_interval": "5s", "state_path": ""}
+        assert 5 == load([], HOME | TOKEN, defaults=defaults).collect_interval
+        assert load([], HOME | TOKEN, defaults=defaults).state_path is None
+        file = config("collect: {interval: 6s}\nstate.path: /file.db\n")
+        assert 6 == load([file], HOME | TOKEN, defaults=defaults).collect_interval
+        assert Path("/file.db") == load([file], HOME | TOKEN, defaults=defaults).state_path
+
+    def test_the_process_environment_is_never_looked_at(self, monkeypatch):
+        monkeypatch.setenv("COMMS_EXPORTER_COLLECT_INTERVAL", "7s")
+        monkeypatch.setenv("COLLECT_INTERVAL", "7s")
+        assert 30 == load([], HOME | TOKEN).collect_interval
+
+    def test_the_file_may_be_named_in_the_environment(self, config):
+        config("collect.interval: 6s")
+        assert 6 == load([], HOME | TOKEN | {"COMMS_EXPORTER_CONFIG_FILE": "config.yml"}).collect_interval
+
+    def test_the_last_of_a_repeated_flag_wins_but_addresses_add_up(self):
+        argv = [
+            "--collect.interval=1s",
+            "--collect.interval",
+            "2s",
+            "--web.listen-address=:1",
+            "--web.listen-address=:2",
+        ]
+        settings = load(argv, HOME | TOKEN)
+        assert 2 == settings.collect_interval
+        assert [":1", ":2"] == [str(address) for address in settings.web_listen_address]
+
+    def test_nothing_changes_afterwards(self):
+        settings = load([], HOME | TOKEN)
+        with pytest.raises(ValidationError):
+            settings.collect_interval = 1
+
+
+class TestEmpty:
+    @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "state_path"])
+    @pytest.mark.parametrize("empty", ["", " \n"])
+    def test_variables_count_as_unset(self, name, empty):
+        """Compose's ${X:-} leaves such variables behind."""
+        settings = load([], {**HOME, **TOKEN, f"COMMS_EXPORTER_{name.upper()}": empty, "TWILIO_API_KEY": empty})
+        assert SETTINGS[name][3][1] == getattr(settings, name)
+
+    def test_unknown_ones_too(self):
+        assert load([], HOME | TOKEN | {"COMMS_EXPORTER_WHATEVER": ""})
+
+    @pytest.mark.parametrize(("argv", "variables"), [(["--state.path="], {}), ([], {"COMMS_EXPORTER_STATE_PATH": ""})])
+    def test_an_empty_state_path_keeps_nothing(self, argv, variables):
+        assert load(argv, HOME | TOKEN | variables).state_path is None
+
+    def test_an_empty_config_file_is_no_mistake(self, config):
+        assert load([config("# nothing yet\n")], HOME | TOKEN)
+
+    @pytest.mark.parametrize(
+        ("environ", "expected"),
+        [
+            ({"XDG_STATE_HOME": "/state"}, "/state/comms-exporter/state.db"),
+            ({"XDG_STATE_HOME": ""}, "/home/me/.local/state/comms-exporter/state.db"),
+            ({"XDG_STATE_HOME": "relative"}, "/home/me/.local/state/comms-exporter/state.db"),
+        ],
+    )
+    def test_state_is_kept_where_xdg_says(self, environ, expected):
+        assert Path(expected) == load([], HOME | TOKEN | environ).state_path
+
+
+class TestFile:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "api.max-requests-per-second: 2",
+            "api.max_requests_per_second: '2'",
+            "api: {max-requests-per-second: 2}",
+            "api:\n  max_requests_per_second: 2.0",
+        ],
+    )
+    def test_keys_may_be_nested_or_dotted_with_either_dash(self, config, text):
+        assert 2 == load([config(text)], HOME | TOKEN).api_max_requests_per_second
+
+    def test_the_odd_name_is_the_same_here(self, config):
+        assert Path("/w.yml") == load([config("web: {config: {file: /w.yml}}")], HOME | TOKEN).web_config_file
+
+    def test_paths_are_relative_to_the_file(self, tmp_path):
+        (tmp_path / "config.yml").write_text("state.path: state.db\nweb.config.file: web.yml\n")
+        settings = load(["--config.file", f"{tmp_path}/config.yml"], HOME | TOKEN)
+        assert (tmp_path / "state.db", tmp_path / "web.yml") == (settings.state_path, settings.web_config_file)
+
+    def test_a_byte_order_mark_does_no_harm(self, config):
+        assert load([config("\ufeffcollect.interval: 6s")], HOME | TOKEN)
+
+
+class TestKubernetes:
+    @pytest.mark.parametrize("service", ["COMMS_EXPORTER", "COMMS_EXPORTER_STAGING"])
+    def test_what_it_injects_for_a_service_is_not_a_setting(self, service):
+        injected = {
+            "SERVICE_HOST": "10.0.0.1",
+            "SERVICE_PORT": "10067",
+            "SERVICE_PORT_METRICS": "10067",
+            "PORT": "tcp://10.0.0.1:10067",
+            "PORT_10067_TCP": "tcp://10.0.0.1:10067",
+            "PORT_10067_TCP_PROTO": "tcp",
+            "PORT_10067_TCP_PORT": "10067",
+            "PORT_10067_TCP_ADDR": "10.0.0.1",
+        }
+        assert load([], HOME | TOKEN | {f"{service}_{name}": value for name, value in injected.items()})
+
+
+# What is set, and the one line that is said about it. Credentials are the environment's unless a case says otherwise.
+BAD_FLAGS = {
+    "--collect.interval=30": '--collect.interval: "30" has no unit; write 30s',
+    "--collect.interval=1.5": '--collect.interval: "1.5" is not a duration; write 30s, 5m or 1h30m',
+    "--collect.interval=soon": '--collect.interval: "soon" is not a duration; write 30s, 5m or 1h30m',
+    "--collect.interval=": '--collect.interval: "" is not a duration; write 30s, 5m or 1h30m',
+    "--collect.interval=0": '--collect.interval: "0" is too short; write a duration above 0, such as 30s',
+    "--collect.interval=300y": '--collect.interval: "300y" is too long; the longest duration is 292y',
+    "--api.timeout=0ms": '--api.timeout: "0ms" is too short; write a duration above 0, such as 30s',
+    "--collect.active-window=0s": '--collect.active-window: "0s" is too short; write a duration above 0, such as 30s',
+    "--api.page-size=0": '--api.page-size: "0" is not a whole number from 1 to 1000',
+    "--api.page-size=1001": '--api.page-size: "1001" is not a whole number from 1 to 1000',
+    "--api.page-size=ten": '--api.page-size: "ten" is not a whole number from 1 to 1000',
+    "--api.max-requests-per-second=0": '--api.max-requests-per-second: "0" is not a rate; write a number above 0, such as 5 or 0.5',
+    "--api.max-requests-per-second=nan": '--api.max-requests-per-second: "nan" is not a rate; write a number above 0, such as 5 or 0.5',
+    "--api.max-requests-per-second=1.2.3": '--api.max-requests-per-second: "1.2.3" is not a rate; write a number above 0, such as 5 or 0.5',
+    "--collect.max-operations=-1": '--collect.max-operations: "-1" is not a whole number from 0 to 1000000000',
+    "--collect.stats-reading=both": '--collect.stats-reading: "both" is unknown; write auto, cumulative or exclusive',
+    "--log.level=loud": '--log.level: "loud" is unknown; write debug, info, warn or error',
+    "--log.format=xml": '--log.format: "xml" is unknown; write logfmt or json',
+    "--web.telemetry-path=metrics": '--web.telemetry-path: "metrics" is not a path for the metrics; write one such as /metrics',
+    "--web.telemetry-path=/": '--web.telemetry-path: "/" is not a path for the metrics; write one such as /metrics',
+    "--web.telemetry-path=/-/ready": '--web.telemetry-path: "/-/ready" is kept for probes and reloads; write another path, such as /metrics',
+    "--web.telemetry-path=/../x": '--web.telemetry-path: "/../x" would be rewritten by clients; write a path without . and .. in it',
+    "--web.listen-address=10067": '--web.listen-address: "10067" is not an address to listen on; write :10067, host:10067 or [::1]:10067',
+    "--web.listen-address=::1:10067": '--web.listen-address: "::1:10067" is not an address to listen on; write :10067, host:10067 or [::1]:10067',
+    "--web.listen-address=[host]:1": '--web.listen-address: "[host]:1" has no IPv6 address in its brackets; write one as in [::1]:10067',
+    "--web.listen-address=:65536": '--web.listen-address: ":65536" has no such port; ports go from 0 to 65535',
+    "--api.base-url=comms.twilio.com": "--api.base-url: is not an http or https URL with a host; write one such as https://comms.twilio.com/v1",
+    "--api.base-url=ftp://x": "--api.base-url: is not an http or https URL with a host; write one such as https://comms.twilio.com/v1",
+    "--api.base-url=https://[x": "--api.base-url: is not a URL; write one such as https://comms.twilio.com/v1",
+    "--api.base-url=https://x:port": "--api.base-url: is not a URL; write one such as https://comms.twilio.com/v1",
+    "--api.base-url=https://me:c4n4ry5ecret@x": "--api.base-url: has a user or a password in it; credentials are set apart from the URL",
+    "--api.base-url=https://x/?token=c4n4ry5ecret": "--api.base-url: has a query or a fragment; remove everything from the ? or # on",
+    "--api.base-url=https://x/ y": "--api.base-url: has a space, a backslash or a control character in it; remove it",
+    "--state.path=~/x.db": '--state.path: "~/x.db" starts with ~, which only a shell understands; write the whole path',
+    "--state.path=a\0b": '--state.path: "a\\u0000b" is not a path; remove the NUL character',
+    "--account.name=a\nb": '--account.name: "a\\nb" has control characters in it; write plain text',
+    "--collect.intervall=30s": "--collect.intervall: unknown flag; did you mean --collect.interval?",
+    "--web.config-file=x": "--web.config-file: unknown flag; did you mean --web.config.file?",
+    "--collect.int=30s": "--collect.int: unknown flag; did you mean --collect.interval?",
+    "--zzz": "--zzz: unknown flag",
+    "--twilio.auth-token=c4n4ry5ecret": "--twilio.auth-token: unknown flag",
+    "c4n4ry5ecret": "a word on the command line is neither a flag nor the value of one; see --help",
+    "-c4n4ry5ecret": "a word on the command line is neither a flag nor the value of one; see --help",
+    "--config.check=yes": "--config.check: takes no value; see --help",
+    "--log.level": "--log.level: needs a value; see --help",
+    "--config.file=/nowhere/x.yml": "--config.file: cannot read /nowhere/x.yml: No such file or directory",
+}
+
+BAD_VARIABLES = {
+    ("COMMS_EXPORTER_COLLECT_INTERVAL", "30"): 'COMMS_EXPORTER_COLLECT_INTERVAL: "30" has no unit; write 30s',
+    (
+        "COMMS_EXPORTER_COLECT_INTERVAL",
+        "30s",
+    ): "COMMS_EXPORTER_COLECT_INTERVAL: unknown variable; did you mean COMMS_EXPORTER_COLLECT_INTERVAL?",
+    (
+        "COMMS_EXPORTER_CONFIG_CHECK",
+        "1",
+    ): "COMMS_EXPORTER_CONFIG_CHECK: is no variable; use --config.check",
+    ("COMMS_EXPORTER_AUTH_TOKEN", "c4n4ry5ecret"): "COMMS_EXPORTER_AUTH_TOKEN: unknown variable",
+    ("COMMS_EXPORTER_PORT", "10067"): "COMMS_EXPORTER_PORT: unknown variable",
+    (
+        "COMMS_EXPORTER_WEB_LISTEN_ADDRESS",
+        ":1 ,x",
+    ): 'COMMS_EXPORTER_WEB_LISTEN_ADDRESS: "x" is not an address to listen on; write :10067, host:10067 or [::1]:10067',
+    (
+        "COMMS_EXPORTER_CONFIG_FILE",
+        "/nowhere",
+    ): "COMMS_EXPORTER_CONFIG_FILE: cannot read /nowhere: No such file or directory",
+    (
+        "TWILIO_API_KEY",
+        "SK1",
+    ): "TWILIO_AUTH_TOKEN: TWILIO_API_KEY is given as well; keep the auth token or the API key, not both",
+    (
+        "TWILIO_API_SECRET",
+        "c4n4ry5ecret",
+    ): "TWILIO_AUTH_TOKEN: TWILIO_API_SECRET is given as well; keep the auth token or the API key, not both",
+    (
+        "TWILIO_AUTH_TOKEN_FILE",
+        "/run/token",
+    ): "TWILIO_AUTH_TOKEN_FILE: TWILIO_AUTH_TOKEN is given as well; keep one of the two",
+    ("TWILIO_AUTH_TOKEN", "'c4n4ry5ecret'"): "TWILIO_AUTH_TOKEN: is wrapped in quotes; remove them",
+    ("TWILIO_AUTH_TOKEN", '"c4n4ry5ecret"'): "TWILIO_AUTH_TOKEN: is wrapped in quotes; remove them",
+    (
+        "TWILIO_AUTH_TOKEN",
+        "c4n4ry\n5ecret",
+    ): "TWILIO_AUTH_TOKEN: has control or other characters in it that no credential has; copy it again",
+    (
+        "TWILIO_ACCOUNT_SID",
+        "AC1:c4n4ry5ecret",
+    ): "TWILIO_ACCOUNT_SID: has a colon in it; write the SID alone, without the secret",
+}
+
+BAD_FILES = {
+    "collect.interval: 30": "config.yml: collect.interval: 30 has no unit; write 30s",
+    "collect: {interval: [30s]}": "config.yml: collect.interval: a list is not a duration; write 30s, 5m or 1h30m",
+    "collect: {interval: }": "config.yml: collect.interval: nothing is not a duration; write 30s, 5m or 1h30m",
+    "collect: {intervall: 30s}": "config.yml: collect.intervall: unknown key; did you mean collect.interval?",
+    "collect: 30s": "config.yml: collect: unknown key; did you mean collect.interval?",
+    "collect_interval: 30s": "config.yml: collect_interval: unknown key; did you mean collect.interval?",
+    "colour: red": "config.yml: colour: unknown key",
+    "collect: {interval: 1s}\ncollect.interval: 2s": "config.yml: collect.interval: is set twice; keep one",
+    "log.level: info\nlog.level: warn": "config.yml, line 2: not valid YAML; a key is there twice",
+    "api: {page_size: 1, page-size: 2}": "config.yml: api.page-size: is set twice; keep one",
+    "config.file: other.yml": "config.yml: config.file: cannot be set in the file itself; use --config.file",
+    "api.page-size: yes": "config.yml: api.page-size: true is not a whole number from 1 to 1000",
+    "api.page-size: 1.5": "config.yml: api.page-size: 1.5 is not a whole number from 1 to 1000",
+    "api.max-requests-per-second: .inf": "config.yml: api.max-requests-per-second: Infinity is not a rate; write a number above 0, such as 5 or 0.5",
+    "web.listen-address: 10067": "config.yml: web.listen-address: 10067 is not a list of addresses; write :10067, host:10067 or [::1]:10067",
+    "web.listen-address: []": "config.yml: web.listen-address: a list is not a list of addresses; write :10067, host:10067 or [::1]:10067",
+    "account.name: 7": "config.yml: account.name: 7 is not text; put it in quotes",
+    "account.name: 2026-01-01": "config.yml: account.name: a date is not text; put it in quotes",
+    "api.base-url: {a: c4n4ry5ecret}": "config.yml: api.base-url: is not a URL; write one such as https://comms.twilio.com/v1",
+    "- a": "config.yml: is not a mapping; write settings as in `collect.interval: 30s`",
+    "c4n4ry5ecret": "config.yml: is not a mapping; write settings as in `collect.interval: 30s`",
+    "a: [c4n4ry5ecret": "config.yml, line 1: not valid YAML; something here has no meaning",
+    "a: b\n\tc: c4n4ry5ecret": "config.yml, line 2: not valid YAML; a tab where spaces belong",
+    "a: *c4n4ry5ecret": "config.yml, line 1: not valid YAML; something here has no meaning",
+    "a: !c4n4ry5ecret x": "config.yml, line 1: not valid YAML; something here has no meaning",
+    "a: b: c4n4ry5ecret": "config.yml, line 1: not valid YAML; mapping values are not allowed here",
+    "a: !!int c4n4ry5ecret": "config.yml: not valid YAML; a value does not fit its tag",
+    "a: !!timestamp c4n4ry5ecret": "config.yml: not valid YAML; a value does not fit its tag",
+    "a: \x07c4n4ry5ecret": "config.yml: not valid YAML; it has a character that YAML does not allow",
+    "[" * 9999: "config.yml: not valid YAML; a value does not fit its tag",
+}  # fmt: skip
+
+# The same for accounts in the file, with nothing in the environment.
+BAD_ACCOUNTS = {
+    "accounts: []": "config.yml: accounts: is not a list of accounts; write at least one, with account_sid and auth_token, or api_key and api_secret",
+    "accounts: {a: c4n4ry5ecret}": "config.yml: accounts: is not a list of accounts; write at least one, with account_sid and auth_token, or api_key and api_secret",
+    "accounts: [c4n4ry5ecret]": "config.yml: accounts[0]: is not an account; write account_sid and auth_token, or api_key and api_secret",
+    "accounts: [{name: a}]": "config.yml: accounts[0]: has no credentials; write account_sid and auth_token, or api_key and api_secret",
+    "accounts: [{account_sid: AC1}]": "config.yml: accounts[0].auth_token: is missing; it belongs with accounts[0].account_sid",
+    "accounts: [{auth_token: c4n4ry5ecret}]": "config.yml: accounts[0].account_sid: is missing; it belongs with accounts[0].auth_token",
+    "accounts: [{api_key: SK1}]": "config.yml: accounts[0].api_secret: is missing; it belongs with accounts[0].api_key",
+    "accounts: [{api_secret: c4n4ry5ecret}]": "config.yml: accounts[0].api_key: is missing; it belongs with accounts[0].api_secret",
+    "accounts: [{account_sid: AC1, auth_token: 7654321}]": "config.yml: accounts[0].auth_token: is not text; put it in quotes",
+    "accounts: [{account_sid: AC1, auth_token: [c4n4ry5ecret]}]": "config.yml: accounts[0].auth_token: is not text; put it in quotes",
+    "accounts: [{account_sid: AC1, auth_token: {c4n4ry5ecret: 1}}]": "config.yml: accounts[0].auth_token: is not text; put it in quotes",
+    "accounts: [{account_sid: AC1, auth_token: }]": "config.yml: accounts[0].auth_token: is not text; put it in quotes",
+    "accounts: [{account_sid: AC1, auth_token: ''}]": "config.yml: accounts[0].auth_token: is empty; put the credential there",
+    "accounts: [{account_sid: AC1, auth_tokn: c4n4ry5ecret}]": "config.yml: accounts[0].auth_tokn: unknown key; did you mean auth_token?",
+    "accounts: [{account_sid: AC1, auth_token:c4n4ry5ecret}]": "config.yml: accounts[0]: a key here is unknown; known are name, account_sid, auth_token, api_key, api_secret, account_sid_file, auth_token_file, api_key_file, api_secret_file, base_url",
+    "accounts: [{account_sid: AC1, auth_token: t, auth-token: c4n4ry5ecret}]": "config.yml: accounts[0].auth-token: is set twice; keep one",
+    "accounts: [{account_sid: AC1, auth_token: t, api_key: SK1}]": "config.yml: accounts[0].auth_token: accounts[0].api_key is given as well; keep the auth token or the API key, not both",
+    "accounts: [{account_sid: AC1, auth_token: t, auth_token_file: f}]": "config.yml: accounts[0].auth_token_file: accounts[0].auth_token is given as well; keep one of the two",
+    "accounts: [{account_sid: AC1, auth_token_file: nowhere}]": "config.yml: accounts[0].auth_token_file: cannot read nowhere: No such file or directory",
+    "accounts: [{account_sid: AC1, auth_token_file: 7}]": "config.yml: accounts[0].auth_token_file: is not the path of a file; put it in quotes",
+    "accounts: [{account_sid: AC1, auth_token_file: c4n4ry5ecretc4n4ry5ecret}]": "config.yml: accounts[0].auth_token_file: is not the path of a file but looks like the credential itself; write the path",
+    "accounts: [{name: 7, account_sid: AC1, auth_token: t}]": "config.yml: accounts[0].name: 7 is not text; put it in quotes",
+    "accounts: [{account_sid: AC1, auth_token: t, base_url: x}]": "config.yml: accounts[0].base_url: is not an http or https URL with a host; write one such as https://comms.twilio.com/v1",
+    "accounts: [{name: a, api_key: SK1, api_secret: s}, {name: a, api_key: SK2, api_secret: s}]": 'config.yml: accounts[1].name: "a" is the name of accounts[0] already; give each its own',
+    "accounts: [{api_key: SK1, api_secret: s}, {api_key: SK2, api_secret: s}]": 'config.yml: accounts[1].name: "default" is the name of accounts[0] already; give each its own',
+}  # fmt: skip
+
+
+class TestComplaints:
+    @pytest.mark.parametrize(("flag", "expected"), BAD_FLAGS.items(), ids=[flag[:40] for flag in BAD_FLAGS])
+    def test_about_flags(self, flag, expected):
+        assert expected == complaint([flag], TOKEN)
+
+    @pytest.mark.parametrize(("variable", "expected"), BAD_VARIABLES.items(), ids=[name for name, _ in BAD_VARIABLES])
+    def test_about_variables(self, variable, expected):
+        assert expected == complaint([], TOKEN | dict([variable]))
+
+    @pytest.mark.parametrize(("text", "expected"), BAD_FILES.items(), ids=[text[:40] for text in BAD_FILES])
+    def test_about_the_file(self, config, text, expected):
+        assert expected == complaint([config(text)], TOKEN)
+
+    @pytest.mark.parametrize(("text", "expected"), BAD_ACCOUNTS.items(), ids=[text[11:50] for text in BAD_ACCOUNTS])
+    def test_about_accounts(self, config, text, expected):
+        assert expected == complaint([config(text)], {})
+
+    def test_nothing_set_at_all(self):
+        assert NO_CREDENTIALS == complaint([], {})
+
+    @pytest.mark.parametrize("name", [*TOKEN, *KEY])
+    def test_half_a_pair(self, name):
+        pair = TOKEN if name in TOKEN else KEY
+        (other,) = pair.keys() - {name}
+        assert f"{other}: is missing; it belongs with {name}" == complaint([], {name: CANARY})
+
+    def test_everything_at_once_a_line_for_each(self, config):
+        file = config("api.timeout: 30\ncolour: red")
+        environ = {"COMMS_EXPORTER_API_PAGE_SIZE": "0", "COMMS_EXPORTER_X": "1"}
+        assert [
+            "COMMS_EXPORTER_X: unknown variable",
+            "config.yml: colour: unknown key",
+            NO_CREDENTIALS,
+            "config.yml: api.timeout: 30 has no unit; write 30s",
+            'COMMS_EXPORTER_API_PAGE_SIZE: "0" is not a whole number from 1 to 1000',
+            '--collect.interval: "1" has no unit; write 1s',
+        ] == complaint([file, "--collect.interval=1"], environ).splitlines()
+
+    def test_are_one_line_whatever_is_in_a_name(self):
+        assert 1 == len(complaint([], TOKEN | {"COMMS_EXPORTER_\nX\u2028": "1"}).splitlines())
+
+    def test_a_wrong_default_is_found_too(self):
+        assert "--colour.x: Extra inputs are not permitted" == complaint([], TOKEN, defaults={"colour_x": "1"})
+
+    def test_of_the_parser_are_ours_as_well(self):
+        with pytest.raises(SettingsError, match=r"^unknown command$"):
+            build_parser().error("unknown command")
+
+
+class TestDurations:
+    @patient
+    @given(st.lists(st.none() | st.integers(0, 99), min_size=7, max_size=7).filter(any))
+    def test_add_up_their_units_in_descending_order(self, counts):
+        units = {"y": 31536000, "w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1, "ms": 0.001}
+        text = "".join(f"{count}{unit}" for count, unit in zip(counts, units, strict=True) if count is not None)
+        expected = sum((count or 0) * seconds for count, seconds in zip(counts, units.values(), strict=True))
+        assert expected == pytest.approx(parse_duration(text))
+
+    @patient
+    @given(st.text("0123456789ywdhms. -+", max_size=12) | st.text())
+    def test_are_what_prometheus_takes_and_nothing_else(self, text):
+        grammar = re.compile(r"(\d+y)?(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?", re.ASCII)
+        try:
+            parse_duration(text)
+        except ValueError as error:
+            assert not (text and grammar.fullmatch(text)) or "too long" in str(error)  # noqa: PT017
+        else:
+            assert text == "0" or (text and grammar.fullmatch(text))
+
+    @pytest.mark.parametrize(
+        ("text", "expected"), [("0", 0), ("292y", 292 * 31536000), ("100ms", 0.1), ("1h30m", 5400)]
+    )
+    def test_that_are_right(self, text, expected):
+        assert expected == parse_duration(text)
+
+    @pytest.mark.parametrize(
+        "text", ["1m1h", "1s1s", "1S", "-1s", "1 s", "s", "1.5h", "٣s", "9" * 5000 + "s", "9" * 5000]
+    )
+    def test_that_are_wrong(self, text):
+        with pytest.raises(ValueError, match=r"write|longest"):
+            parse_duration(text)
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("text", "host", "port"),
+        [
+            (":10067", None, 10067),
+            (":0", None, 0),
+            ("127.0.0.1:65535", "127.0.0.1", 65535),
+            ("my-host.example:80", "my-host.example", 80),
+            ("[::]:80", "::", 80),
+            ("[fe80::1%eth0]:80", "fe80::1%eth0", 80),
+        ],
+    )
+    def test_are_taken_apart_and_keep_their_text(self, text, host, port):
+        address = parse_listen_address(text)
+        assert (host, port, text) == (address.host, address.port, str(address))
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("https://comms.twilio.com/v1//", "https://comms.twilio.com/v1"),
+            ("HTTP://localhost:8080", "http://localhost:8080"),
+            ("http://[::1]:8080/a/b/", "http://[::1]:8080/a/b"),
+        ],
+    )
+    def test_of_the_api_lose_the_slash_at_their_end(self, text, expected):
+        assert expected == parse_base_url(text)
+
+
+class TestAccounts:
+    @pytest.mark.parametrize(
+        ("environ", "name", "user", "secret"),
+        [
+            (TOKEN, "AC1", "AC1", "token"),
+            (KEY, "default", "SK1", "secret"),
+            (KEY | {"TWILIO_ACCOUNT_SID": "AC2"}, "AC2", "SK1", "secret"),
+            (TOKEN | {"COMMS_EXPORTER_ACCOUNT_NAME": "main"}, "main", "AC1", "token"),
+            ({name: f" {value}\n" for name, value in TOKEN.items()}, "AC1", "AC1", "token"),
+        ],
+    )
+    def test_from_the_environment(self, environ, name, user, secret):
+        (account,) = load([], HOME | environ).accounts
+        assert (name, user, secret) == (account.name, account.user, account.secret.get_secret_value())
+        assert (user, secret) == account.credentials()
+        assert "https://comms.twilio.com/v1" == account.base_url
+
+    def test_from_the_file(self, config):
+        Path("secret").write_text("s3\n")
+        file = config("""
+            api.base-url: https://elsewhere
+            accounts:
+              - {account_sid: AC1, auth_token: s1}
+              - {name: two, api-key: SK2, api_secret: s2, base_url: http://localhost:1/}
+              - {name: three, account_sid: AC3, api_key: SK3, api_secret_file: secret}
+        """)
+        accounts = load([file], HOME).accounts
+        assert ["AC1", "two", "three"] == [account.name for account in accounts]
+        assert [("AC1", "s1"), ("SK2", "s2"), ("SK3", "s3")] == [account.credentials() for account in accounts]
+        assert ["https://elsewhere", "http://localhost:1", "https://elsewhere"] == [a.base_url for a in accounts]
+
+    def test_files_are_relative_to_the_file_that_names_them(self, tmp_path):
+        (tmp_path / "token").write_text("t")
+        (tmp_path / "config.yml").write_text("accounts: [{account_sid: AC1, auth_token_file: token}]")
+        (account,) = load([f"--config.file={tmp_path}/config.yml"], HOME).accounts
+        assert tmp_path / "token" == account.secret_file
+
+    def test_files_are_read_again_when_they_rotate(self, tmp_path):
+        (tmp_path / "user").write_text("AC1\n")
+        (tmp_path / "token").write_text("old\n")
+        environ = {"TWILIO_ACCOUNT_SID_FILE": f"{tmp_path}/user", "TWILIO_AUTH_TOKEN_FILE": f"{tmp_path}/token"}
+        (account,) = load([], HOME | environ).accounts
+        assert ("AC1", "old") == account.credentials()
+        (tmp_path / "token").write_text("new\n")
+        assert ("AC1", "new") == account.credentials()
+        (tmp_path / "token").unlink()
+        with pytest.raises(SettingsError) as raised:
+            account.credentials()
+        assert f"account AC1: cannot read {tmp_path}/token: No such file or directory" == str(raised.value)
+
+    @pytest.mark.parametrize(
+        ("content", "expected"),
+        [
+            (b" \n", "{} is empty; put the credential there"),
+            (b"'c4n4ry5ecret'", "{} is wrapped in quotes; remove them"),
+            (b"c4n4ry\x005ecret", "{} has control or other characters in it that no credential has; copy it again"),
+            (b"c4n4ry5ecret\xff", "cannot read {}: it is not UTF-8 text"),
+        ],
+    )
+    def test_a_file_that_cannot_be_right(self, tmp_path, content, expected):
+        path = tmp_path / "token"
+        path.write_bytes(content)
+        environ = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN_FILE": str(path)}
+        assert f"TWILIO_AUTH_TOKEN_FILE: {expected.format(path)}" == complaint([], environ)
+
+    def test_a_file_that_is_a_directory(self, tmp_path):
+        environ = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN_FILE": str(tmp_path)}
+        assert f"TWILIO_AUTH_TOKEN_FILE: cannot read {tmp_path}: Is a directory" == complaint([], environ)
+
+    def test_are_in_one_place_only(self, config):
+        file = config("accounts: [{account_sid: AC1, auth_token: t}]")
+        assert ("TWILIO_ACCOUNT_SID: is set, and so are accounts in config.yml; choose one place") == complaint(
+            [file], TOKEN
+        )
+
+    @pytest.mark.parametrize(
+        ("argv", "environ", "name"),
+        [
+            (["--account.name=x"], {}, "--account.name"),
+            ([], {"COMMS_EXPORTER_ACCOUNT_NAME": "x"}, "COMMS_EXPORTER_ACCOUNT_NAME"),
+        ],
+    )
+    def test_in_the_file_have_names_of_their_own(self, config, argv, environ, name):
+        file = config("accounts: [{account_sid: AC1, auth_token: t}]")
+        assert (
+            f"{name}: the accounts in config.yml have names of their own; remove it, or name them there"
+        ) == complaint([file, *argv], environ)
+
+    def test_given_by_the_command_are_the_only_ones(self):
+        """The demo needs no credentials, and uses nobody's."""
+        mine = Account(name="demo", user="u", secret=SecretStr("s"), base_url="http://localhost:1")
+        assert (mine,) == load([], HOME | {"TWILIO_AUTH_TOKEN": "'broken'"}, accounts=[mine]).accounts
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+PLACES = [*TOKEN, *KEY]
+
+
+class TestSecrets:
+    @patient
+    @given(st.sampled_from(PLACES), TEXT, TEXT)
+    def test_in_a_variable_never_show(self, place, before, after):
+        secret = f"{before}{CANARY}{after}"
+        pair = TOKEN if place in TOKEN else KEY
+        self.assert_hidden(lambda: load([], {**HOME, **pair, place: secret, "COMMS_EXPORTER_ACCOUNT_NAME": "a"}))
+
+    @pytest.mark.parametrize(
+        "key", ["auth_token", "auth_token_file", "api_secret", "api_key", "account_sid", "base_url"]
+    )
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            "{}",
+            "'{}",
+            "[{}]",
+            "{{{}: 1}}",
+            "!{} x",
+            "!!int {}",
+            "*{}",
+            "&{} *x",
+            "|{}",
+            ":{}",
+            "{}: x",
+            "\t{}",
+            '"\'{}"',
+        ],
+    )
+    def test_in_a_file_never_show(self, config, key, shape):
+        for around in ("accounts:\n- name: a\n  {}: {}\n", "accounts: [{{name: a, {}:{}}}]\n", "{}: {}\n", "{}:{}\n"):
+            for secret in (CANARY * 2, CANARY * 50):
+                file = config(around.format(key, shape.format(secret)))
+                self.assert_hidden(lambda file=file: load([file], HOME))
+
+    @patient
+    @given(st.sampled_from(["--twilio.auth-token", "--api-secret", "-p", "--config.check", "--help"]), st.booleans())
+    def test_as_a_flag_never_show(self, flag, glued):
+        self.assert_hidden(lambda: load([f"{flag}={CANARY}"] if glued or flag == "--help" else [flag, CANARY], HOME))
+
+    def assert_hidden(self, attempt):
+        try:
+            settings = attempt()
+        except SettingsError as error:
+            seen = [str(error), repr(error), *traceback.format_exception(error, chain=True)]
+            seen += [repr(error.__context__), repr(error.__cause__)]
+        else:
+            seen = [repr(settings), str(settings), *(f"{account} {account!r}" for account in settings.accounts)]
+            seen += [str(settings.model_dump(exclude={"accounts"}))]
+        assert CANARY not in "".join(seen)
+
+    def test_are_not_in_what_dataclasses_show_of_an_account(self):
+        account = Account(name="a", user=CANARY, secret=SecretStr(CANARY))
+        assert CANARY not in repr(dataclasses.replace(account, name="b"))
+
+
+def helped(capsys, *argv, **kwargs):
+    with pytest.raises(SystemExit) as raised:
+        load(argv, {}, **kwargs)
+    assert 0 == raised.value.code
+    return " ".join(capsys.readouterr().out.split())
+
+
+class TestHelp:
+    def test_shows_every_setting_with_default_and_variable(self, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "400")
+        text = helped(capsys, "--help")
+        for name in [*SETTINGS, "config_file"]:
+            assert flag_of(name) in text
+            assert f"Environment: COMMS_EXPORTER_{name.upper()}." in text
+        assert "How often to look for news. Default: 30s. Environment:" in text
+        assert "--config.check" in text
+        assert "TWILIO_AUTH_TOKEN" in text
+
+    def test_shows_the_defaults_of_the_command(self, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "400")
+        assert "look for news. Default: 5s." in helped(capsys, "--help", defaults={"collect_interval": "5s"})
+
+    def test_shows_no_flag_for_a_secret(self):
+        flags = " ".join(option for action in build_parser()._actions for option in action.option_strings)
+        assert not re.search("token|secret|key|password", flags)
+
+    def test_version(self, capsys):
+        expected = rf"comms-exporter, version {re.escape(__version__)} \(python 3\.\d+\.\d+\S*\)"
+        assert re.fullmatch(expected, helped(capsys, "--version"))
+
+    def test_config_check_is_left_to_the_caller(self):
+        assert load(["--config.check"], HOME | TOKEN).config_check
+        assert not load([], HOME | TOKEN).config_check
