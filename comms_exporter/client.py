@@ -1,0 +1,369 @@
+"""Asks the Comms API, one request at a time and no faster than agreed, and says in our words what came back.
+
+CommsError
++-- ConnectionLostError   nothing came back: the same request may be tried again
++-- ThrottledError        429 or 503: the account has to wait
+
+The class decides whether to try again, *reason* is one of health.REASONS, the message is for people.
+"""
+
+import asyncio
+import json
+import random
+import ssl
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from comms_exporter.health import Traffic
+from comms_exporter.models import (
+    BadPayloadError,
+    MalformedOperationError,
+    Page,
+    decode,
+    read_operation,
+    read_page,
+)
+
+# A page of 1,000 operations is 0.3 MB; what is fifty times larger is not one.
+LARGEST_BODY = 16 * 2**20
+# Twice the operations that anybody was ever reported to send in a week, at the largest page size.
+MOST_PAGES = 20_000
+LONGEST_WAIT = 3600.0
+# Waits that a listing under way sits out rather than start again.
+PATIENT_WAIT = 60.0
+BACKOFF_BASE = 0.5
+BACKOFF_LIMIT = 8.0
+
+_REASON_BY_STATUS = {401: "auth", 403: "forbidden", 404: "not_found", 408: "timeout", 429: "rate_limited"}
+
+
+class CommsError(Exception):
+    """The API gave no usable answer; *reason* is one of health.REASONS."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ConnectionLostError(CommsError):
+    """No complete answer came; asking again does no harm."""
+
+
+class ThrottledError(CommsError):
+    """The API asked for patience: *retry_after* seconds, None where it did not say how long."""
+
+    def __init__(self, reason: str, message: str, retry_after: float | None) -> None:
+        super().__init__(reason, message)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Query:
+    """Which operations a listing asks for; times are seconds on the API's clock."""
+
+    created_after: float | None = None
+    created_before: float | None = None
+    status: str | None = None
+
+
+@dataclass(slots=True)
+class Patience:
+    """How often one poll may still try again; shared by all its requests."""
+
+    tries_left: int = 2
+
+    def again(self) -> bool:
+        """Take one more try, if there is one."""
+        self.tries_left -= 1
+        return self.tries_left >= 0
+
+
+class CommsClient:
+    """One account's view of https://docs.comms.twilio.com/comms-api-reference/emails, as far as we read it."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        base_url: str,
+        user: str,
+        secret: str,
+        page_size: int,
+        timeout: float,
+        requests_per_second: float,
+        traffic: Traffic,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._session = session
+        self._base = URL(base_url)
+        self._authorization = aiohttp.encode_basic_auth(user, secret)
+        self.page_size = page_size
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        self._pace = Pace(requests_per_second, monotonic=monotonic, sleep=sleep)
+        self.traffic = traffic
+        self._clock = clock
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._jitter = jitter
+        self._skew = 0.0
+
+    def now(self) -> float:
+        """Return the time on the API's clock, as far as its answers tell."""
+        return self._clock() + self._skew
+
+    async def pages(self, query: Query, patience: Patience) -> AsyncIterator[Page]:
+        """Yield every page of the listing *query*; a token that comes twice is an error, not a loop."""
+        url = self._base / "Emails" / "Operations"
+        parameters = _parameters(query, self.page_size)
+        seen: set[str] = set()
+        token: str | None = None
+        while True:
+            target = url.with_query(parameters if token is None else {**parameters, "pageToken": token})
+            if token is not None and token.startswith(("http://", "https://")):
+                target = self._same_origin(token)
+            page = read(read_page, await self._get(target, patience, started=token is not None))
+            yield page
+            token = page.next
+            if token is None:
+                return
+            if token in seen:
+                raise CommsError("bad_payload", "the listing repeats a page token; it would never end")
+            seen.add(token)
+            if len(seen) >= MOST_PAGES:
+                raise CommsError("bad_payload", f"the listing does not end within {MOST_PAGES} pages")
+
+    async def operation(self, operation_id: str, patience: Patience) -> Page | None:
+        """Return the operation *operation_id* as a page of one, None where the API no longer knows it."""
+        # The id goes into the path: whatever it holds, it stays one segment.
+        segment = quote(operation_id, safe="")
+        url = (self._base / "Emails" / "Operations").joinpath(segment, encoded=True)
+        try:
+            payload = await self._get(url, patience)
+        except CommsError as error:
+            if error.reason == "not_found":
+                return None
+            raise
+        return read(_read_single, payload)
+
+    async def _get(self, url: URL, patience: Patience, *, started: bool = False) -> Any:
+        """Return the JSON at *url*; the one place that decides to ask again.
+
+        A listing that is *started* would lose its earlier pages, so it rather sits out a bearable wait.
+        """
+        attempt = 0
+        while True:
+            await self._pace.turn()
+            try:
+                return await self._request(url)
+            except ConnectionLostError:
+                if not patience.again():
+                    raise
+                wait = self._jitter() * min(BACKOFF_LIMIT, BACKOFF_BASE * 2**attempt)
+            except ThrottledError as error:
+                wait = self._jitter() * BACKOFF_LIMIT if error.retry_after is None else error.retry_after
+                if not started or wait > PATIENT_WAIT or not patience.again():
+                    raise
+                self.traffic.waited_seconds += wait
+            attempt += 1
+            self.traffic.retries += 1
+            await self._sleep(wait)
+
+    async def _request(self, url: URL) -> Any:
+        began = self._monotonic()
+        code = "error"
+        try:
+            async with self._session.get(
+                url,
+                headers={"Authorization": self._authorization, "Accept": "application/json"},
+                timeout=self._timeout,
+                allow_redirects=False,
+            ) as response:
+                body = await _body(response)
+                code = str(response.status)
+                self._set_clock(response.headers)
+                return decipher(response.status, response.headers, body, now=self.now())
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise explain(error, self._timeout.total or 0) from error
+        finally:
+            self.traffic.requests[code] += 1
+            self.traffic.seconds.observe(self._monotonic() - began)
+
+    def _set_clock(self, headers: Mapping[str, str]) -> None:
+        date = _http_date(headers.get("Date", ""))
+        if date is not None:
+            self._skew = date - self._clock()
+
+    def _same_origin(self, token: str) -> URL:
+        """Return *token* as the address of the next page; credentials go nowhere else than to the API."""
+        target = URL(token)
+        if target.origin() != self._base.origin():
+            raise CommsError("bad_payload", f"the next page is on another server: {target.origin()}")
+        return target
+
+
+class Pace:
+    """A token bucket: at most *rate* turns a second in the long run, and as many at once."""
+
+    def __init__(
+        self, rate: float, *, monotonic: Callable[[], float], sleep: Callable[[float], Awaitable[object]]
+    ) -> None:
+        self._rate = rate
+        self._burst = max(1.0, rate)
+        self._tokens = self._burst
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._filled = monotonic()
+
+    async def turn(self) -> None:
+        """Return when the next request may go out."""
+        now = self._monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate) - 1
+        self._filled = now
+        if self._tokens < 0:
+            # The token is already taken: whoever asks next waits behind this one.
+            await self._sleep(-self._tokens / self._rate)
+
+
+def decipher(status: int, headers: Mapping[str, str], body: bytes, *, now: float) -> Any:
+    """Return the JSON of a good answer; raise what any other answer means.
+
+    Statuses: https://www.twilio.com/docs/email/api/errors
+    """
+    if status == 200:
+        try:
+            return decode(body)
+        except BadPayloadError as error:
+            raise CommsError("bad_payload", f"200 with a body that is {error}") from None
+    message = f"{status}: {complaint(body)}"
+    if status in {429, 503}:
+        reason = "rate_limited" if status == 429 else "server"
+        raise ThrottledError(reason, message, retry_after(headers.get("Retry-After"), now=now))
+    if status >= 500:
+        raise CommsError("server", message)
+    if status < 400:
+        where = headers.get("Location")
+        raise CommsError(
+            "bad_payload", f"{status} instead of an answer" + (f", redirecting to {where}" if where else "")
+        )
+    raise CommsError(_REASON_BY_STATUS.get(status, "bad_request"), message)
+
+
+def read(reader: Callable[[Any], Page], payload: Any) -> Page:
+    """Return *payload* as *reader* understands it; a body that is no page is the API's failure."""
+    try:
+        return reader(payload)
+    except BadPayloadError as error:
+        raise CommsError("bad_payload", str(error)) from None
+
+
+def complaint(body: bytes) -> str:
+    """Return what an error *body* says, in one line: Twilio's shapes first, then RFC 9457's, then text."""
+    try:
+        payload = json.loads(body)
+    except (ValueError, RecursionError):
+        return _text(body)
+    if not isinstance(payload, dict):
+        return _text(body)
+    errors = payload.get("errors")
+    entries = [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
+    said = "; ".join(filter(None, map(_entry, entries or [payload])))
+    return _line(said) if said else _text(body)
+
+
+def retry_after(value: str | None, *, now: float) -> float | None:
+    """Return the seconds that *value* asks for, as a number or as a date, at most an hour; None where it says nothing."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        # More digits than a float has are an hour all the same.
+        return min(float(value[:20]), LONGEST_WAIT)
+    date = _http_date(value)
+    return None if date is None else min(max(0.0, date - now), LONGEST_WAIT)
+
+
+def explain(error: BaseException, timeout: float) -> CommsError:
+    """Return what a failure of the network means."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError | ssl.SSLError):
+        return CommsError("tls", f"no trustworthy connection: {_line(str(error))}")
+    if isinstance(error, TimeoutError):
+        return ConnectionLostError("timeout", f"no answer within {timeout:g} s")
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.ClientResponseError):
+        return CommsError("bad_payload", f"not an HTTP answer: {_line(str(error))}")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return ConnectionLostError("connection", "the connection was lost in the middle of an answer")
+    return ConnectionLostError("connection", _line(str(error)) or type(error).__name__)
+
+
+def _parameters(query: Query, page_size: int) -> dict[str, str]:
+    parameters = {"pageSize": str(page_size)}
+    # Whether the bounds are inclusive is not said: a second more on either side costs nothing.
+    if query.created_after is not None:
+        parameters["startDate"] = _rfc3339(query.created_after - 1)
+    if query.created_before is not None:
+        parameters["endDate"] = _rfc3339(query.created_before + 1)
+    if query.status is not None:
+        parameters["status"] = query.status
+    return parameters
+
+
+def _rfc3339(moment: float) -> str:
+    # Not fromtimestamp(), which refuses what a broken clock may say.
+    whole = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=max(0, int(moment)))
+    return whole.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _read_single(payload: Any) -> Page:
+    page = Page([], None, [], Counter())
+    try:
+        page.operations.append(read_operation(payload, page.unknown))
+    except MalformedOperationError as error:
+        page.malformed.append(str(error))
+    return page
+
+
+async def _body(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(2**16):
+        body += chunk
+        if len(body) > LARGEST_BODY:
+            response.close()
+            raise CommsError("bad_payload", f"{response.status} with a body of more than {LARGEST_BODY >> 20} MiB")
+    return bytes(body)
+
+
+def _http_date(value: str) -> float | None:
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError, TypeError):
+        return None
+
+
+def _entry(entry: dict[str, Any]) -> str:
+    message = next((entry[key] for key in ("message", "detail", "title") if isinstance(entry.get(key), str)), "")
+    code = entry.get("code")
+    return f"{message} (code {code})" if message and isinstance(code, int | str) else message
+
+
+def _text(body: bytes) -> str:
+    text = _line(body[:2000].decode("utf-8", "replace"))
+    if not text:
+        return "no explanation"
+    return "an HTML page" if text.startswith("<") else text
+
+
+def _line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else text[:299] + "…"

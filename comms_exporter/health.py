@@ -1,0 +1,110 @@
+"""How the collecting itself is going: what /metrics, the probes and the status page say about us."""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+REASONS = (
+    "auth",
+    "forbidden",
+    "not_found",
+    "bad_request",
+    "rate_limited",
+    "server",
+    "timeout",
+    "connection",
+    "tls",
+    "bad_payload",
+)
+# Seconds. A request is answered in tens of milliseconds, or runs into --api.timeout.
+REQUEST_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Histogram:
+    """A histogram with fixed upper *bounds*; each bucket remembers who last fell into it."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
+
+    def observe(self, value: float, exemplar: "Exemplar | None" = None) -> None:
+        """Count *value*, which falls into the first bucket whose bound is not below it."""
+        index = bisect_left(self.bounds, value)
+        self.counts[index] += 1
+        self.sum += value
+        if exemplar is not None:
+            self.exemplars[index] = exemplar
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """The operation that last moved a counter, by how much, and when (seconds since the epoch)."""
+
+    operation_id: str
+    value: float
+    time: float
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What one account's requests have cost so far."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    seconds: Histogram = field(default_factory=lambda: Histogram(REQUEST_BUCKETS))
+    retries: int = 0
+    # Only what the API made us wait; our own pacing is no trouble.
+    waited_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why the last poll failed: one of REASONS, and a sentence for people."""
+
+    reason: str
+    message: str
+
+
+@dataclass(slots=True)
+class PollHealth:
+    """How one account's polls are going; times are seconds since the epoch, 0 for never."""
+
+    interval_seconds: float
+    polls: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    problem: Problem | None = None
+    last_duration_seconds: float = 0.0
+    last_success: float = 0.0
+    missed: int = 0
+
+    @property
+    def attempted(self) -> bool:
+        """Whether a poll has come to an end, whatever came of it."""
+        return self.polls > 0
+
+    @property
+    def up(self) -> bool:
+        """Whether the last poll succeeded."""
+        return self.attempted and self.problem is None
+
+    def succeeded(self, *, at: float, took: float) -> None:
+        """Note a poll that was good to its end."""
+        self.polls += 1
+        self.missed = 0
+        self.problem = None
+        self.last_success = at
+        self.last_duration_seconds = took
+
+    def failed(self, problem: Problem, *, took: float) -> None:
+        """Note a poll that ended early."""
+        self.polls += 1
+        self.missed += 1
+        self.problem = problem
+        self.failures[problem.reason] += 1
+        self.last_duration_seconds = took
+
+    def stale(self, now: float) -> bool:
+        """Whether what we know of single operations is too old to be shown: five polls missed, and five minutes."""
+        return now - self.last_success > max(5 * self.interval_seconds, 300)

@@ -1,0 +1,365 @@
+"""Turns what is known into metric families; their names are a contract (docs: README, "Metrics").
+
+Small families are built anew at every scrape, so nothing stale can stay. Those of single operations are
+written as text, because prometheus_client takes 17 microseconds for each of their series.
+"""
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.samples import Exemplar as SampleExemplar
+from prometheus_client.utils import floatToGoString
+
+from comms_exporter import __version__
+from comms_exporter.health import REASONS, Exemplar, Histogram, PollHealth, Traffic
+from comms_exporter.models import STATS, STATUSES, Operation
+from comms_exporter.state import EXEMPLIFIED, TOTALS, AccountState, View
+from comms_exporter.stats import REACHED, Reading, stat
+
+CACHED = "As of the last poll, see comms_exporter_last_poll_success_timestamp_seconds."
+# The codes that Twilio documents for these requests, and those it gives without saying so.
+KNOWN_CODES = ("200", "400", "401", "403", "404", "429", "500", "503", "error")
+UNKNOWN_FIELDS = ("status", "operation", "stats")
+# OpenMetrics: names and values of an exemplar's labels together hold at most 128 characters.
+_LONGEST_EXEMPLAR = 128 - len("operation_id")
+
+
+class Account(Protocol):
+    """What there is to say about one account."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def state(self) -> AccountState: ...  # noqa: D102
+    @property
+    def view(self) -> View: ...  # noqa: D102
+    @property
+    def health(self) -> PollHealth: ...  # noqa: D102
+    @property
+    def traffic(self) -> Traffic: ...  # noqa: D102
+
+
+class OperationFamily(NamedTuple):
+    """A gauge with one series, or with STATUSES one per status, for every exposed operation."""
+
+    name: str
+    help: str
+    sample: Callable[[Operation], float | None]
+
+
+_EMAILS = {
+    "total": "Emails that the operation created.",
+    "recipients": "Recipients that the operation targets.",
+    "attempts": "Attempts to send that Twilio made.",
+    "scheduled": "Emails waiting for their time to be sent.",
+    "queued": "Emails queued at Twilio.",
+    "sent": "Emails sent by Twilio.",
+    "delivered": "Emails delivered to the recipient's server.",
+    "opened": "Emails opened, by unique recipients.",
+    "undelivered": "Emails sent but not delivered.",
+    "failed": "Emails that failed inside Twilio.",
+    "canceled": "Emails canceled by API request.",
+}
+
+STATUS_FAMILY = "comms_email_operation_status"
+STATUS_HELP = f"1 for the operation's present status, 0 for the others. {CACHED}"
+
+OPERATION_FAMILIES = (
+    *(
+        OperationFamily(
+            f"comms_email_operation_{'emails' if name == 'total' else name}",
+            f"{_EMAILS[name]} stats.{name} as the API says it; absent where it says nothing. {CACHED}",
+            partial(lambda name, operation: stat(operation.stats, name), name),
+        )
+        for name in STATS
+    ),
+    OperationFamily(
+        "comms_email_operation_created_timestamp_seconds",
+        f"When the operation was created (createdAt). {CACHED}",
+        lambda operation: operation.created,
+    ),
+    OperationFamily(
+        "comms_email_operation_updated_timestamp_seconds",
+        f"When the operation last changed (updatedAt). {CACHED}",
+        lambda operation: operation.updated,
+    ),
+)
+
+_TOTAL_NAMES = {
+    "total": ("comms_emails_created", "Emails created (stats.total)"),
+    "recipients": ("comms_email_recipients", "Recipients targeted"),
+    "attempts": ("comms_email_attempts", "Attempts to send"),
+    "operations_created": ("comms_email_operations_created", "Operations created"),
+    "operations_completed": ("comms_email_operations_completed", "Operations that reached COMPLETED"),
+    "operations_canceled": ("comms_email_operations_canceled", "Operations that reached CANCELED"),
+    **{
+        name: (f"comms_emails_{name}", f"Emails that were ever {name}")
+        for name in REACHED
+        if name not in {"total", "recipients", "attempts"}
+    },
+}
+
+
+def operation_text(accounts: Iterable[tuple[str, Iterable[Operation]]]) -> list[tuple[str, str, list[str]]]:
+    """Return (family, HELP, sample lines) for the operations of all *accounts*, all lines of a family together."""
+    labelled = [
+        (operation, f'account="{escape(name)}",operation_id="{escape(operation.id)}"')
+        for name, operations in accounts
+        for operation in operations
+    ]
+    families = [(STATUS_FAMILY, STATUS_HELP, [line for pair in labelled for line in _status_lines(*pair)])]
+    for family in OPERATION_FAMILIES:
+        lines = []
+        for operation, labels in labelled:
+            value = family.sample(operation)
+            if value is not None:
+                lines.append(f"{family.name}{{{labels}}} {number(value)}\n")
+        families.append((family.name, family.help, lines))
+    return families
+
+
+def _status_lines(operation: Operation, labels: str) -> Iterator[str]:
+    statuses = STATUSES if operation.status in STATUSES else (*STATUSES, operation.status)
+    for status in statuses:
+        present = "1.0" if status == operation.status else "0.0"
+        yield f'{STATUS_FAMILY}{{{labels},status="{escape(status)}"}} {present}\n'
+
+
+def escape(value: str) -> str:
+    """Return *value* as it stands between the quotes of a label."""
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def number(value: float) -> str:
+    """Return *value* as prometheus_client writes it."""
+    if type(value) is int and value < 1_000_000:
+        return f"{value}.0"
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
+
+
+def families(accounts: Iterable[Account]) -> Iterator[Metric]:
+    """Yield every family but those of single operations."""
+    accounts = list(accounts)
+    yield from _totals(accounts)
+    yield from _aggregates(accounts)
+    yield from _durations(accounts)
+    yield from _health(accounts)
+    yield from _audit(accounts)
+
+
+def _totals(accounts: list[Account]) -> Iterator[Metric]:
+    for index, total in enumerate(TOTALS):
+        name, what = _TOTAL_NAMES[total]
+        family = CounterMetricFamily(name, f"{what} since the first look at the account. {CACHED}", labels=["account"])
+        for account in accounts:
+            exemplar = account.state.exemplars.get(total) if total in EXEMPLIFIED else None
+            family.add_sample(
+                f"{name}_total",
+                {"account": account.name},
+                account.state.totals[index],
+                exemplar=_exemplar(exemplar),
+            )
+        yield family
+
+
+def _aggregates(accounts: list[Account]) -> Iterator[Metric]:
+    tracked = f"in all tracked operations. {CACHED}"
+    yield _gauge("comms_emails_queued", f"Emails queued {tracked}", accounts, lambda a: a.view.queued)
+    yield _gauge("comms_emails_scheduled", f"Emails scheduled {tracked}", accounts, lambda a: a.view.scheduled)
+    yield _labelled_gauge(
+        "comms_email_operations",
+        f"Tracked operations by status. {CACHED}",
+        "status",
+        accounts,
+        lambda a: dict.fromkeys(STATUSES, 0) | a.view.by_status,
+    )
+    yield _labelled_gauge(
+        "comms_email_oldest_unfinished_operation_created_timestamp_seconds",
+        f"When the oldest operation that is not finished was created; absent when there is none. {CACHED}",
+        "status",
+        accounts,
+        lambda a: a.view.oldest_unfinished,
+    )
+
+
+def _durations(accounts: list[Account]) -> Iterator[Metric]:
+    yield _histogram(
+        "comms_email_operation_duration_seconds",
+        "Time from createdAt to the updatedAt with which an operation was first seen COMPLETED, for operations that "
+        "completed since the first look. Resolution: comms_exporter_poll_interval_seconds.",
+        accounts,
+        lambda a: a.state.durations,
+    )
+
+
+def _health(accounts: list[Account]) -> Iterator[Metric]:
+    yield _gauge("comms_up", "1 if the last poll of the account succeeded.", accounts, lambda a: a.health.up)
+    yield _counter("comms_exporter_polls", "Polls that came to an end.", accounts, lambda a: a.health.polls)
+    yield _labelled_counter(
+        "comms_exporter_poll_failures",
+        "Polls that failed, by reason.",
+        "reason",
+        accounts,
+        lambda a: dict.fromkeys(REASONS, 0) | a.health.failures,
+    )
+    yield _gauge(
+        "comms_exporter_last_poll_duration_seconds",
+        "How long the last poll took.",
+        accounts,
+        lambda a: a.health.last_duration_seconds,
+    )
+    yield _gauge(
+        "comms_exporter_last_poll_success_timestamp_seconds",
+        "When a poll last succeeded, 0 before the first.",
+        accounts,
+        lambda a: a.health.last_success,
+    )
+    yield _gauge(
+        "comms_exporter_poll_interval_seconds",
+        "The interval between polls as it is now; the API's throttling stretches it.",
+        accounts,
+        lambda a: a.health.interval_seconds,
+    )
+    yield _labelled_counter(
+        "comms_exporter_api_requests",
+        'Requests to the API by HTTP status code, "error" where no complete answer came.',
+        "code",
+        accounts,
+        lambda a: dict.fromkeys(KNOWN_CODES, 0) | a.traffic.requests,
+    )
+    yield _histogram(
+        "comms_exporter_api_request_duration_seconds",
+        "How long the API took to answer a request, or to fail to.",
+        accounts,
+        lambda a: a.traffic.seconds,
+    )
+    yield _counter(
+        "comms_exporter_api_retries", "Requests that were made again.", accounts, lambda a: a.traffic.retries
+    )
+    yield _counter(
+        "comms_exporter_rate_limit_wait_seconds",
+        "Time that the API made us wait by answering 429 or 503.",
+        accounts,
+        lambda a: a.traffic.waited_seconds,
+    )
+
+
+def _audit(accounts: list[Account]) -> Iterator[Metric]:
+    yield _gauge(
+        "comms_exporter_operations_tracked",
+        f"Operations that the exporter keeps count of. {CACHED}",
+        accounts,
+        lambda a: len(a.state.tracked),
+    )
+    yield _gauge(
+        "comms_exporter_operations_exposed",
+        f"Recently active operations that have series of their own. {CACHED}",
+        accounts,
+        lambda a: len(a.view.exposed),
+    )
+    yield _gauge(
+        "comms_exporter_operations_hidden",
+        f"Recently active operations beyond --collect.max-operations; they count in all totals. {CACHED}",
+        accounts,
+        lambda a: a.view.hidden,
+    )
+    yield _labelled_counter(
+        "comms_exporter_stat_regressions",
+        "Counters of an operation that fell from one answer to the next, which no history explains.",
+        "stat",
+        accounts,
+        lambda a: dict.fromkeys(REACHED, 0) | a.state.regressions,
+    )
+    yield _labelled_counter(
+        "comms_exporter_unknown_values",
+        "Values that the exporter read and does not know: a status, a field of an operation, a counter in its stats.",
+        "field",
+        accounts,
+        lambda a: dict.fromkeys(UNKNOWN_FIELDS, 0) | a.state.unknown,
+    )
+    yield _counter(
+        "comms_exporter_malformed_operations",
+        "Entries of listings that could not be read as an operation and were skipped.",
+        accounts,
+        lambda a: a.state.malformed,
+    )
+    yield _labelled_gauge(
+        "comms_exporter_operations_by_reading",
+        f"Tracked operations by how their counters are read. {CACHED}",
+        "reading",
+        accounts,
+        lambda a: {reading.value: a.view.by_reading[reading] for reading in Reading},
+    )
+
+
+def build_info() -> Metric:
+    """Return the gauge that names this version."""
+    family = GaugeMetricFamily(
+        "comms_exporter_build_info",
+        "1, labelled with the versions of the exporter and of Python.",
+        labels=["version", "python_version"],
+    )
+    family.add_metric([__version__, platform.python_version()], 1)
+    return family
+
+
+def _gauge(name: str, text: str, accounts: list[Account], value: Callable[[Account], float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=["account"])
+    for account in accounts:
+        family.add_metric([account.name], value(account))
+    return family
+
+
+def _counter(name: str, text: str, accounts: list[Account], value: Callable[[Account], float]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=["account"])
+    for account in accounts:
+        family.add_metric([account.name], value(account))
+    return family
+
+
+def _labelled_gauge(
+    name: str, text: str, label: str, accounts: list[Account], values: Callable[[Account], Mapping[str, float]]
+) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=["account", label])
+    for account in accounts:
+        for key, value in values(account).items():
+            family.add_metric([account.name, key], value)
+    return family
+
+
+def _labelled_counter(
+    name: str, text: str, label: str, accounts: list[Account], values: Callable[[Account], Mapping[str, float]]
+) -> Metric:
+    family = CounterMetricFamily(name, text, labels=["account", label])
+    for account in accounts:
+        for key, value in values(account).items():
+            family.add_metric([account.name, key], value)
+    return family
+
+
+def _histogram(name: str, text: str, accounts: list[Account], histogram: Callable[[Account], Histogram]) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=["account"])
+    for account in accounts:
+        recorded = histogram(account)
+        labels = {"account": account.name}
+        below = 0
+        for index, bound in enumerate((*recorded.bounds, float("inf"))):
+            below += recorded.counts[index]
+            family.add_sample(
+                f"{name}_bucket",
+                {**labels, "le": number(bound)},
+                below,
+                exemplar=_exemplar(recorded.exemplars.get(index)),
+            )
+        family.add_sample(f"{name}_sum", labels, recorded.sum)
+        family.add_sample(f"{name}_count", labels, below)
+    return family
+
+
+def _exemplar(exemplar: Exemplar | None) -> SampleExemplar | None:
+    if exemplar is None or len(exemplar.operation_id) > _LONGEST_EXEMPLAR:
+        return None
+    return SampleExemplar({"operation_id": exemplar.operation_id}, exemplar.value, exemplar.time)

@@ -1,0 +1,217 @@
+"""Asks for one account's operations, again and again, and keeps its state and its health up to date.
+
+Operations are asked for in proportion to their age: those created within the hour, and all unfinished ones, at
+every poll; a day's at every tenth; all that the API still returns every hour, and at the start.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from comms_exporter.client import CommsClient, CommsError, Patience, Query, ThrottledError
+from comms_exporter.health import PollHealth, Problem
+from comms_exporter.models import Page
+from comms_exporter.state import DAY, MARGIN, RETENTION, AccountState, Changes, Listing, View
+
+HOUR = 3600.0
+# A poll in which nothing moves for this long has died, not slowed down.
+GRACE = 300.0
+# Polls in a row that the API may stretch the interval: 2, 4, 8 times.
+MOST_STRETCH = 8
+
+
+@dataclass(slots=True)
+class Plan:
+    """When the two wider windows are due again, in seconds on the monotonic clock."""
+
+    day: float = 0.0
+    sweep: float = 0.0
+
+
+class Poller:
+    """One account: what is asked, when, and what becomes of the answers."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        client: CommsClient,
+        state: AccountState,
+        interval: float,
+        active_window: float,
+        max_operations: int,
+        log: structlog.typing.FilteringBoundLogger,
+        mask: Callable[[str], str],
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self.name = name
+        self.state = state
+        self.health = PollHealth(interval_seconds=interval)
+        self.traffic = client.traffic
+        self.view = View()
+        self._client = client
+        self._interval = interval
+        self._active_window = active_window
+        self._max_operations = max_operations
+        self._log = log.bind(account=name)
+        self._mask = mask
+        self._clock = clock
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._plan = Plan(day=monotonic(), sweep=monotonic())
+        self._not_before = monotonic()
+        self._stretch = 1
+        self._expected_by = monotonic() + GRACE
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop has moved when it said it would."""
+        return self._monotonic() <= self._expected_by
+
+    async def run(self) -> None:
+        """Poll at once and then at every interval, in step and never two at a time, until cancelled."""
+        due = self._monotonic()
+        while True:
+            await self.poll()
+            interval = self.health.interval_seconds
+            now = self._monotonic()
+            # Turns that a long poll has missed are not made up for.
+            due += interval * max(1, -(-(now - due) // interval))
+            due = max(due, self._not_before)
+            self._expect(due - now)
+            await self._sleep(max(0.0, due - now))
+
+    async def poll(self) -> None:
+        """Bring state and health up to date; whatever the API does ends up in them, not in an exception."""
+        began = self._monotonic()
+        changes = Changes()
+        try:
+            await self._collect(changes)
+        except CommsError as error:
+            self._failed(error, took=self._monotonic() - began)
+        else:
+            self._succeeded(changes, took=self._monotonic() - began)
+        self.view = self.state.view(
+            now=self._client.now(), active_window=self._active_window, limit=self._max_operations
+        )
+
+    async def _collect(self, changes: Changes) -> None:
+        patience = Patience()
+        now = self._monotonic()
+        listing = await self._list(patience, sweep=now >= self._plan.sweep, day=now >= self._plan.day)
+        self._apply(listing, changes)
+        if listing.sweep:
+            self._plan.sweep = now + HOUR
+        if listing.sweep or now >= self._plan.day:
+            self._plan.day = now + 10 * self._interval
+        await self._follow_up(listing, patience, changes)
+
+    async def _list(self, patience: Patience, *, sweep: bool, day: bool) -> Listing:
+        """Return all pages of the narrowest window that is due."""
+        window = RETENTION + MARGIN if sweep else DAY if day else HOUR
+        return await self._read(Query(created_after=self._client.now() - window), patience, sweep=sweep)
+
+    async def _follow_up(self, answer: Listing, patience: Patience, changes: Changes) -> None:
+        """Ask for every unfinished operation that *answer* did not hold, in as few requests as may be."""
+        missing = {each.id: each for each in self.state.unfinished() if each.id not in answer.operations}
+        for status in ("PROCESSING", "SCHEDULED", None):
+            wanted = [each.created for each in missing.values() if status in {None, each.status}]
+            if self._listing_is_cheaper(wanted, status):
+                answer = await self._read(Query(created_after=min(wanted), status=status), patience, sweep=False)
+                self._apply(answer, changes)
+                missing = {key: each for key, each in missing.items() if key not in answer.operations}
+        for operation_id in missing:
+            await self._fetch(operation_id, patience, changes)
+
+    def _listing_is_cheaper(self, wanted: list[float], status: str | None) -> bool:
+        """Whether all operations with *status* since the oldest *wanted* one take fewer pages than these take fetches."""
+        if len(wanted) < 2:
+            return False
+        oldest = min(wanted)
+        operations = (each.operation for each in self.state.tracked.values())
+        listed = sum(each.created >= oldest and status in {None, each.status} for each in operations)
+        return 1 + listed // self._client.page_size < len(wanted)
+
+    async def _fetch(self, operation_id: str, patience: Patience, changes: Changes) -> None:
+        started = self._clock()
+        page = await self._client.operation(operation_id, patience)
+        self._expect()
+        if page is None:
+            _merge(changes, self.state.lost(operation_id))
+        else:
+            self._apply(self._gather([page], started, sweep=False), changes)
+
+    async def _read(self, query: Query, patience: Patience, *, sweep: bool) -> Listing:
+        started = self._clock()
+        before = self._client.now() - started
+        pages = []
+        async for page in self._client.pages(query, patience):
+            pages.append(page)
+            self._expect()
+        # The first answer may have told that our clock is wrong.
+        started += min(before, self._client.now() - self._clock())
+        return self._gather(pages, started, sweep=sweep)
+
+    def _gather(self, pages: list[Page], started: float, *, sweep: bool) -> Listing:
+        listing = Listing({}, started=started, ended=self._client.now(), sweep=sweep)
+        for page in pages:
+            listing.malformed += page.malformed
+            listing.unknown.update(page.unknown)
+            for operation in page.operations:
+                # Pages shift while they are read: what comes twice counts as it was last.
+                known = listing.operations.get(operation.id)
+                if known is None or operation.updated >= known.updated:
+                    listing.operations[operation.id] = operation
+        return listing
+
+    def _apply(self, listing: Listing, changes: Changes) -> None:
+        _merge(changes, self.state.apply(listing))
+        if listing.malformed:
+            self._log.warning("skipped malformed operations", count=len(listing.malformed), first=listing.malformed[0])
+
+    def _succeeded(self, changes: Changes, *, took: float) -> None:
+        recovered = self.health.problem
+        self.health.succeeded(at=self._clock(), took=took)
+        self._set_stretch(max(1, self._stretch // 2))
+        if recovered is not None:
+            self._log.info("polls succeed again", after=recovered.reason)
+        self._log.info(
+            "polled",
+            tracked=len(self.state.tracked),
+            created=changes.created,
+            changed=len(changes.updated) - changes.created,
+            forgotten=len(changes.forgotten),
+            seconds=round(took, 3),
+        )
+
+    def _failed(self, error: CommsError, *, took: float) -> None:
+        # The API may answer with our own secret, and the message is shown to anybody.
+        problem = Problem(error.reason, self._mask(str(error)))
+        before = self.health.problem
+        self.health.failed(problem, took=took)
+        if isinstance(error, ThrottledError):
+            self._set_stretch(min(MOST_STRETCH, self._stretch * 2))
+            wait = self._interval * self._stretch if error.retry_after is None else error.retry_after
+            self._not_before = self._monotonic() + wait
+            self.traffic.waited_seconds += wait
+        # The same trouble at every interval is one piece of news.
+        say = self._log.debug if before is not None and before.reason == problem.reason else self._log.error
+        say("poll failed", reason=problem.reason, error=problem.message, seconds=round(took, 3))
+
+    def _set_stretch(self, stretch: int) -> None:
+        self._stretch = stretch
+        self.health.interval_seconds = self._interval * stretch
+
+    def _expect(self, after: float = 0.0) -> None:
+        self._expected_by = self._monotonic() + after + GRACE
+
+
+def _merge(changes: Changes, more: Changes) -> None:
+    changes.updated += more.updated
+    changes.created += more.created
+    changes.forgotten += more.forgotten

@@ -1,0 +1,216 @@
+"""What we know about every operation of one account, and what we have counted so far.
+
+Nothing here does I/O or awaits, so between two awaits the state is always whole and needs no lock.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import floor
+
+from comms_exporter.health import Exemplar, Histogram
+from comms_exporter.models import Operation, Stats
+from comms_exporter.stats import REACHED, Reading, at_most, fallen, reached, reading_of, stat
+
+DAY = 86400.0
+# Twilio returns an operation for 7 days after its creation; the margin is for clocks and laggards.
+RETENTION = 7 * DAY
+MARGIN = 3600.0
+
+# What totals count: emails that reached a stage, and operations that did.
+TOTALS = (*REACHED, "operations_created", "operations_completed", "operations_canceled")
+# Totals whose last mover is worth naming beside a spike.
+EXEMPLIFIED = ("undelivered", "failed")
+
+# Seconds to a week: a transactional mail takes seconds, a campaign hours, a schedule days.
+DURATION_BUCKETS = (5, 15, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600, 6 * 3600, 12 * 3600, DAY, 3 * DAY, 7 * DAY)
+
+Marks = tuple[int, ...]
+
+_COMPLETED = TOTALS.index("operations_completed")
+
+
+@dataclass(slots=True)
+class Tracked:
+    """One operation: the newest answer, how to read it, and the highest count ever seen of each of TOTALS."""
+
+    operation: Operation
+    reading: Reading
+    marks: Marks
+    # The API said 404: nothing to show or ask for until a listing returns it again.
+    gone: bool = False
+
+
+@dataclass(slots=True)
+class Listing:
+    """All pages of one answer, applied whole or not at all; times are seconds on the API's clock.
+
+    *sweep* says that it covers all that the API still returns.
+    """
+
+    operations: dict[str, Operation]
+    started: float
+    ended: float
+    sweep: bool = False
+    malformed: list[str] = field(default_factory=list)
+    unknown: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one listing changed: the ids to save, the ids to drop."""
+
+    updated: list[str] = field(default_factory=list)
+    created: int = 0
+    forgotten: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class View:
+    """What is shown of the state at one moment."""
+
+    exposed: list[Operation] = field(default_factory=list)
+    hidden: int = 0
+    queued: int = 0
+    scheduled: int = 0
+    by_status: Counter[str] = field(default_factory=Counter)
+    by_reading: Counter[Reading] = field(default_factory=Counter)
+    oldest_unfinished: dict[str, float] = field(default_factory=dict)
+
+
+class AccountState:
+    """Every operation of one account that the API can still return, and the totals that outlive them."""
+
+    def __init__(self, *, forced_reading: Reading | None = None) -> None:
+        self.forced_reading = forced_reading
+        self.tracked: dict[str, Tracked] = {}
+        self.totals = [0] * len(TOTALS)
+        self.durations = Histogram(DURATION_BUCKETS)
+        self.exemplars: dict[str, Exemplar] = {}
+        # When the first look began; operations created before it never count as new.
+        self.first_look: float | None = None
+        # What was created before it may have been counted and forgotten; it never moves back.
+        self.horizon = float("-inf")
+        self.regressions: Counter[str] = Counter()
+        self.unknown: Counter[str] = Counter()
+        self.malformed = 0
+
+    def apply(self, listing: Listing) -> Changes:
+        """Take over *listing*: growth is added to the totals, once; nothing is ever taken away from them.
+
+        The first sweep is the first look: it sets high-water marks and counts nothing.
+        """
+        if self.first_look is None and not listing.sweep:
+            raise ValueError("the first look must see everything")
+        self.horizon = max(self.horizon, listing.ended - RETENTION - MARGIN)
+        changes = Changes()
+        for operation in listing.operations.values():
+            self._observe(operation, listing.ended, changes)
+        if self.first_look is None:
+            # Twilio's times are whole seconds: what was created in this very second is new.
+            self.first_look = floor(listing.started)
+        if listing.sweep:
+            self._forget(changes)
+        self.unknown.update(listing.unknown)
+        self.malformed += len(listing.malformed)
+        return changes
+
+    def lost(self, operation_id: str) -> Changes:
+        """Take over that the API no longer knows *operation_id*; its marks stay until its retention is over."""
+        self.tracked[operation_id].gone = True
+        return Changes(updated=[operation_id])
+
+    def unfinished(self) -> Iterable[Operation]:
+        """Return the operations that are still to be followed."""
+        return (each.operation for each in self.tracked.values() if each.operation.unfinished and not each.gone)
+
+    def view(self, *, now: float, active_window: float, limit: int) -> View:
+        """Return what to show: unfinished operations, then those updated within *active_window*, at most *limit*."""
+        view = View()
+        active = []
+        for each in self.tracked.values():
+            view.by_reading[self.forced_reading or each.reading] += 1
+            if each.gone:
+                continue
+            operation = each.operation
+            view.by_status[operation.status] += 1
+            view.queued += stat(operation.stats, "queued") or 0
+            view.scheduled += stat(operation.stats, "scheduled") or 0
+            if operation.unfinished:
+                oldest = view.oldest_unfinished.get(operation.status, operation.created)
+                view.oldest_unfinished[operation.status] = min(oldest, operation.created)
+            if operation.unfinished or operation.updated >= now - active_window:
+                active.append(operation)
+        view.exposed = heapq.nsmallest(limit, active, key=_precedence)
+        view.hidden = len(active) - len(view.exposed)
+        return view
+
+    def _observe(self, operation: Operation, now: float, changes: Changes) -> None:
+        known = self.tracked.get(operation.id)
+        if known is None:
+            self._meet(operation, now, changes)
+        elif operation != known.operation or known.gone:
+            self._follow(known, operation, now, changes)
+
+    def _meet(self, operation: Operation, now: float, changes: Changes) -> None:
+        expired = operation.created < self.horizon
+        if expired and not operation.unfinished:
+            # Counted and forgotten, or never ours: a server that keeps its operations longer changes nothing.
+            return
+        reading = self._reading(operation.stats, Reading.UNDECIDED)
+        nothing = (0,) * len(TOTALS)
+        if self.first_look is None or operation.created < self.first_look or expired:
+            # The upper bound, so that making up our mind later adds nothing that happened before the first look.
+            marks = at_most(operation.stats, reading) + _milestones(operation)
+        else:
+            marks = reached(operation.stats, reading) + _milestones(operation)
+            self._count(nothing, marks, operation, now)
+        self.tracked[operation.id] = Tracked(operation, reading, marks)
+        changes.updated.append(operation.id)
+        changes.created += 1
+
+    def _follow(self, known: Tracked, operation: Operation, now: float, changes: Changes) -> None:
+        known.reading = self._reading(operation.stats, known.reading)
+        marks = tuple(map(max, known.marks, reached(operation.stats, known.reading) + _milestones(operation)))
+        self._count(known.marks, marks, operation, now)
+        known.marks = marks
+        known.gone = False
+        # A replica that lags may answer with the past: it can add what we never saw, not undo what we know.
+        if operation.updated >= known.operation.updated:
+            self.regressions.update(fallen(known.operation.stats, operation.stats, known.reading))
+            known.operation = operation
+        changes.updated.append(operation.id)
+
+    def _count(self, before: Marks, after: Marks, operation: Operation, now: float) -> None:
+        if before == after:
+            return
+        for index, (old, new) in enumerate(zip(before, after, strict=True)):
+            self.totals[index] += new - old
+            if new > old and TOTALS[index] in EXEMPLIFIED:
+                self.exemplars[TOTALS[index]] = Exemplar(operation.id, new - old, now)
+        if after[_COMPLETED] > before[_COMPLETED]:
+            seconds = max(0.0, operation.updated - operation.created)
+            self.durations.observe(seconds, Exemplar(operation.id, seconds, now))
+
+    def _reading(self, stats: Stats, before: Reading) -> Reading:
+        if self.forced_reading is not None:
+            return self.forced_reading
+        decided = reading_of(stats)
+        return before if decided is Reading.UNDECIDED else decided
+
+    def _forget(self, changes: Changes) -> None:
+        for operation_id, each in self.tracked.items():
+            if each.operation.created < self.horizon and (each.gone or not each.operation.unfinished):
+                changes.forgotten.append(operation_id)
+        for operation_id in changes.forgotten:
+            del self.tracked[operation_id]
+
+
+def _milestones(operation: Operation) -> Marks:
+    """Return what the operation itself has reached: created, completed, canceled."""
+    return 1, int(operation.status == "COMPLETED"), int(operation.status == "CANCELED")
+
+
+def _precedence(operation: Operation) -> tuple[bool, float, str]:
+    return not operation.unfinished, -operation.updated, operation.id

@@ -1,0 +1,118 @@
+"""An exporter of one account and its simulated API on a real socket, with one clock for both."""
+
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+
+import aiohttp
+from aiohttp.test_utils import TestServer
+from operations import NOW
+
+from comms_exporter.client import CommsClient
+from comms_exporter.health import Traffic
+from comms_exporter.poller import Poller
+from comms_exporter.simulator import REQUESTS, Dialect, Faults, World, make_app
+from comms_exporter.state import TOTALS, AccountState
+
+INTERVAL = 30.0
+HOUR = 3600.0
+
+
+class Clock:
+    """Time that passes only where somebody waits for it; remembers the waits."""
+
+    def __init__(self, now=NOW):
+        self.now = now
+        self.waits = []
+
+    def __call__(self):
+        return self.now
+
+    async def sleep(self, seconds):
+        self.waits.append(seconds)
+        self.now += seconds
+
+
+class Log:
+    """Remembers what was said, as (level, event, fields)."""
+
+    def __init__(self):
+        self.said = []
+
+    def bind(self, **_):
+        return self
+
+    def __getattr__(self, level):
+        return lambda event, **fields: self.said.append((level, event, fields))
+
+    def heard(self, *levels):
+        return [(event, fields.get("reason")) for level, event, fields in self.said if level in levels]
+
+
+def make_client(session, clock, base_url, *, page_size=40, timeout=30, requests_per_second=1000):
+    return CommsClient(
+        session,
+        base_url=base_url,
+        user="ACtest",
+        secret="canary",
+        page_size=page_size,
+        timeout=timeout,
+        requests_per_second=requests_per_second,
+        traffic=Traffic(),
+        clock=clock,
+        monotonic=clock,
+        sleep=clock.sleep,
+        jitter=lambda: 0.5,
+    )
+
+
+class House:
+    """What a test of the poller needs: `poll()`, and everything that it changes."""
+
+    def __init__(self, poller, clock, world, faults, requests, log):
+        self.poller = poller
+        self.clock = clock
+        self.world = world
+        self.faults = faults
+        self.log = log
+        self._requests = requests
+
+    async def poll(self, *, after=INTERVAL):
+        """Let *after* seconds pass, and poll."""
+        self.clock.now += after
+        await self.poller.poll()
+
+    @property
+    def totals(self):
+        return {name: n for name, n in zip(TOTALS, self.poller.state.totals, strict=True) if n}
+
+    def asked(self):
+        """Return what was asked since the last time, as paths below /v1/Emails/Operations."""
+        paths = [served.path.removeprefix("/v1/Emails/Operations") for served in self._requests]
+        self._requests.clear()
+        return paths
+
+
+@asynccontextmanager
+async def house(*, dialect=None, reading="cumulative", page_size=40, seconds=30, **poller):
+    clock, faults, log = Clock(), Faults(), Log()
+    world = World(clock=clock, reading=reading)
+    app = make_app(world, faults, dialect=dialect or Dialect())
+
+    async def tell_the_time(_, response):
+        response.headers["Date"] = formatdate(clock(), usegmt=True)
+
+    app.on_response_prepare.append(tell_the_time)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+        client = make_client(session, clock, str(server.make_url("/v1")), page_size=page_size, timeout=seconds)
+        made = Poller(
+            "test",
+            client=client,
+            state=AccountState(),
+            log=log,
+            mask=lambda text: text,
+            clock=clock,
+            monotonic=clock,
+            sleep=clock.sleep,
+            **{"interval": INTERVAL, "active_window": HOUR, "max_operations": 1000, **poller},
+        )
+        yield House(made, clock, world, faults, app[REQUESTS], log)

@@ -1,0 +1,36 @@
+"""Makes operations for tests: what is not said does not matter."""
+
+from datetime import UTC, datetime
+
+from comms_exporter.models import STATS, Operation
+from comms_exporter.state import Listing
+
+# Saturday, 2026-11-21 12:00:00 UTC: when nothing else is said, it is now, and everything just happened.
+NOW = 1795262400.0
+
+
+def stats(**counters):
+    return tuple(counters.get(name, 0) for name in STATS)
+
+
+def operation(name="a", *, status="PROCESSING", created=NOW, updated=None, **counters):
+    return Operation(name, status, created, created if updated is None else updated, stats(**counters))
+
+
+def listing(*operations, at=NOW, sweep=False, **other):
+    return Listing({each.id: each for each in operations}, started=at, ended=at, sweep=sweep, **other)
+
+
+def rfc3339(moment):
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def as_json(operation):
+    """Return *operation* as the API would say it."""
+    return {
+        "id": operation.id,
+        "status": operation.status,
+        "stats": {name: n for name, n in zip(STATS, operation.stats, strict=True) if n is not None},
+        "createdAt": rfc3339(operation.created),
+        "updatedAt": rfc3339(operation.updated),
+    }

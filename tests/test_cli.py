@@ -1,0 +1,292 @@
+"""The program as its users run it: what it says, what it answers, and how it ends."""
+
+import asyncio
+import re
+import signal
+import socket
+import time
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from operations import as_json, operation
+from process import CREDENTIALS, answer, exporter, run
+
+from comms_exporter import __version__
+from comms_exporter.simulator import Fate, Faults, World, make_app
+
+
+def unused_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+async def scrape(url, path="/metrics"):
+    async with aiohttp.ClientSession() as session, session.get(f"{url}{path}") as response:
+        return await response.text()
+
+
+async def until(url, pattern, seconds=20):
+    """Return the metrics at *url* once *pattern* is in them."""
+    deadline = time.monotonic() + seconds
+    while True:
+        page = await scrape(url)
+        if re.search(pattern, page, re.MULTILINE):
+            return page
+        assert time.monotonic() < deadline, f"no {pattern!r} in:\n{page}"
+        await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def world():
+    return World(clock=time.time)
+
+
+@pytest.fixture
+async def faults():
+    return Faults()
+
+
+@pytest.fixture
+async def api(world, faults):
+    async with TestServer(make_app(world, faults)) as server:
+        yield str(server.make_url("/v1"))
+
+
+class TestServing:
+    async def test_every_operation_and_counter_equals_what_the_api_says(self, api, world):
+        """200 operations over 5 pages, in the middle of their lives; after they move, so do the series."""
+        now = time.time()
+        for n in range(200):
+            world.send(at=now - n, fates=[Fate(sent=n, delivered=n + 3600, opened=n + 7200)] * (n % 3 + 1))
+        world.freeze()
+        async with exporter(api, "--api.page-size=40", "--collect.interval=200ms") as process:
+            page = await until(process.url, "^comms_up.* 1.0$")
+            await self.compare(api, page, 200)
+            assert 'comms_exporter_api_requests_total{account="ACtest",code="200"} 5.0' in page
+
+            world.thaw()
+            for _ in range(10):
+                world.send(recipients=3)
+            world.freeze()
+            page = await until(process.url, "^comms_exporter_operations_tracked.* 210.0$")
+            await self.compare(api, page, 210)
+
+    async def compare(self, api, page, count):
+        said = {}
+        async with aiohttp.ClientSession(headers={"Authorization": aiohttp.encode_basic_auth("AC", "x")}) as session:
+            token = None
+            while token is not False:
+                query = {"pageSize": "1000", **({"pageToken": token} if token else {})}
+                async with session.get(f"{api}/Emails/Operations", params=query) as response:
+                    payload = await response.json()
+                said |= {each["id"]: each for each in payload["operations"]}
+                token = payload["pagination"]["next"] or False
+        assert count == len(said)
+        for operation_id, each in said.items():
+            labels = f'account="ACtest",operation_id="{operation_id}"'
+            assert f'comms_email_operation_status{{{labels},status="{each["status"]}"}} 1.0' in page
+            for name, value in each["stats"].items():
+                family = f"comms_email_operation_{'emails' if name == 'total' else name}"
+                assert f"{family}{{{labels}}} {float(value)}\n" in page
+
+    async def test_a_dead_api_is_told_at_once(self):
+        began = time.monotonic()
+        async with exporter(f"http://127.0.0.1:{unused_port()}/v1", "--collect.interval=100ms") as process:
+            first = await scrape(process.url)
+            assert "comms_up{" in first
+            assert 'comms_emails_sent_total{account="ACtest"} 0.0' in first
+            assert time.monotonic() - began < 20
+            await until(process.url, r'^comms_exporter_poll_failures_total.*reason="connection"} [1-9]')
+            page = await until(process.url, r'^comms_exporter_poll_failures_total.*reason="connection"} [2-9]')
+            assert 'comms_up{account="ACtest"} 0.0' in page
+            assert 1 == process.said.count('msg="poll failed"')
+            assert "Healthy" in await scrape(process.url, "/-/healthy")
+            assert "Ready" in await scrape(process.url, "/-/ready")
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    async def test_stops_when_told_to_even_while_the_api_hangs(self, api, faults, number):
+        faults.add("hang")
+        async with exporter(api) as process:
+            await scrape(process.url)
+            process.send(number)
+
+            assert 0 == await process.ended(5)
+            assert "Traceback" not in process.said
+
+    async def test_stops_while_somebody_reads_slowly(self, api):
+        async with exporter(api) as process:
+            host, port = process.url.removeprefix("http://").split(":")
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n")
+            await writer.drain()
+            process.send(signal.SIGTERM)
+
+            assert 0 == await process.ended(5)
+            writer.close()
+            del reader
+
+    async def test_says_one_line_per_poll(self, api):
+        async with exporter(api, "--collect.interval=100ms", "--log.format=json") as process:
+            await process.until(r'(?s)"polled".*"polled".*"polled"')
+            process.send(signal.SIGTERM)
+            await process.ended()
+
+        lines = process.said.splitlines()
+        assert {'"polled"', '"listening"', '"stopping"'} >= {re.search(r'"msg": ?("[^"]*")', line)[1] for line in lines}
+
+    async def test_the_account_is_called_as_it_should_be(self, api):
+        async with exporter(api, "--account.name=shop") as process:
+            assert 'comms_up{account="shop"}' in await scrape(process.url)
+
+    async def test_listens_where_it_should(self, api):
+        async with exporter(api, "--web.listen-address=127.0.0.1:0", "--web.telemetry-path=/m") as process:
+            await process.until("(?s)msg=listening.*msg=listening")
+            addresses = re.findall(r"address=(\S+)", process.said)
+
+            assert 2 == len(set(addresses))
+            for address in addresses:
+                assert "comms_up" in await scrape(address, "/m")
+
+
+class TestSecrets:
+    async def test_appear_nowhere(self, tmp_path):
+        """Whatever the API answers, even with the secret itself."""
+        canary = "canary-5ecret-0f-the-account"
+        basic = aiohttp.encode_basic_auth("ACtest", canary).removeprefix("Basic ")
+        answers = iter(
+            [
+                web.json_response({"message": f"bad token {canary}"}, status=401),
+                web.json_response({"message": f"Authorization was Basic {basic}"}, status=403),
+                web.Response(text=f"<html>{canary}", status=502),
+                web.json_response({"operations": [as_json(operation("x", created=time.time())), canary]}),
+            ]
+        )
+
+        async def refuse(request):
+            return next(answers, web.Response(status=500, text=canary))
+
+        app = web.Application()
+        app.router.add_get("/v1/Emails/Operations", refuse)
+        secret = tmp_path / "token"
+        secret.write_text(canary)
+        environ = {"TWILIO_AUTH_TOKEN": "", "TWILIO_AUTH_TOKEN_FILE": str(secret)}
+        async with TestServer(app) as server:
+            flags = ("--log.level=debug", "--collect.interval=50ms")
+            async with exporter(str(server.make_url("/v1")), *flags, environ=environ) as process:
+                await until(process.url, r'^comms_exporter_polls_total\{account="ACtest"\} ([7-9]|\d\d)')
+                seen = [await scrape(process.url, path) for path in ("/", "/metrics", "/-/healthy", "/-/ready", "/x")]
+                process.send(signal.SIGTERM)
+                await process.ended()
+
+        everything = "".join(seen) + process.said + process.printed
+        assert "poll failed" in everything
+        assert canary not in everything
+        assert basic not in everything
+
+
+class TestWrongSettings:
+    """One clear line each, and exit code 2."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "environ", "names"),
+        [
+            pytest.param([], {}, ["TWILIO_ACCOUNT_SID", "TWILIO_AUTH_TOKEN"], id="no credentials"),
+            pytest.param(
+                [],
+                {**CREDENTIALS, "TWILIO_AUTH_TOKEN_FILE": "/x"},
+                ["TWILIO_AUTH_TOKEN", "TWILIO_AUTH_TOKEN_FILE"],
+                id="a secret twice",
+            ),
+            pytest.param(
+                [],
+                {**CREDENTIALS, "TWILIO_API_KEY": "SKx", "TWILIO_API_SECRET": "canary-y"},
+                ["TWILIO_AUTH_TOKEN", "TWILIO_API_KEY"],
+                id="both kinds of secret",
+            ),
+            pytest.param(["--collect.interval=30"], CREDENTIALS, ["--collect.interval", "30s"], id="bad duration"),
+            pytest.param(["--nonsense"], CREDENTIALS, ["--nonsense"], id="unknown flag"),
+            pytest.param(
+                [],
+                {"TWILIO_ACCOUNT_SID": "AC", "TWILIO_AUTH_TOKEN_FILE": "/nonexistent/token"},
+                ["TWILIO_AUTH_TOKEN_FILE", "/nonexistent/token"],
+                id="unreadable secret file",
+            ),
+            pytest.param(
+                [],
+                {**CREDENTIALS, "COMMS_EXPORTER_COLECT_INTERVAL": "30s"},
+                ["COMMS_EXPORTER_COLECT_INTERVAL", "COMMS_EXPORTER_COLLECT_INTERVAL"],
+                id="misspelt variable",
+            ),
+        ],
+    )
+    async def test_is_named(self, arguments, environ, names):
+        code, printed, said = await answer(*arguments, environ=environ)
+
+        assert (2, "", 1) == (code, printed, said.count("\n"))
+        for name in names:
+            assert name in said
+        assert "canary" not in said
+
+    async def test_an_unknown_key_in_the_file_is_named(self, tmp_path):
+        file = tmp_path / "comms.yml"
+        file.write_text("collect:\n  intervall: 30s\n")
+
+        code, _, said = await answer(f"--config.file={file}", environ=CREDENTIALS)
+
+        assert (2, 1) == (code, said.count("\n"))
+        assert "collect.intervall" in said
+
+    async def test_a_port_in_use_is_named(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+
+            code, _, said = await answer(f"--web.listen-address={address}", "--state.path=", environ=CREDENTIALS)
+
+        assert 1 == code
+        assert [f"comms-exporter: cannot listen on {address}: address already in use"] == said.splitlines()[-1:]
+
+    async def test_good_ones_can_be_checked(self):
+        assert (0, "The settings are good: 1 account(s).\n", "") == await answer("--config.check", environ=CREDENTIALS)
+
+
+class TestCommands:
+    async def test_version(self):
+        code, printed, _ = await answer("--version")
+
+        assert (0, True) == (code, printed.startswith(f"comms-exporter, version {__version__} (python 3."))
+
+    async def test_help_names_every_command_and_flag(self):
+        code, printed, _ = await answer("--help")
+
+        assert 0 == code
+        for word in ("demo", "simulator", "--collect.interval", "COMMS_EXPORTER_COLLECT_INTERVAL", "30s"):
+            assert word in printed
+
+    async def test_demo_shows_operations_moving_without_an_account(self):
+        async with run("demo", "--web.listen-address=127.0.0.1:0", "--collect.interval=200ms") as process:
+            await process.until("Ctrl-C")
+            url = re.search(r"Status page: (\S+)/\n", process.printed)[1]
+            await until(url, r"^comms_emails_sent_total\S+ [1-9]")
+            assert "demo" in await scrape(url, "/")
+            process.send(signal.SIGINT)
+
+            assert 0 == await process.ended(5)
+            assert "" == process.said
+
+    async def test_the_simulator_runs_alone(self):
+        async with run("simulator", "--web.listen-address=127.0.0.1:0") as process:
+            url = (await process.until(r"http://\S+[0-9]"))[0]
+            assert '"operations"' in await self.list(url)
+            process.send(signal.SIGTERM)
+
+            assert 0 == await process.ended(5)
+
+    async def list(self, url):
+        headers = {"Authorization": aiohttp.encode_basic_auth("AC", "x")}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            return await (await session.get(f"{url}/v1/Emails/Operations")).text()

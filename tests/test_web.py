@@ -1,0 +1,131 @@
+"""What is answered over HTTP, and that it is never asked of the API."""
+
+import gzip
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from comms_exporter.exposition import accepts_gzip, negotiate
+from comms_exporter.web import Line, make_app
+
+BODY = b"# TYPE comms_up gauge\n" + b'comms_up{account="a"} 1.0\n' * 100
+
+
+class Exporter:
+    """What the web part is told by the others."""
+
+    def __init__(self):
+        self.healthy = True
+        self.ready = True
+        self.body = BODY
+        self.asked = None
+        self.lines = []
+
+    def write(self, **asked):
+        self.asked = asked
+        return self.body
+
+
+@pytest.fixture
+def exporter():
+    return Exporter()
+
+
+@pytest.fixture
+async def client(exporter):
+    app = make_app(
+        version="1.2.3",
+        telemetry_path="/metrics",
+        write=exporter.write,
+        negotiate=negotiate,
+        accepts_gzip=accepts_gzip,
+        healthy=lambda: exporter.healthy,
+        ready=lambda: exporter.ready,
+        accounts=lambda: exporter.lines,
+    )
+    async with TestClient(TestServer(app), auto_decompress=False) as client:
+        yield client
+
+
+class TestMetrics:
+    async def test_answers_in_the_format_that_is_asked_for(self, client, exporter):
+        answer = await client.get(
+            "/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encoding": "identity"}
+        )
+
+        assert 200 == answer.status
+        assert answer.headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        assert answer.headers["Vary"] == "Accept, Accept-Encoding"
+        assert {"openmetrics": True, "names": []} == exporter.asked
+        assert BODY == await answer.read()
+
+    @pytest.mark.parametrize("times", [1, 100], ids=["small", "large"])
+    async def test_compresses_where_it_may(self, client, exporter, times):
+        exporter.body = BODY * times
+
+        answer = await client.get("/metrics", headers={"Accept-Encoding": "gzip"})
+
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert exporter.body == gzip.decompress(await answer.read())
+
+    async def test_leaves_alone_what_is_small(self, client, exporter):
+        exporter.body = b"comms_up 1\n"
+
+        answer = await client.get("/metrics", headers={"Accept-Encoding": "gzip"})
+
+        assert "Content-Encoding" not in answer.headers
+
+    async def test_passes_on_which_names_are_wanted(self, client, exporter):
+        await client.get("/metrics?name[]=comms_up&name[]=comms_emails_sent_total")
+
+        assert ["comms_up", "comms_emails_sent_total"] == exporter.asked["names"]
+
+    async def test_answers_head(self, client):
+        answer = await client.head("/metrics", headers={"Accept-Encoding": "identity"})
+
+        assert (200, str(len(BODY)), b"") == (answer.status, answer.headers["Content-Length"], await answer.read())
+
+    async def test_may_only_be_read(self, client):
+        assert 405 == (await client.post("/metrics")).status
+
+
+class TestProbes:
+    async def test_healthy_as_long_as_the_loops_move(self, client, exporter):
+        assert 200 == (await client.get("/-/healthy")).status
+
+        exporter.healthy = False
+
+        answer = await client.get("/-/healthy")
+        assert (503, "A poll loop has stopped.\n") == (answer.status, await answer.text())
+
+    async def test_ready_after_the_first_poll(self, client, exporter):
+        exporter.ready = False
+        assert 503 == (await client.get("/-/ready")).status
+
+        exporter.ready = True
+        assert 200 == (await client.get("/-/ready")).status
+
+
+class TestLandingPage:
+    async def test_says_what_this_is_and_where_to_look(self, client, exporter):
+        exporter.lines = [Line("shop", True, "Polled 3 s ago."), Line("news", False, "401: no"), Line("new", None, "…")]
+
+        answer = await client.get("/")
+        page = await answer.text()
+
+        assert "text/html" == answer.content_type
+        for said in ("comms-exporter", "1.2.3", 'href="/metrics"', 'href="/-/healthy"', "Polled 3 s ago.", "failing"):
+            assert said in page
+
+    async def test_escapes_everything_and_runs_nothing(self, client, exporter):
+        exporter.lines = [Line("<script>alert(1)</script>", False, '"><img src=x onerror=alert(1)>')]
+
+        answer = await client.get("/")
+        page = await answer.text()
+
+        assert "<script" not in page
+        assert "<img" not in page
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+    async def test_is_only_there(self, client):
+        assert 404 == (await client.get("/elsewhere")).status
