@@ -6,8 +6,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import aiohttp
 from aiohttp import web
@@ -29,8 +34,9 @@ from comms_exporter.exposition import Exposition, accepts_gzip, negotiate
 from comms_exporter.health import Traffic
 from comms_exporter.logs import Redactor, configure
 from comms_exporter.poller import Poller
-from comms_exporter.state import AccountState
+from comms_exporter.state import AccountState, Snapshot
 from comms_exporter.stats import Reading
+from comms_exporter.store import StateInUseError, Store, StoreError
 from comms_exporter.web import Line, make_app
 
 PROG = "comms-exporter"
@@ -46,10 +52,11 @@ commands:
 
 
 Mask = Callable[[str], str]
+Save = Callable[[str, Snapshot], Awaitable[None]]
 
 
-class CannotListenError(Exception):
-    """An address cannot be listened on; the message names it and says why."""
+class CannotStartError(Exception):
+    """Something that only one process can have is taken; the message says what."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(f"{PROG}: {problem}", file=sys.stderr)
         return 2
-    except CannotListenError as error:
+    except CannotStartError as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -84,7 +91,12 @@ def _serve_command(arguments: Sequence[str]) -> int:
 
 
 def _demo_command(arguments: Sequence[str]) -> int:
-    defaults = {"collect_interval": "5s", "web_listen_address": "127.0.0.1:10067", "log_level": "warn"}
+    defaults = {
+        "collect_interval": "5s",
+        "web_listen_address": "127.0.0.1:10067",
+        "log_level": "warn",
+        "state_path": "",
+    }
     # Nobody knows this account's secret better than its own simulator.
     account = Account(name="demo", user="ACdemo", secret=SecretStr("demonstration"), base_url="http://127.0.0.1:0")
     settings = load(
@@ -124,10 +136,16 @@ async def serve(settings: Settings, log: FilteringBoundLogger, mask: Mask) -> in
 async def demo(settings: Settings, log: FilteringBoundLogger, mask: Mask) -> int:
     """Serve a simulated account whose days pass in minutes, and say where to look."""
     world = simulator.World(seed=0, clock=time.time, speed=60, rate=20, history_seconds=7 * 86400.0)
-    with _stop_on_signals() as stop:
+    with _stop_on_signals() as stop, TemporaryDirectory(prefix=f"{PROG}-demo-") as folder:
         async with listening(simulator.make_app(world), [ListenAddress("127.0.0.1", 0, "127.0.0.1:0")]) as (api,):
             (account,) = settings.accounts
-            settings = settings.model_copy(update={"accounts": (_at(account, f"{api}/v1"),)})
+            settings = settings.model_copy(
+                update={
+                    "accounts": (replace(account, base_url=f"{api}/v1"),),
+                    # The simulated world ends with the process, and so does what was counted of it.
+                    "state_path": settings.state_path or Path(folder, "state.db"),
+                }
+            )
             async with exporter(settings, log, mask) as addresses:
                 print(f"A simulated sender is at work, sixty times as fast as a real one. Its API is at {api}/")
                 for address in addresses:
@@ -151,8 +169,24 @@ async def exporter(settings: Settings, log: FilteringBoundLogger, mask: Mask) ->
 
     A poll loop that dies takes the context with it: a bug may stop us, it may not hide.
     """
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=True) as session:
-        pollers = [_poller(account, settings, session, log, mask) for account in settings.accounts]
+    reading = None if settings.collect_stats_reading == "auto" else Reading(settings.collect_stats_reading)
+    states = {account.name: AccountState(forced_reading=reading) for account in settings.accounts}
+    async with (
+        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+        _keeping(states, settings.state_path, log) as save,
+    ):
+        pollers = [
+            _poller(
+                account,
+                settings=settings,
+                session=session,
+                log=log,
+                mask=mask,
+                state=states[account.name],
+                save=save,
+            )
+            for account in settings.accounts
+        ]
         page = Exposition(lambda: pollers, clock=time.time)
         app = make_app(
             version=__version__,
@@ -188,7 +222,7 @@ async def listening(app: web.Application, addresses: Sequence[ListenAddress]) ->
             except OSError as error:
                 # asyncio tells the address again where the system only says why; names are not resolved by the system.
                 reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
-                raise CannotListenError(f"cannot listen on {address}: {reason}") from None
+                raise CannotStartError(f"cannot listen on {address}: {reason}") from None
             port = runner.addresses[known][1]
             host = address.host or "localhost"
             urls.append(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
@@ -199,10 +233,13 @@ async def listening(app: web.Application, addresses: Sequence[ListenAddress]) ->
 
 def _poller(
     account: Account,
+    *,
     settings: Settings,
     session: aiohttp.ClientSession,
     log: FilteringBoundLogger,
     mask: Mask,
+    state: AccountState,
+    save: Save | None,
 ) -> Poller:
     user, secret = account.credentials()
     client = CommsClient(
@@ -215,17 +252,52 @@ def _poller(
         requests_per_second=settings.api_max_requests_per_second,
         traffic=Traffic(),
     )
-    reading = None if settings.collect_stats_reading == "auto" else Reading(settings.collect_stats_reading)
     return Poller(
         account.name,
         client=client,
-        state=AccountState(forced_reading=reading),
+        state=state,
         interval=settings.collect_interval,
         active_window=settings.collect_active_window,
         max_operations=settings.collect_max_operations,
         log=log,
         mask=mask,
+        save=None if save is None else partial(save, account.name),
     )
+
+
+@asynccontextmanager
+async def _keeping(
+    states: dict[str, AccountState], path: Path | None, log: FilteringBoundLogger
+) -> AsyncIterator[Save | None]:
+    """Fill *states* with what the file at *path* holds, and give what saves them there, off the loop, one at a time."""
+    if path is None:
+        log.warning("state is not kept: a restart begins with a new first look")
+        yield None
+        return
+    try:
+        store = Store(path)
+    except StateInUseError as error:
+        raise CannotStartError(str(error)) from None
+    except StoreError as error:
+        raise SettingsError([f"--state.path: {error}; write a path that can be written to, or none"]) from None
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="store") as thread:
+        try:
+            store.load(states)
+            if store.put_aside is not None:
+                log.error(
+                    "the state could not be read: it was put aside, and counting begins anew",
+                    path=str(path),
+                    put_aside=str(store.put_aside),
+                    error=store.why,
+                )
+
+            async def save(account: str, snapshot: Snapshot) -> None:
+                await asyncio.get_running_loop().run_in_executor(thread, store.save, account, snapshot)
+
+            yield save
+        finally:
+            # A save that is under way comes to its end first.
+            thread.submit(store.close)
 
 
 def _line(poller: Poller) -> Line:
@@ -238,7 +310,7 @@ def _line(poller: Poller) -> Line:
     return Line(
         poller.name,
         True,
-        f"Polled {ago:.0f} s ago. {len(poller.state.tracked)} operations tracked, {len(poller.view.exposed)} shown.",
+        f"Polled {ago:.0f} s ago. {poller.view.tracked} operations tracked, {len(poller.view.exposed)} shown.",
     )
 
 
@@ -246,10 +318,6 @@ def _logger(settings: Settings) -> tuple[FilteringBoundLogger, Mask]:
     """Return the log, and what masks every account's secret in any text."""
     redactor = Redactor(account.credentials()[1] for account in settings.accounts)
     return configure(settings.log_level, settings.log_format, redact=redactor), redactor.mask
-
-
-def _at(account: Account, base_url: str) -> Account:
-    return Account(name=account.name, user=account.user, secret=account.secret, base_url=base_url)
 
 
 @contextmanager

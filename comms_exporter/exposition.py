@@ -59,7 +59,7 @@ class Exposition:
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        self._registry.register(_Own(accounts))
+        self._registry.register(_Own(accounts, clock))
         self._shown: list[tuple[str, Sequence[Operation]]] = []
         self._operations: list[tuple[str, str, bytes]] = []
 
@@ -91,12 +91,13 @@ class Exposition:
 class _Own(Collector):
     """What prometheus_client writes for us."""
 
-    def __init__(self, accounts: Callable[[], Sequence[Account]]) -> None:
+    def __init__(self, accounts: Callable[[], Sequence[Account]], clock: Callable[[], float]) -> None:
         self._accounts = accounts
+        self._clock = clock
 
     def collect(self) -> Iterable[Metric]:
         yield build_info()
-        yield from families(self._accounts())
+        yield from families(self._accounts(), now=self._clock())
 
 
 def _offer(media_type: str, parameters: dict[str, str]) -> Format | None:

@@ -30,6 +30,18 @@ class Histogram:
         self.sum = 0.0
         self.exemplars: dict[int, Exemplar] = {}
 
+    def copy(self) -> "Histogram":
+        """Return a histogram that later observations leave alone."""
+        copy = Histogram(self.bounds)
+        copy.counts, copy.sum, copy.exemplars = self.counts.copy(), self.sum, self.exemplars.copy()
+        return copy
+
+    def restore(self, *, bounds: Sequence[float], counts: Sequence[int], sum: float) -> None:  # noqa: A002
+        """Go on from counts that were saved; those of other bounds go into the first bucket of ours that holds them."""
+        for bound, count in zip((*bounds, float("inf")), counts, strict=True):
+            self.counts[bisect_left(self.bounds, bound)] += count
+        self.sum += sum
+
     def observe(self, value: float, exemplar: "Exemplar | None" = None) -> None:
         """Count *value*, which falls into the first bucket whose bound is not below it."""
         index = bisect_left(self.bounds, value)
@@ -77,7 +89,8 @@ class PollHealth:
     problem: Problem | None = None
     last_duration_seconds: float = 0.0
     last_success: float = 0.0
-    missed: int = 0
+    last_save: float = 0.0
+    save_failures: int = 0
 
     @property
     def attempted(self) -> bool:
@@ -92,7 +105,6 @@ class PollHealth:
     def succeeded(self, *, at: float, took: float) -> None:
         """Note a poll that was good to its end."""
         self.polls += 1
-        self.missed = 0
         self.problem = None
         self.last_success = at
         self.last_duration_seconds = took
@@ -100,7 +112,6 @@ class PollHealth:
     def failed(self, problem: Problem, *, took: float) -> None:
         """Note a poll that ended early."""
         self.polls += 1
-        self.missed += 1
         self.problem = problem
         self.failures[problem.reason] += 1
         self.last_duration_seconds = took

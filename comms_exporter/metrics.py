@@ -140,14 +140,14 @@ def number(value: float) -> str:
     return str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
-def families(accounts: Iterable[Account]) -> Iterator[Metric]:
-    """Yield every family but those of single operations."""
+def families(accounts: Iterable[Account], *, now: float) -> Iterator[Metric]:
+    """Yield every family but those of single operations, as it is *now*."""
     accounts = list(accounts)
     yield from _totals(accounts)
     yield from _aggregates(accounts)
     yield from _durations(accounts)
     yield from _health(accounts)
-    yield from _audit(accounts)
+    yield from _audit(accounts, now)
 
 
 def _totals(accounts: list[Account]) -> Iterator[Metric]:
@@ -155,11 +155,11 @@ def _totals(accounts: list[Account]) -> Iterator[Metric]:
         name, what = _TOTAL_NAMES[total]
         family = CounterMetricFamily(name, f"{what} since the first look at the account. {CACHED}", labels=["account"])
         for account in accounts:
-            exemplar = account.state.exemplars.get(total) if total in EXEMPLIFIED else None
+            exemplar = account.view.exemplars.get(total) if total in EXEMPLIFIED else None
             family.add_sample(
                 f"{name}_total",
                 {"account": account.name},
-                account.state.totals[index],
+                account.view.totals[index],
                 exemplar=_exemplar(exemplar),
             )
         yield family
@@ -191,7 +191,7 @@ def _durations(accounts: list[Account]) -> Iterator[Metric]:
         "Time from createdAt to the updatedAt with which an operation was first seen COMPLETED, for operations that "
         "completed since the first look. Resolution: comms_exporter_poll_interval_seconds.",
         accounts,
-        lambda a: a.state.durations,
+        lambda a: a.view.durations,
     )
 
 
@@ -247,18 +247,18 @@ def _health(accounts: list[Account]) -> Iterator[Metric]:
     )
 
 
-def _audit(accounts: list[Account]) -> Iterator[Metric]:
+def _audit(accounts: list[Account], now: float) -> Iterator[Metric]:
     yield _gauge(
         "comms_exporter_operations_tracked",
         f"Operations that the exporter keeps count of. {CACHED}",
         accounts,
-        lambda a: len(a.state.tracked),
+        lambda a: a.view.tracked,
     )
     yield _gauge(
         "comms_exporter_operations_exposed",
         f"Recently active operations that have series of their own. {CACHED}",
         accounts,
-        lambda a: len(a.view.exposed),
+        lambda a: 0 if a.health.stale(now) else len(a.view.exposed),
     )
     yield _gauge(
         "comms_exporter_operations_hidden",
@@ -292,6 +292,18 @@ def _audit(accounts: list[Account]) -> Iterator[Metric]:
         "reading",
         accounts,
         lambda a: {reading.value: a.view.by_reading[reading] for reading in Reading},
+    )
+    yield _gauge(
+        "comms_exporter_state_last_save_timestamp_seconds",
+        "When the state was last saved, 0 as long as it never was.",
+        accounts,
+        lambda a: a.health.last_save,
+    )
+    yield _counter(
+        "comms_exporter_state_save_failures",
+        "Saves of the state that failed; a crash after one can cost counts.",
+        accounts,
+        lambda a: a.health.save_failures,
     )
 
 

@@ -8,13 +8,15 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import structlog
 
 from comms_exporter.client import CommsClient, CommsError, Patience, Query, ThrottledError
 from comms_exporter.health import PollHealth, Problem
-from comms_exporter.models import Page
-from comms_exporter.state import DAY, MARGIN, RETENTION, AccountState, Changes, Listing, View
+from comms_exporter.models import Operation, Page
+from comms_exporter.state import DAY, MARGIN, RETENTION, AccountState, Listing, Snapshot, View
+from comms_exporter.store import StateLostError, StoreError
 
 HOUR = 3600.0
 # A poll in which nothing moves for this long has died, not slowed down.
@@ -45,6 +47,7 @@ class Poller:
         max_operations: int,
         log: structlog.typing.FilteringBoundLogger,
         mask: Callable[[str], str],
+        save: Callable[[Snapshot], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -53,8 +56,10 @@ class Poller:
         self.state = state
         self.health = PollHealth(interval_seconds=interval)
         self.traffic = client.traffic
+        # What is shown has been saved: whatever a crash takes away, nobody has seen.
         self.view = View()
         self._client = client
+        self._save = save
         self._interval = interval
         self._active_window = active_window
         self._max_operations = max_operations
@@ -67,6 +72,8 @@ class Poller:
         self._not_before = monotonic()
         self._stretch = 1
         self._expected_by = monotonic() + GRACE
+        self._save_fails = False
+        self._publish()
 
     @property
     def alive(self) -> bool:
@@ -89,44 +96,92 @@ class Poller:
     async def poll(self) -> None:
         """Bring state and health up to date; whatever the API does ends up in them, not in an exception."""
         began = self._monotonic()
-        changes = Changes()
+        failure = None
         try:
-            await self._collect(changes)
+            await self._collect()
         except CommsError as error:
-            self._failed(error, took=self._monotonic() - began)
+            failure = error
+        took = self._monotonic() - began
+        # What the poll has brought is there before anybody is told that it is over.
+        await self._settle()
+        if failure is None:
+            self._succeeded(took=took)
         else:
-            self._succeeded(changes, took=self._monotonic() - began)
-        self.view = self.state.view(
-            now=self._client.now(), active_window=self._active_window, limit=self._max_operations
-        )
+            self._failed(failure, took=took)
 
-    async def _collect(self, changes: Changes) -> None:
+    async def _collect(self) -> None:
         patience = Patience()
         now = self._monotonic()
         listing = await self._list(patience, sweep=now >= self._plan.sweep, day=now >= self._plan.day)
-        self._apply(listing, changes)
+        if listing.sweep:
+            self._mention_gap(listing)
+        self._apply(listing)
         if listing.sweep:
             self._plan.sweep = now + HOUR
         if listing.sweep or now >= self._plan.day:
             self._plan.day = now + 10 * self._interval
-        await self._follow_up(listing, patience, changes)
+        missing = {each.id: each for each in self.state.unfinished() if each.id not in listing.operations}
+        if missing:
+            await self._settle()
+            await self._follow_up(missing, patience)
+
+    def _mention_gap(self, sweep: Listing) -> None:
+        seen = self.state.seen
+        if seen is not None and sweep.started - seen > RETENTION:
+            self._log.warning(
+                "counts may be missing: nothing was seen for longer than Twilio keeps operations",
+                since=datetime.fromtimestamp(seen, UTC).isoformat(timespec="seconds"),
+            )
+
+    async def _settle(self) -> None:
+        """Save what is new, then show it; a disk that fails costs safety, not sight."""
+        snapshot = self.state.snapshot() if self._save is not None else None
+        if self._save is None:
+            self.state.saved()
+        elif snapshot is not None:
+            try:
+                await self._save(snapshot)
+            except StoreError as error:
+                self._not_saved(error)
+            else:
+                self._saved()
+        self._publish()
+
+    def _saved(self) -> None:
+        self.state.saved()
+        self.health.last_save = self._clock()
+        if self._save_fails:
+            self._save_fails = False
+            self._log.info("state is saved again")
+
+    def _not_saved(self, error: StoreError) -> None:
+        if isinstance(error, StateLostError):
+            self.state.save_everything()
+        self.health.save_failures += 1
+        say = self._log.debug if self._save_fails else self._log.error
+        self._save_fails = True
+        say("state is not saved: a crash now would cost counts", error=str(error))
+
+    def _publish(self) -> None:
+        self.view = self.state.view(
+            now=self._client.now(), active_window=self._active_window, limit=self._max_operations
+        )
 
     async def _list(self, patience: Patience, *, sweep: bool, day: bool) -> Listing:
         """Return all pages of the narrowest window that is due."""
         window = RETENTION + MARGIN if sweep else DAY if day else HOUR
         return await self._read(Query(created_after=self._client.now() - window), patience, sweep=sweep)
 
-    async def _follow_up(self, answer: Listing, patience: Patience, changes: Changes) -> None:
-        """Ask for every unfinished operation that *answer* did not hold, in as few requests as may be."""
-        missing = {each.id: each for each in self.state.unfinished() if each.id not in answer.operations}
+    async def _follow_up(self, missing: dict[str, Operation], patience: Patience) -> None:
+        """Ask for the unfinished operations that a listing did not return, in as few requests as may be."""
         for status in ("PROCESSING", "SCHEDULED", None):
             wanted = [each.created for each in missing.values() if status in {None, each.status}]
             if self._listing_is_cheaper(wanted, status):
                 answer = await self._read(Query(created_after=min(wanted), status=status), patience, sweep=False)
-                self._apply(answer, changes)
+                self._apply(answer)
                 missing = {key: each for key, each in missing.items() if key not in answer.operations}
         for operation_id in missing:
-            await self._fetch(operation_id, patience, changes)
+            await self._fetch(operation_id, patience)
 
     def _listing_is_cheaper(self, wanted: list[float], status: str | None) -> bool:
         """Whether all operations with *status* since the oldest *wanted* one take fewer pages than these take fetches."""
@@ -137,14 +192,14 @@ class Poller:
         listed = sum(each.created >= oldest and status in {None, each.status} for each in operations)
         return 1 + listed // self._client.page_size < len(wanted)
 
-    async def _fetch(self, operation_id: str, patience: Patience, changes: Changes) -> None:
+    async def _fetch(self, operation_id: str, patience: Patience) -> None:
         started = self._clock()
         page = await self._client.operation(operation_id, patience)
         self._expect()
         if page is None:
-            _merge(changes, self.state.lost(operation_id))
+            self.state.lost(operation_id)
         else:
-            self._apply(self._gather([page], started, sweep=False), changes)
+            self._apply(self._gather([page], started, sweep=False))
 
     async def _read(self, query: Query, patience: Patience, *, sweep: bool) -> Listing:
         started = self._clock()
@@ -169,25 +224,18 @@ class Poller:
                     listing.operations[operation.id] = operation
         return listing
 
-    def _apply(self, listing: Listing, changes: Changes) -> None:
-        _merge(changes, self.state.apply(listing))
+    def _apply(self, listing: Listing) -> None:
+        self.state.apply(listing)
         if listing.malformed:
             self._log.warning("skipped malformed operations", count=len(listing.malformed), first=listing.malformed[0])
 
-    def _succeeded(self, changes: Changes, *, took: float) -> None:
+    def _succeeded(self, *, took: float) -> None:
         recovered = self.health.problem
         self.health.succeeded(at=self._clock(), took=took)
         self._set_stretch(max(1, self._stretch // 2))
         if recovered is not None:
             self._log.info("polls succeed again", after=recovered.reason)
-        self._log.info(
-            "polled",
-            tracked=len(self.state.tracked),
-            created=changes.created,
-            changed=len(changes.updated) - changes.created,
-            forgotten=len(changes.forgotten),
-            seconds=round(took, 3),
-        )
+        self._log.info("polled", tracked=self.view.tracked, exposed=len(self.view.exposed), seconds=round(took, 3))
 
     def _failed(self, error: CommsError, *, took: float) -> None:
         # The API may answer with our own secret, and the message is shown to anybody.
@@ -209,9 +257,3 @@ class Poller:
 
     def _expect(self, after: float = 0.0) -> None:
         self._expected_by = self._monotonic() + after + GRACE
-
-
-def _merge(changes: Changes, more: Changes) -> None:
-    changes.updated += more.updated
-    changes.created += more.created
-    changes.forgotten += more.forgotten

@@ -6,8 +6,9 @@ Nothing here does I/O or awaits, so between two awaits the state is always whole
 import heapq
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import floor
+from typing import Any
 
 from comms_exporter.health import Exemplar, Histogram
 from comms_exporter.models import Operation, Stats
@@ -57,19 +58,27 @@ class Listing:
     unknown: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(slots=True)
-class Changes:
-    """What one listing changed: the ids to save, the ids to drop."""
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What has to be saved of an account's state; later changes leave it alone."""
 
-    updated: list[str] = field(default_factory=list)
-    created: int = 0
-    forgotten: list[str] = field(default_factory=list)
+    first_look: float
+    horizon: float
+    seen: float
+    totals: tuple[int, ...]
+    durations: dict[str, Any]
+    changed: list[Tracked]
+    forgotten: list[str]
 
 
 @dataclass(slots=True)
 class View:
-    """What is shown of the state at one moment."""
+    """What is shown of the state, as it was at one moment."""
 
+    totals: tuple[int, ...] = (0,) * len(TOTALS)
+    durations: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+    exemplars: dict[str, Exemplar] = field(default_factory=dict)
+    tracked: int = 0
     exposed: list[Operation] = field(default_factory=list)
     hidden: int = 0
     queued: int = 0
@@ -92,11 +101,14 @@ class AccountState:
         self.first_look: float | None = None
         # What was created before it may have been counted and forgotten; it never moves back.
         self.horizon = float("-inf")
+        # When everything was last looked at.
+        self.seen: float | None = None
+        self.unsaved: set[str] = set()
         self.regressions: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
         self.malformed = 0
 
-    def apply(self, listing: Listing) -> Changes:
+    def apply(self, listing: Listing) -> None:
         """Take over *listing*: growth is added to the totals, once; nothing is ever taken away from them.
 
         The first sweep is the first look: it sets high-water marks and counts nothing.
@@ -104,22 +116,44 @@ class AccountState:
         if self.first_look is None and not listing.sweep:
             raise ValueError("the first look must see everything")
         self.horizon = max(self.horizon, listing.ended - RETENTION - MARGIN)
-        changes = Changes()
         for operation in listing.operations.values():
-            self._observe(operation, listing.ended, changes)
+            self._observe(operation, listing.ended)
         if self.first_look is None:
             # Twilio's times are whole seconds: what was created in this very second is new.
             self.first_look = floor(listing.started)
         if listing.sweep:
-            self._forget(changes)
+            self.seen = listing.started
+            self._forget()
         self.unknown.update(listing.unknown)
         self.malformed += len(listing.malformed)
-        return changes
 
-    def lost(self, operation_id: str) -> Changes:
+    def lost(self, operation_id: str) -> None:
         """Take over that the API no longer knows *operation_id*; its marks stay until its retention is over."""
         self.tracked[operation_id].gone = True
-        return Changes(updated=[operation_id])
+        self.unsaved.add(operation_id)
+
+    def snapshot(self) -> Snapshot | None:
+        """Return what is new since saved() was last told; None before the first look."""
+        if self.first_look is None or self.seen is None:
+            return None
+        kept = [self.tracked[name] for name in self.unsaved if name in self.tracked]
+        return Snapshot(
+            self.first_look,
+            self.horizon,
+            self.seen,
+            tuple(self.totals),
+            {"bounds": self.durations.bounds, "counts": self.durations.counts.copy(), "sum": self.durations.sum},
+            [replace(each) for each in kept],
+            [name for name in self.unsaved if name not in self.tracked],
+        )
+
+    def saved(self) -> None:
+        """Take over that the last snapshot is where it belongs."""
+        self.unsaved.clear()
+
+    def save_everything(self) -> None:
+        """Take over that what was saved is lost."""
+        self.unsaved.update(self.tracked)
 
     def unfinished(self) -> Iterable[Operation]:
         """Return the operations that are still to be followed."""
@@ -127,7 +161,7 @@ class AccountState:
 
     def view(self, *, now: float, active_window: float, limit: int) -> View:
         """Return what to show: unfinished operations, then those updated within *active_window*, at most *limit*."""
-        view = View()
+        view = View(tuple(self.totals), self.durations.copy(), self.exemplars.copy(), len(self.tracked))
         active = []
         for each in self.tracked.values():
             view.by_reading[self.forced_reading or each.reading] += 1
@@ -146,14 +180,14 @@ class AccountState:
         view.hidden = len(active) - len(view.exposed)
         return view
 
-    def _observe(self, operation: Operation, now: float, changes: Changes) -> None:
+    def _observe(self, operation: Operation, now: float) -> None:
         known = self.tracked.get(operation.id)
         if known is None:
-            self._meet(operation, now, changes)
+            self._meet(operation, now)
         elif operation != known.operation or known.gone:
-            self._follow(known, operation, now, changes)
+            self._follow(known, operation, now)
 
-    def _meet(self, operation: Operation, now: float, changes: Changes) -> None:
+    def _meet(self, operation: Operation, now: float) -> None:
         expired = operation.created < self.horizon
         if expired and not operation.unfinished:
             # Counted and forgotten, or never ours: a server that keeps its operations longer changes nothing.
@@ -167,10 +201,9 @@ class AccountState:
             marks = reached(operation.stats, reading) + _milestones(operation)
             self._count(nothing, marks, operation, now)
         self.tracked[operation.id] = Tracked(operation, reading, marks)
-        changes.updated.append(operation.id)
-        changes.created += 1
+        self.unsaved.add(operation.id)
 
-    def _follow(self, known: Tracked, operation: Operation, now: float, changes: Changes) -> None:
+    def _follow(self, known: Tracked, operation: Operation, now: float) -> None:
         known.reading = self._reading(operation.stats, known.reading)
         marks = tuple(map(max, known.marks, reached(operation.stats, known.reading) + _milestones(operation)))
         self._count(known.marks, marks, operation, now)
@@ -180,7 +213,7 @@ class AccountState:
         if operation.updated >= known.operation.updated:
             self.regressions.update(fallen(known.operation.stats, operation.stats, known.reading))
             known.operation = operation
-        changes.updated.append(operation.id)
+        self.unsaved.add(operation.id)
 
     def _count(self, before: Marks, after: Marks, operation: Operation, now: float) -> None:
         if before == after:
@@ -199,12 +232,15 @@ class AccountState:
         decided = reading_of(stats)
         return before if decided is Reading.UNDECIDED else decided
 
-    def _forget(self, changes: Changes) -> None:
-        for operation_id, each in self.tracked.items():
-            if each.operation.created < self.horizon and (each.gone or not each.operation.unfinished):
-                changes.forgotten.append(operation_id)
-        for operation_id in changes.forgotten:
+    def _forget(self) -> None:
+        expired = [
+            operation_id
+            for operation_id, each in self.tracked.items()
+            if each.operation.created < self.horizon and (each.gone or not each.operation.unfinished)
+        ]
+        for operation_id in expired:
             del self.tracked[operation_id]
+        self.unsaved.update(expired)
 
 
 def _milestones(operation: Operation) -> Marks:

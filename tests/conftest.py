@@ -4,8 +4,13 @@ from types import SimpleNamespace
 
 import aiohttp
 import aioresponses.core
+import hypothesis
 import pytest
 from prometheus import Binaries, MissingBinariesError
+
+# How long an example takes says more about this machine's neighbours than about the code.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session", params=[pytest.param(2, id="2.42"), pytest.param(3, id="3")])

@@ -1,6 +1,7 @@
 """The program as its users run it: what it says, what it answers, and how it ends."""
 
 import asyncio
+import json
 import re
 import signal
 import socket
@@ -134,8 +135,9 @@ class TestServing:
             process.send(signal.SIGTERM)
             await process.ended()
 
-        lines = process.said.splitlines()
-        assert {'"polled"', '"listening"', '"stopping"'} >= {re.search(r'"msg": ?("[^"]*")', line)[1] for line in lines}
+        said = [json.loads(line)["msg"] for line in process.said.splitlines()]
+        assert ["state is not kept: a restart begins with a new first look", "listening"] == said[:2]
+        assert {"polled", "stopping"} == set(said[2:])
 
     async def test_the_account_is_called_as_it_should_be(self, api):
         async with exporter(api, "--account.name=shop") as process:

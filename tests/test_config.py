@@ -420,6 +420,10 @@ class TestComplaints:
     def test_are_one_line_whatever_is_in_a_name(self):
         assert 1 == len(complaint([], TOKEN | {"COMMS_EXPORTER_\nX\u2028": "1"}).splitlines())
 
+    def test_are_short_whatever_was_written(self):
+        expected = f'--log.level: "{"x" * 57}..." is unknown; write debug, info, warn or error'
+        assert expected == complaint(["--log.level=" + "x" * 999], TOKEN)
+
     def test_a_wrong_default_is_found_too(self):
         assert "--colour.x: Extra inputs are not permitted" == complaint([], TOKEN, defaults={"colour_x": "1"})
 
@@ -554,6 +558,11 @@ class TestAccounts:
         path.write_bytes(content)
         environ = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN_FILE": str(path)}
         assert f"TWILIO_AUTH_TOKEN_FILE: {expected.format(path)}" == complaint([], environ)
+
+    def test_a_file_from_an_editor_that_marks_its_encoding(self, tmp_path):
+        (tmp_path / "token").write_bytes(b"\xef\xbb\xbftoken\r\n")
+        environ = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN_FILE": f"{tmp_path}/token"}
+        assert ("AC1", "token") == load([], HOME | environ).accounts[0].credentials()
 
     def test_a_file_that_is_a_directory(self, tmp_path):
         environ = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN_FILE": str(tmp_path)}

@@ -255,9 +255,9 @@ class TestTheLoop:
         async with house() as home:
             original = home.poller._collect
 
-            async def slow(changes):
+            async def slow():
                 home.clock.now += 40
-                await original(changes)
+                await original()
 
             home.poller._collect = slow
             assert [0, 60, 120] == await self.run(home, 3)
