@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test tools lint lock clean
+.PHONY: help demo test soak tools lint lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ demo: $(VENV)/.runtime ## run the exporter on an embedded simulator; Ctrl-C stop
 
 test: $(VENV)/.dev tools ## pass every test; PYTEST="-k name" passes some
 	$(RUN)python -m pytest $(PYTEST)
+
+soak: $(VENV)/.dev tools ## let the proofs of the counters run for many minutes
+	SOAK=25 $(RUN)python -m pytest tests/test_counters.py tests/test_crash.py --timeout=3600 $(PYTEST)
 
 # The script knows best whether there is anything to do, and takes no time to see that there is not.
 tools: ## fetch the Prometheus servers that tests talk to

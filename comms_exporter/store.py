@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from comms_exporter.models import Operation
-from comms_exporter.state import TOTALS, AccountState, Snapshot, Tracked
+from comms_exporter.state import TOTALS, AccountState, Marks, Snapshot, Tracked
 from comms_exporter.stats import Reading
 
 # "COMS": whose file this is, in the place that SQLite has for it.
@@ -298,23 +298,13 @@ def _save(connection: sqlite3.Connection, account: str, snapshot: Snapshot) -> N
     )
     connection.executemany(
         "INSERT OR REPLACE INTO operations VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (_row(account, tracked) for tracked in snapshot.changed),
+        (_row(account, *changed) for changed in snapshot.changed),
     )
     connection.executemany(
         "DELETE FROM operations WHERE account = ? AND id = ?", ((account, name) for name in snapshot.forgotten)
     )
 
 
-def _row(account: str, tracked: Tracked) -> Sequence[object]:
-    each = tracked.operation
-    return (
-        account,
-        each.id,
-        each.status,
-        each.created,
-        each.updated,
-        json.dumps(each.stats),
-        tracked.reading.value,
-        json.dumps(tracked.marks),
-        tracked.gone,
-    )
+def _row(account: str, operation: Operation, reading: Reading, marks: Marks, gone: bool) -> Sequence[object]:  # noqa: FBT001
+    operation_id, status, created, updated, stats = operation
+    return account, operation_id, status, created, updated, json.dumps(stats), reading.value, json.dumps(marks), gone

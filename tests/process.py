@@ -87,9 +87,10 @@ async def run(*arguments, environ=None):
 
 
 @asynccontextmanager
-async def exporter(api, *arguments, environ=None):
+async def exporter(api, *arguments, environ=None, listen=True):
     """Run the exporter on the API at *api*, until the context ends; ready to answer, polled or not."""
-    flags = (f"--api.base-url={api}", "--web.listen-address=127.0.0.1:0", "--state.path=", *arguments)
+    address = ("--web.listen-address=127.0.0.1:0",) if listen else ()
+    flags = (f"--api.base-url={api}", *address, "--state.path=", *arguments)
     async with run(*flags, environ={**CREDENTIALS, **(environ or {})}) as process:
         match = await process.until(r"msg=listening.* address=(\S+)|\"address\": ?\"([^\"]+)\"")
         process.url = match[1] or match[2]

@@ -8,6 +8,7 @@ from house import HOUR, house
 from operations import NOW, rfc3339
 
 from comms_exporter.simulator import Dialect, Fate
+from comms_exporter.store import StateLostError, StoreError
 
 DAY = 24 * HOUR
 SENT = Fate(sent=1, delivered=2)
@@ -228,6 +229,74 @@ class TestHealth:
             "401: Authentication Error - invalid username or password (code 20003)"
             == home.poller.health.problem.message
         )
+
+
+class TestSaving:
+    async def test_what_is_shown_has_been_saved(self):
+        """Whatever a crash takes away, nobody has seen."""
+        async with house() as home:
+            await home.poll()
+            shown_while_saving = []
+
+            async def save(snapshot):
+                shown_while_saving.append((home.poller.view.totals[0], snapshot.totals[0]))
+
+            home.poller._save = save
+            home.world.send(fates=[SENT] * 5)
+            await home.poll()
+
+            assert [(0, 5)] == shown_while_saving
+            assert 5 == home.poller.view.totals[0]
+            assert home.clock.now == home.poller.health.last_save
+
+    async def test_a_disk_that_fails_stops_nothing_and_is_told_once(self):
+        async with house() as home:
+            saved = []
+
+            async def save(snapshot):
+                if home.clock.now < NOW + 100:
+                    raise StoreError("disk is full")
+                saved.append(snapshot)
+
+            home.poller._save = save
+            for _ in range(4):
+                home.world.send(fates=[SENT])
+                await home.poll()
+
+            assert home.poller.health.up
+            assert (3, 3) == (home.poller.health.save_failures, home.poller.view.totals[0])
+            assert 4 == len(saved[0].changed)
+            assert [("state is not saved: a crash now would cost counts", None)] == home.log.heard("error")
+            assert ("state is saved again", None) in home.log.heard("info")
+
+    async def test_what_was_saved_and_is_lost_is_saved_again(self):
+        async with house() as home:
+            snapshots = []
+
+            async def save(snapshot):
+                snapshots.append(len(snapshot.changed))
+                if len(snapshots) == 2:
+                    raise StateLostError("removed")
+
+            home.poller._save = save
+            for _ in range(5):
+                home.world.send(fates=[SENT])
+            for _ in range(3):
+                await home.poll(after=5)
+
+            assert 5 == snapshots[2]
+
+    async def test_a_gap_longer_than_twilios_memory_is_told(self):
+        async with house() as home:
+            await home.poll()
+            await home.poll(after=7 * DAY - 60)
+            assert [] == home.log.heard("warning")
+
+            await home.poll(after=7 * DAY + 60)
+
+            ((_, event, fields),) = [said for said in home.log.said if said[0] == "warning"]
+            assert event.startswith("counts may be missing")
+            assert "2026-11-28T11:59:30+00:00" == fields["since"]
 
 
 class TestTheLoop:

@@ -96,7 +96,7 @@ class TestSaving:
         saved(store, state)
         state.apply(listing(operation("a", updated=NOW + 50, total=5, sent=5)))
         snapshot = state.snapshot()
-        assert ["a"] == [each.operation.id for each in snapshot.changed]
+        assert ["a"] == [changed.id for changed, *_ in snapshot.changed]
         store.save("shop", snapshot)
         store.close()
 
