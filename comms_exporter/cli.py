@@ -2,25 +2,23 @@
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import aiohttp
 from aiohttp import web
 from pydantic import SecretStr
 from structlog.typing import FilteringBoundLogger
 
-from comms_exporter import __version__, simulator
-from comms_exporter.client import CommsClient
+from comms_exporter import simulator
+from comms_exporter.check import as_json, as_text
 from comms_exporter.config import (
     Account,
     ListenAddress,
@@ -30,39 +28,29 @@ from comms_exporter.config import (
     load,
     parse_listen_address,
 )
-from comms_exporter.exposition import Exposition, accepts_gzip, negotiate
-from comms_exporter.health import Traffic
 from comms_exporter.logs import Redactor, configure
-from comms_exporter.poller import Poller
-from comms_exporter.state import AccountState, Snapshot
-from comms_exporter.stats import Reading
-from comms_exporter.store import StateInUseError, Store, StoreError
-from comms_exporter.web import Line, make_app
+from comms_exporter.service import CannotStartError, Service, check_accounts, exporter, listening
 
 PROG = "comms-exporter"
-# Whoever is in the middle of a scrape gets this long to read it when we are told to stop.
-SHUTDOWN_SECONDS = 2.0
 
 COMMANDS = """\
 commands:
   serve       answer Prometheus; what happens when no command is named
-  demo        do so for a simulated account, to see it all without one
+  check       find out whether every account can be read
+  demo        serve a simulated account, to see it all without one
   simulator   simulate the API alone
 """
-
-
-Mask = Callable[[str], str]
-Save = Callable[[str, Snapshot], Awaitable[None]]
-
-
-class CannotStartError(Exception):
-    """Something that only one process can have is taken; the message says what."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that *argv* names, and return the exit code: 2 for wrong settings, 1 for what else went wrong."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"serve": _serve_command, "demo": _demo_command, "simulator": _simulator_command}
+    commands = {
+        "serve": _serve_command,
+        "check": _check_command,
+        "demo": _demo_command,
+        "simulator": _simulator_command,
+    }
     run = commands[arguments.pop(0)] if arguments and arguments[0] in commands else _serve_command
     try:
         return run(arguments)
@@ -83,11 +71,28 @@ def _serve_command(arguments: Sequence[str]) -> int:
     parser.usage = "%(prog)s [command] [flags]"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = f"{parser.description}\n\n{COMMANDS}"
-    settings = load(arguments, os.environ, parser=parser)
+
+    def read_settings() -> Settings:
+        return load(arguments, os.environ, parser=parser)
+
+    settings = read_settings()
     if settings.config_check:
         print(f"The settings are good: {len(settings.accounts)} account(s).")
         return 0
-    return asyncio.run(serve(settings, *_logger(settings)))
+    return asyncio.run(serve(settings, read_settings))
+
+
+def _check_command(arguments: Sequence[str]) -> int:
+    parser = build_parser(
+        prog=f"{PROG} check", description="Find out whether every account can be read, and what to do where one cannot."
+    )
+    parser.add_argument("--json", action="store_true", help="Say it for machines.")
+    in_json = "--json" in arguments
+    settings = load([each for each in arguments if each != "--json"], os.environ, parser=parser)
+    log, redactor = _logger(settings)
+    reports = asyncio.run(check_accounts(settings, log=log, redactor=redactor))
+    print(json.dumps(as_json(reports), indent=2) if in_json else as_text(reports))
+    return 0 if all(report.good for report in reports) else 1
 
 
 def _demo_command(arguments: Sequence[str]) -> int:
@@ -108,7 +113,7 @@ def _demo_command(arguments: Sequence[str]) -> int:
             prog=f"{PROG} demo", description="See the exporter work on a simulated account.", defaults=defaults
         ),
     )
-    return asyncio.run(demo(settings, *_logger(settings)))
+    return asyncio.run(demo(settings))
 
 
 def _simulator_command(arguments: Sequence[str]) -> int:
@@ -124,19 +129,35 @@ def _simulator_command(arguments: Sequence[str]) -> int:
     return asyncio.run(_simulate(simulator.from_arguments(parsed), address))
 
 
-async def serve(settings: Settings, log: FilteringBoundLogger, mask: Mask) -> int:
-    """Poll and answer until told to stop."""
-    with _stop_on_signals() as stop:
-        async with exporter(settings, log, mask):
-            await stop.wait()
-            log.info("stopping")
+async def serve(settings: Settings, load: Callable[[], Settings]) -> int:
+    """Poll and answer until told to stop; SIGHUP reloads the settings."""
+    log, redactor = _logger(settings)
+    try:
+        with _signals(signal.SIGTERM, signal.SIGINT) as stop, _signals(signal.SIGHUP) as hangup:
+            async with exporter(settings, load=load, log=log, redactor=redactor) as (service, _):
+                reloading = asyncio.create_task(_reload_on(hangup, service))
+                await stop.wait()
+                log.info("stopping")
+                reloading.cancel()
+    except ExceptionGroup:
+        # Said through the log, which shows no secret.
+        log.exception("a poll loop has crashed; this is a bug")
+        return 1
     return 0
 
 
-async def demo(settings: Settings, log: FilteringBoundLogger, mask: Mask) -> int:
-    """Serve a simulated account whose days pass in minutes, and say where to look."""
+async def _reload_on(hangup: asyncio.Event, service: Service) -> None:
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        await service.reload()
+
+
+async def demo(settings: Settings) -> int:
+    """Serve a simulated account whose hours pass in minutes, and say where to look."""
+    log, redactor = _logger(settings)
     world = simulator.World(seed=0, clock=time.time, speed=60, rate=20, history_seconds=7 * 86400.0)
-    with _stop_on_signals() as stop, TemporaryDirectory(prefix=f"{PROG}-demo-") as folder:
+    with _signals(signal.SIGTERM, signal.SIGINT) as stop, TemporaryDirectory(prefix=f"{PROG}-demo-") as folder:
         async with listening(simulator.make_app(world), [ListenAddress("127.0.0.1", 0, "127.0.0.1:0")]) as (api,):
             (account,) = settings.accounts
             settings = settings.model_copy(
@@ -146,7 +167,7 @@ async def demo(settings: Settings, log: FilteringBoundLogger, mask: Mask) -> int
                     "state_path": settings.state_path or Path(folder, "state.db"),
                 }
             )
-            async with exporter(settings, log, mask) as addresses:
+            async with exporter(settings, load=lambda: settings, log=log, redactor=redactor) as (_, addresses):
                 print(f"A simulated sender is at work, sixty times as fast as a real one. Its API is at {api}/")
                 for address in addresses:
                     print(f"Status page: {address}/\nMetrics:     {address}{settings.web_telemetry_path}")
@@ -156,179 +177,27 @@ async def demo(settings: Settings, log: FilteringBoundLogger, mask: Mask) -> int
 
 
 async def _simulate(app: web.Application, address: ListenAddress) -> int:
-    with _stop_on_signals() as stop:
+    with _signals(signal.SIGTERM, signal.SIGINT) as stop:
         async with listening(app, [address]) as (url,):
             print(f"The simulated API is at {url}/", flush=True)
             await stop.wait()
     return 0
 
 
-@asynccontextmanager
-async def exporter(settings: Settings, log: FilteringBoundLogger, mask: Mask) -> AsyncIterator[list[str]]:
-    """Poll and answer within the context; gives the addresses that are listened on.
-
-    A poll loop that dies takes the context with it: a bug may stop us, it may not hide.
-    """
-    reading = None if settings.collect_stats_reading == "auto" else Reading(settings.collect_stats_reading)
-    states = {account.name: AccountState(forced_reading=reading) for account in settings.accounts}
-    async with (
-        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
-        _keeping(states, settings.state_path, log) as save,
-    ):
-        pollers = [
-            _poller(
-                account,
-                settings=settings,
-                session=session,
-                log=log,
-                mask=mask,
-                state=states[account.name],
-                save=save,
-            )
-            for account in settings.accounts
-        ]
-        page = Exposition(lambda: pollers, clock=time.time)
-        app = make_app(
-            version=__version__,
-            telemetry_path=settings.web_telemetry_path,
-            write=page.page,
-            negotiate=negotiate,
-            accepts_gzip=accepts_gzip,
-            healthy=lambda: all(poller.alive for poller in pollers),
-            ready=lambda: all(poller.health.attempted for poller in pollers),
-            accounts=lambda: [_line(poller) for poller in pollers],
-        )
-        async with listening(app, settings.web_listen_address) as addresses:
-            for address in addresses:
-                log.info("listening", address=address, version=__version__)
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(poller.run(), name=f"poll {poller.name}") for poller in pollers]
-                yield addresses
-                for task in tasks:
-                    task.cancel()
-
-
-@asynccontextmanager
-async def listening(app: web.Application, addresses: Sequence[ListenAddress]) -> AsyncIterator[list[str]]:
-    """Serve *app* on all *addresses* within the context; gives their URLs, with the ports that were free."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
-    await runner.setup()
-    try:
-        urls = []
-        for address in addresses:
-            known = len(runner.addresses)
-            try:
-                await web.TCPSite(runner, address.host, address.port).start()
-            except OSError as error:
-                # asyncio tells the address again where the system only says why; names are not resolved by the system.
-                reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
-                raise CannotStartError(f"cannot listen on {address}: {reason}") from None
-            port = runner.addresses[known][1]
-            host = address.host or "localhost"
-            urls.append(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-        yield urls
-    finally:
-        await runner.cleanup()
-
-
-def _poller(
-    account: Account,
-    *,
-    settings: Settings,
-    session: aiohttp.ClientSession,
-    log: FilteringBoundLogger,
-    mask: Mask,
-    state: AccountState,
-    save: Save | None,
-) -> Poller:
-    user, secret = account.credentials()
-    client = CommsClient(
-        session,
-        base_url=account.base_url,
-        user=user,
-        secret=secret,
-        page_size=settings.api_page_size,
-        timeout=settings.api_timeout,
-        requests_per_second=settings.api_max_requests_per_second,
-        traffic=Traffic(),
-    )
-    return Poller(
-        account.name,
-        client=client,
-        state=state,
-        interval=settings.collect_interval,
-        active_window=settings.collect_active_window,
-        max_operations=settings.collect_max_operations,
-        log=log,
-        mask=mask,
-        save=None if save is None else partial(save, account.name),
-    )
-
-
-@asynccontextmanager
-async def _keeping(
-    states: dict[str, AccountState], path: Path | None, log: FilteringBoundLogger
-) -> AsyncIterator[Save | None]:
-    """Fill *states* with what the file at *path* holds, and give what saves them there, off the loop, one at a time."""
-    if path is None:
-        log.warning("state is not kept: a restart begins with a new first look")
-        yield None
-        return
-    try:
-        store = Store(path)
-    except StateInUseError as error:
-        raise CannotStartError(str(error)) from None
-    except StoreError as error:
-        raise SettingsError([f"--state.path: {error}; write a path that can be written to, or none"]) from None
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="store") as thread:
-        try:
-            store.load(states)
-            if store.put_aside is not None:
-                log.error(
-                    "the state could not be read: it was put aside, and counting begins anew",
-                    path=str(path),
-                    put_aside=str(store.put_aside),
-                    error=store.why,
-                )
-
-            async def save(account: str, snapshot: Snapshot) -> None:
-                await asyncio.get_running_loop().run_in_executor(thread, store.save, account, snapshot)
-
-            yield save
-        finally:
-            # A save that is under way comes to its end first.
-            thread.submit(store.close)
-
-
-def _line(poller: Poller) -> Line:
-    health = poller.health
-    if not health.attempted:
-        return Line(poller.name, None, "The first poll is under way.")
-    if health.problem is not None:
-        return Line(poller.name, False, f"The last poll failed ({health.problem.reason}): {health.problem.message}")
-    ago = max(0.0, time.time() - health.last_success)
-    return Line(
-        poller.name,
-        True,
-        f"Polled {ago:.0f} s ago. {poller.view.tracked} operations tracked, {len(poller.view.exposed)} shown.",
-    )
-
-
-def _logger(settings: Settings) -> tuple[FilteringBoundLogger, Mask]:
-    """Return the log, and what masks every account's secret in any text."""
+def _logger(settings: Settings) -> tuple[FilteringBoundLogger, Redactor]:
     redactor = Redactor(account.credentials()[1] for account in settings.accounts)
-    return configure(settings.log_level, settings.log_format, redact=redactor), redactor.mask
+    return configure(settings.log_level, settings.log_format, redact=redactor), redactor
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[asyncio.Event]:
-    """Give an event that SIGTERM or SIGINT sets; while the context lasts, neither does anything else."""
+def _signals(*numbers: int) -> Iterator[asyncio.Event]:
+    """Give an event that any of the signals sets; while the context lasts, they do nothing else."""
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    event = asyncio.Event()
+    for number in numbers:
+        loop.add_signal_handler(number, event.set)
     try:
-        yield stop
+        yield event
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             loop.remove_signal_handler(number)

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import aiohttp
@@ -87,6 +87,16 @@ class Patience:
         return self.tries_left >= 0
 
 
+class Credentials(Protocol):
+    """What a request is signed with."""
+
+    def header(self) -> str:
+        """Return the Authorization header."""
+
+    def refresh(self) -> bool:
+        """Read it again where it comes from, and say whether it is another."""
+
+
 class CommsClient:
     """One account's view of https://docs.comms.twilio.com/comms-api-reference/emails, as far as we read it."""
 
@@ -95,12 +105,12 @@ class CommsClient:
         session: aiohttp.ClientSession,
         *,
         base_url: str,
-        user: str,
-        secret: str,
+        credentials: Credentials,
         page_size: int,
         timeout: float,
         requests_per_second: float,
         traffic: Traffic,
+        proxy: str | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -108,7 +118,8 @@ class CommsClient:
     ) -> None:
         self._session = session
         self._base = URL(base_url)
-        self._authorization = aiohttp.encode_basic_auth(user, secret)
+        self._credentials = credentials
+        self._proxy = proxy
         self.page_size = page_size
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._pace = Pace(requests_per_second, monotonic=monotonic, sleep=sleep)
@@ -176,6 +187,11 @@ class CommsClient:
                 if not started or wait > PATIENT_WAIT or not patience.again():
                     raise
                 self.traffic.waited_seconds += wait
+            except CommsError as error:
+                # Rotated credentials heal by being read; the same ones are not tried twice.
+                if error.reason != "auth" or not self._credentials.refresh():
+                    raise
+                wait = 0.0
             attempt += 1
             self.traffic.retries += 1
             await self._sleep(wait)
@@ -186,7 +202,8 @@ class CommsClient:
         try:
             async with self._session.get(
                 url,
-                headers={"Authorization": self._authorization, "Accept": "application/json"},
+                headers={"Authorization": self._credentials.header(), "Accept": "application/json"},
+                proxy=self._proxy,
                 timeout=self._timeout,
                 allow_redirects=False,
             ) as response:

@@ -290,6 +290,9 @@ class Settings(BaseSettings):
     api_max_requests_per_second: Annotated[float, BeforeValidator(_parse_rate)] = _setting(
         "5", "NUMBER", "How often to ask at most, for each account."
     )
+    api_ca_file: MaybePath = _setting(
+        "", "FILE", "Trust only the certificate authorities in this PEM file, instead of the system's."
+    )
     collect_interval: Duration = _setting("30s", "DURATION", "How often to look for news.")
     collect_active_window: Duration = _setting(
         "1h", "DURATION", "How long after its last change a finished operation keeps series of its own."
@@ -634,7 +637,11 @@ def _unknown_key(where: Path | str, key: str, known: Sequence[str]) -> str:
 
 def _relative_to(directory: Path, name: str, value: Any) -> Any:
     # As in Prometheus: a path in a file is relative to that file, a path in a flag to where the process was started.
-    is_path = name in {"state_path", "web_config_file"} and isinstance(value, str) and value[:1] not in {"", "~"}
+    is_path = (
+        name in {"api_ca_file", "state_path", "web_config_file"}
+        and isinstance(value, str)
+        and value[:1] not in {"", "~"}
+    )
     return str(directory / value) if is_path else value
 
 

@@ -12,7 +12,8 @@ from prometheus_client.core import CollectorRegistry, Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from comms_exporter.metrics import Account, build_info, families, operation_text
+from comms_exporter.health import Reloads
+from comms_exporter.metrics import Account, build_info, families, operation_text, reload_families
 from comms_exporter.models import Operation
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -51,7 +52,9 @@ def accepts_gzip(accept_encoding: str) -> bool:
 class Exposition:
     """The page of all *accounts*; what is said of single operations is written once per poll."""
 
-    def __init__(self, accounts: Callable[[], Sequence[Account]], *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, accounts: Callable[[], Sequence[Account]], *, reloads: Reloads, clock: Callable[[], float]
+    ) -> None:
         self._accounts = accounts
         self._clock = clock
         # Only a registry that knows its names can be asked for some of them.
@@ -59,7 +62,7 @@ class Exposition:
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        self._registry.register(_Own(accounts, clock))
+        self._registry.register(_Own(accounts, reloads, clock))
         self._shown: list[tuple[str, Sequence[Operation]]] = []
         self._operations: list[tuple[str, str, bytes]] = []
 
@@ -91,12 +94,14 @@ class Exposition:
 class _Own(Collector):
     """What prometheus_client writes for us."""
 
-    def __init__(self, accounts: Callable[[], Sequence[Account]], clock: Callable[[], float]) -> None:
+    def __init__(self, accounts: Callable[[], Sequence[Account]], reloads: Reloads, clock: Callable[[], float]) -> None:
         self._accounts = accounts
+        self._reloads = reloads
         self._clock = clock
 
     def collect(self) -> Iterable[Metric]:
         yield build_info()
+        yield from reload_families(self._reloads)
         yield from families(self._accounts(), now=self._clock())
 
 

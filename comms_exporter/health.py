@@ -71,6 +71,14 @@ class Traffic:
     waited_seconds: float = 0.0
 
 
+@dataclass(slots=True)
+class Reloads:
+    """How the last reload of the settings went; the start counts as one."""
+
+    last_success: float
+    successful: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Why the last poll failed: one of REASONS, and a sentence for people."""

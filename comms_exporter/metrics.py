@@ -14,7 +14,7 @@ from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.utils import floatToGoString
 
 from comms_exporter import __version__
-from comms_exporter.health import REASONS, Exemplar, Histogram, PollHealth, Traffic
+from comms_exporter.health import REASONS, Exemplar, Histogram, PollHealth, Reloads, Traffic
 from comms_exporter.models import STATS, STATUSES, Operation
 from comms_exporter.state import EXEMPLIFIED, TOTALS, AccountState, View
 from comms_exporter.stats import REACHED, Reading, stat
@@ -316,6 +316,20 @@ def build_info() -> Metric:
     )
     family.add_metric([__version__, platform.python_version()], 1)
     return family
+
+
+def reload_families(reloads: Reloads) -> Iterator[Metric]:
+    """Yield how the last reload of the settings went."""
+    yield GaugeMetricFamily(
+        "comms_exporter_config_last_reload_successful",
+        "1 if the settings were good when they were last read, 0 if older ones are still in force.",
+        value=reloads.successful,
+    )
+    yield GaugeMetricFamily(
+        "comms_exporter_config_last_reload_success_timestamp_seconds",
+        "When the settings were last read and good.",
+        value=reloads.last_success,
+    )
 
 
 def _gauge(name: str, text: str, accounts: list[Account], value: Callable[[Account], float]) -> Metric:

@@ -25,6 +25,18 @@ GRACE = 300.0
 MOST_STRETCH = 8
 
 
+def requests_per_hour(operations_a_week: int, *, interval: float, page_size: int) -> float:
+    """Return how many requests an hour of polls takes, but for operations that stay unfinished for long."""
+
+    def pages(window: float) -> int:
+        return 1 + int(operations_a_week * window / (7 * DAY)) // page_size
+
+    polls = HOUR / interval
+    sweeps = min(1.0, polls)
+    days = max(0.0, polls / 10 - sweeps)
+    return sweeps * pages(7 * DAY) + days * pages(DAY) + (polls - sweeps - days) * pages(HOUR)
+
+
 @dataclass(slots=True)
 class Plan:
     """When the two wider windows are due again, in seconds on the monotonic clock."""
@@ -42,6 +54,8 @@ class Poller:
         *,
         client: CommsClient,
         state: AccountState,
+        health: PollHealth,
+        view: View,
         interval: float,
         active_window: float,
         max_operations: int,
@@ -54,10 +68,11 @@ class Poller:
     ) -> None:
         self.name = name
         self.state = state
-        self.health = PollHealth(interval_seconds=interval)
+        self.health = health
+        self.health.interval_seconds = interval
         self.traffic = client.traffic
         # What is shown has been saved: whatever a crash takes away, nobody has seen.
-        self.view = View()
+        self.view = view
         self._client = client
         self._save = save
         self._interval = interval
@@ -73,12 +88,18 @@ class Poller:
         self._stretch = 1
         self._expected_by = monotonic() + GRACE
         self._save_fails = False
-        self._publish()
+        self._ignored_filters: set[str] = set()
 
     @property
     def alive(self) -> bool:
         """Whether the loop has moved when it said it would."""
         return self._monotonic() <= self._expected_by
+
+    def requests_per_hour(self) -> float:
+        """Return how many requests an hour of polls takes, if the next week is like the last."""
+        return requests_per_hour(
+            self.view.tracked, interval=self.health.interval_seconds, page_size=self._client.page_size
+        )
 
     async def run(self) -> None:
         """Poll at once and then at every interval, in step and never two at a time, until cancelled."""
@@ -175,6 +196,8 @@ class Poller:
     async def _follow_up(self, missing: dict[str, Operation], patience: Patience) -> None:
         """Ask for the unfinished operations that a listing did not return, in as few requests as may be."""
         for status in ("PROCESSING", "SCHEDULED", None):
+            if status is not None and "status" in self._ignored_filters:
+                continue
             wanted = [each.created for each in missing.values() if status in {None, each.status}]
             if self._listing_is_cheaper(wanted, status):
                 answer = await self._read(Query(created_after=min(wanted), status=status), patience, sweep=False)
@@ -210,7 +233,21 @@ class Poller:
             self._expect()
         # The first answer may have told that our clock is wrong.
         started += min(before, self._client.now() - self._clock())
-        return self._gather(pages, started, sweep=sweep)
+        listing = self._gather(pages, started, sweep=sweep)
+        self._check_filters(query, listing)
+        return listing
+
+    def _check_filters(self, query: Query, listing: Listing) -> None:
+        """Notice filters that the API ignores: what it returns is as good as any, but costs more pages."""
+        operations = listing.operations.values()
+        ignored = set()
+        if query.created_after is not None and any(each.created < query.created_after - 2 for each in operations):
+            ignored.add("startDate")
+        if query.status is not None and any(each.status != query.status for each in operations):
+            ignored.add("status")
+        for name in sorted(ignored - self._ignored_filters):
+            self._log.warning("the API ignores a filter: polls cost more than they should", filter=name)
+        self._ignored_filters |= ignored
 
     def _gather(self, pages: list[Page], started: float, *, sweep: bool) -> Listing:
         listing = Listing({}, started=started, ended=self._client.now(), sweep=sweep)

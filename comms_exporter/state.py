@@ -87,6 +87,11 @@ class View:
     by_reading: Counter[Reading] = field(default_factory=Counter)
     oldest_unfinished: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def before_the_first_poll(cls, state: "AccountState") -> "View":
+        """Return what a new process knows of an account: what was counted, but of no operation how it is now."""
+        return cls(tuple(state.totals), state.durations.copy(), tracked=len(state.tracked))
+
 
 class AccountState:
     """Every operation of one account that the API can still return, and the totals that outlive them."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import gzip
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from html import escape
 from typing import NamedTuple, Protocol
 
@@ -52,9 +52,13 @@ def make_app(
     accepts_gzip: Callable[[str], bool],
     healthy: Callable[[], bool],
     ready: Callable[[], bool],
+    reload: Callable[[], Awaitable[str | None]],
     accounts: Callable[[], Iterable[Line]],
 ) -> web.Application:
-    """Return the application; nothing that it answers asks the API anything."""
+    """Return the application; nothing that it answers asks the API anything.
+
+    *reload* returns what is wrong with the settings, None where nothing is.
+    """
 
     async def metrics(request: web.Request) -> web.Response:
         wanted = negotiate(request.headers.get("Accept", ""))
@@ -77,11 +81,17 @@ def make_app(
         page = _landing(version, telemetry_path, accounts())
         return web.Response(text=page, content_type="text/html", headers=_HEADERS)
 
+    async def reloading(_: web.Request) -> web.Response:
+        wrong = await reload()
+        return web.Response(text="Reloaded.\n" if wrong is None else f"{wrong}\n", status=200 if wrong is None else 500)
+
     app = web.Application()
     app.router.add_get("/", landing)
     app.router.add_get(telemetry_path, metrics)
     app.router.add_get("/-/healthy", health)
     app.router.add_get("/-/ready", readiness)
+    app.router.add_post("/-/reload", reloading)
+    app.router.add_put("/-/reload", reloading)
     return app
 
 

@@ -8,10 +8,10 @@ from aiohttp.test_utils import TestServer
 from operations import NOW
 
 from comms_exporter.client import CommsClient
-from comms_exporter.health import Traffic
+from comms_exporter.health import PollHealth, Traffic
 from comms_exporter.poller import Poller
 from comms_exporter.simulator import REQUESTS, Dialect, Faults, World, make_app
-from comms_exporter.state import TOTALS, AccountState
+from comms_exporter.state import TOTALS, AccountState, View
 
 INTERVAL = 30.0
 HOUR = 3600.0
@@ -48,12 +48,26 @@ class Log:
         return [(event, fields.get("reason")) for level, event, fields in self.said if level in levels]
 
 
+class Credentials:
+    """A header, and the one that takes its place when it is read again."""
+
+    def __init__(self, secret="canary", rotated=None):
+        self.secret = secret
+        self.rotated = rotated
+
+    def header(self):
+        return aiohttp.encode_basic_auth("ACtest", self.secret)
+
+    def refresh(self):
+        before, self.secret = self.secret, self.rotated or self.secret
+        return before != self.secret
+
+
 def make_client(session, clock, base_url, *, page_size=40, timeout=30, requests_per_second=1000):
     return CommsClient(
         session,
         base_url=base_url,
-        user="ACtest",
-        secret="canary",
+        credentials=Credentials(),
         page_size=page_size,
         timeout=timeout,
         requests_per_second=requests_per_second,
@@ -108,6 +122,8 @@ async def house(*, dialect=None, reading="cumulative", page_size=40, seconds=30,
             "test",
             client=client,
             state=AccountState(),
+            health=PollHealth(interval_seconds=INTERVAL),
+            view=View(),
             log=log,
             mask=lambda text: text,
             clock=clock,

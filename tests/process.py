@@ -3,9 +3,12 @@
 import asyncio
 import os
 import re
-import signal
+import socket
 import sys
+import time
 from contextlib import asynccontextmanager
+
+import aiohttp
 
 STARTING_SECONDS = 20
 STOPPING_SECONDS = 10
@@ -104,5 +107,23 @@ async def answer(*arguments, environ=None):
         return code, process.printed, process.said
 
 
-def terminate(process):
-    process.send(signal.SIGTERM)
+def unused_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+async def scrape(url, path="/metrics"):
+    async with aiohttp.ClientSession() as session, session.get(f"{url}{path}") as response:
+        return await response.text()
+
+
+async def until(url, pattern, seconds=20):
+    """Return the metrics at *url* once *pattern* is in them."""
+    deadline = time.monotonic() + seconds
+    while True:
+        page = await scrape(url)
+        if re.search(pattern, page, re.MULTILINE):
+            return page
+        assert time.monotonic() < deadline, f"no {pattern!r} in:\n{page}"
+        await asyncio.sleep(0.05)

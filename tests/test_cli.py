@@ -12,32 +12,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from operations import as_json, operation
-from process import CREDENTIALS, answer, exporter, run
+from process import CREDENTIALS, answer, exporter, run, scrape, until, unused_port
 
 from comms_exporter import __version__
 from comms_exporter.simulator import Fate, Faults, World, make_app
-
-
-def unused_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-async def scrape(url, path="/metrics"):
-    async with aiohttp.ClientSession() as session, session.get(f"{url}{path}") as response:
-        return await response.text()
-
-
-async def until(url, pattern, seconds=20):
-    """Return the metrics at *url* once *pattern* is in them."""
-    deadline = time.monotonic() + seconds
-    while True:
-        page = await scrape(url)
-        if re.search(pattern, page, re.MULTILINE):
-            return page
-        assert time.monotonic() < deadline, f"no {pattern!r} in:\n{page}"
-        await asyncio.sleep(0.05)
 
 
 @pytest.fixture

@@ -1,20 +1,19 @@
 """Every answer and every silence of the API means one thing, and the right one is tried again."""
 
 import ssl
-from base64 import b64encode
 from unittest.mock import Mock
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from house import Clock, Credentials, make_client
 from multidict import CIMultiDict
 from operations import NOW, as_json, operation
 
 from comms_exporter.client import (
     LARGEST_BODY,
     LONGEST_WAIT,
-    CommsClient,
     CommsError,
     ConnectionLostError,
     Pace,
@@ -26,48 +25,15 @@ from comms_exporter.client import (
     explain,
     retry_after,
 )
-from comms_exporter.health import Traffic
 
 BASE = "https://comms.example/v1"
 OPERATIONS = f"{BASE}/Emails/Operations"
 FIRST_PAGE = f"{OPERATIONS}?pageSize=2"
 
 
-class Clock:
-    """Time that passes only where somebody waits for it."""
-
-    def __init__(self):
-        self.now = NOW
-        self.waits = []
-
-    def __call__(self):
-        return self.now
-
-    async def sleep(self, seconds):
-        self.waits.append(seconds)
-        self.now += seconds
-
-
 @pytest.fixture
 def clock():
     return Clock()
-
-
-def make_client(session, clock, base_url=BASE):
-    return CommsClient(
-        session,
-        base_url=base_url,
-        user="ACuser",
-        secret="pässword",
-        page_size=2,
-        timeout=30,
-        requests_per_second=1000,
-        traffic=Traffic(),
-        clock=clock,
-        monotonic=clock,
-        sleep=clock.sleep,
-        jitter=lambda: 0.5,
-    )
 
 
 @pytest.fixture
@@ -78,7 +44,7 @@ async def aiohttp_session():
 
 @pytest.fixture
 def client(aiohttp_session, clock):
-    return make_client(aiohttp_session, clock)
+    return make_client(aiohttp_session, clock, BASE, page_size=2)
 
 
 def page(*operations, following=None):
@@ -108,7 +74,7 @@ class TestListing:
             await ids(client)
 
         ((call,),) = aioresponses.requests.values()
-        assert call.kwargs["headers"]["Authorization"] == "Basic " + b64encode("ACuser:pässword".encode()).decode()
+        assert call.kwargs["headers"]["Authorization"] == aiohttp.encode_basic_auth("ACtest", "canary")
         assert call.kwargs["allow_redirects"] is False
 
     async def test_a_token_that_repeats_is_an_error(self, aioresponses, client):
@@ -200,6 +166,18 @@ class TestTryingAgain:
             await ids(client)
 
         assert ({str(status): 1}, []) == (client.traffic.requests, clock.waits)
+
+    async def test_credentials_that_were_rotated_heal_at_once(self, aioresponses, client):
+        client._credentials = Credentials("old", rotated="new")
+        aioresponses.get(FIRST_PAGE, status=401)
+        aioresponses.get(FIRST_PAGE, payload=page(operation("a")))
+
+        assert ["a"] == await ids(client)
+
+        headers = [
+            call.kwargs["headers"]["Authorization"] for calls in aioresponses.requests.values() for call in calls
+        ]
+        assert [aiohttp.encode_basic_auth("ACtest", secret) for secret in ("old", "new")] == headers
 
     @pytest.mark.parametrize("status", [429, 503])
     async def test_a_throttled_listing_that_has_not_begun_gives_up_at_once(self, aioresponses, client, clock, status):
@@ -337,7 +315,7 @@ async def test_a_body_without_end_is_refused(aiohttp_session, clock):
     app = web.Application()
     app.router.add_get("/v1/Emails/Operations", endless)
     async with TestServer(app) as server:
-        client = make_client(aiohttp_session, clock, base_url=str(server.make_url("/v1")))
+        client = make_client(aiohttp_session, clock, str(server.make_url("/v1")), page_size=2)
 
         with pytest.raises(CommsError, match="200 with a body of more than 16 MiB"):
             await ids(client)

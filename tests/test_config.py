@@ -83,6 +83,12 @@ SETTINGS = {
         ("[':4', 'host:5']", (ListenAddress(None, 4, ":4"), ListenAddress("host", 5, "host:5"))),
         (None, (ListenAddress(None, 10067, ":10067"),)),
     ],
+    "api_ca_file": [
+        ("flag.pem", Path("flag.pem")),
+        ("env.pem", Path("env.pem")),
+        ("/file.pem", Path("/file.pem")),
+        (None, None),
+    ],
     "web_telemetry_path": [("/flag", "/flag"), ("/env", "/env"), ("/file/deep", "/file/deep"), (None, "/metrics")],
     "web_config_file": [
         ("flag.yml", Path("flag.yml")),

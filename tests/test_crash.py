@@ -5,7 +5,6 @@ import os
 import random
 import re
 import signal
-import socket
 import time
 from dataclasses import asdict
 from itertools import pairwise
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.test_utils import TestServer
-from process import exporter
+from process import exporter, unused_port
 from prometheus import Prometheus
 
 from comms_exporter.simulator import NEVER, Fate, World, make_app
@@ -95,12 +94,6 @@ async def test_killed_at_random_moments_it_counts_the_truth(tmp_path):
             await process.until(f"(?s)(msg=polled.*){{{polls + 3}}}")
             await look(session, process.url)
             assert truth == seen
-
-
-def unused_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def risen(samples):

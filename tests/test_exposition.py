@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from comms_exporter import __version__
 from comms_exporter.exposition import Exposition, accepts_gzip, negotiate
-from comms_exporter.health import PollHealth, Problem, Traffic
+from comms_exporter.health import PollHealth, Problem, Reloads, Traffic
 from comms_exporter.metrics import OPERATION_FAMILIES, STATUS_FAMILY, STATUS_HELP
 from comms_exporter.models import STATUSES
 from comms_exporter.state import AccountState, View
@@ -73,8 +73,12 @@ def newsletter():
     return account
 
 
+def make(accounts, clock):
+    return Exposition(accounts, reloads=Reloads(last_success=NOW - 60), clock=clock)
+
+
 def write(*accounts, openmetrics=False, names=(), now=NOW + 10):
-    exposition = Exposition(lambda: accounts, clock=lambda: now)
+    exposition = make(lambda: accounts, lambda: now)
     return exposition.page(openmetrics=openmetrics, names=names).decode()
 
 
@@ -142,7 +146,7 @@ class TestPage:
 
     def test_the_next_poll_shows(self):
         account = shop()
-        exposition = Exposition(lambda: [account], clock=lambda: NOW)
+        exposition = make(lambda: [account], lambda: NOW)
         before = exposition.page(openmetrics=False).decode()
 
         account.state.apply(listing(operation("comms_operation_01m5late", total=7)))
@@ -194,7 +198,7 @@ def test_operations_are_written_as_prometheus_client_writes_them(name, shown):
     registry = CollectorRegistry()
     registry.register(ByTheLibrary(name, shown))
 
-    page = Exposition(lambda: [account], clock=lambda: NOW).page(openmetrics=False)
+    page = make(lambda: [account], lambda: NOW).page(openmetrics=False)
 
     assert page.endswith(generate_latest(registry))
 

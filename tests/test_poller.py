@@ -7,6 +7,7 @@ import pytest
 from house import HOUR, house
 from operations import NOW, rfc3339
 
+from comms_exporter.poller import requests_per_hour
 from comms_exporter.simulator import Dialect, Fate
 from comms_exporter.store import StateLostError, StoreError
 
@@ -110,6 +111,35 @@ class TestWhatIsAsked:
 
             assert 1 == len(home.asked())
             assert home.poller.health.up
+
+    async def test_filters_that_are_ignored_are_noticed_once_and_cost_no_more_than_they_must(self):
+        async with house(dialect=Dialect(ignore_filters=True), page_size=1000) as home:
+            for n in range(30):
+                home.world.send(at=NOW - 3 * HOUR - n, fates=[QUEUED])
+                home.world.send(at=NOW - 3 * HOUR - n, fates=[SENT])
+            for _ in range(4):
+                await home.poll()
+                assert 1 == len(home.asked())
+
+        events = [fields["filter"] for level, _, fields in home.log.said if level == "warning"]
+        assert ["startDate"] == events
+
+    @pytest.mark.parametrize("operations", [0, 100, 3000])
+    async def test_an_hour_costs_what_was_said(self, operations):
+        async with house(page_size=100) as home:
+            for n in range(operations):
+                home.world.send(at=NOW - (n + 0.5) * 7 * DAY / max(1, operations), fates=[SENT])
+            await home.poll()
+            home.asked()
+            for _ in range(120):
+                await home.poll()
+
+            said = home.poller.requests_per_hour()
+            assert said * 0.95 <= len(home.asked()) <= said * 1.05
+
+    @pytest.mark.parametrize(("operations", "requests"), [(100, 120), (10_000, 141), (1_000_000, 3222)])
+    def test_the_price_that_the_readme_names(self, operations, requests):
+        assert requests == requests_per_hour(operations, interval=30, page_size=1000)
 
 
 class TestWhatBecomesOfIt:

@@ -20,6 +20,10 @@ class Exporter:
         self.body = BODY
         self.asked = None
         self.lines = []
+        self.wrong = None
+
+    async def reload(self):
+        return self.wrong
 
     def write(self, **asked):
         self.asked = asked
@@ -41,6 +45,7 @@ async def client(exporter):
         accepts_gzip=accepts_gzip,
         healthy=lambda: exporter.healthy,
         ready=lambda: exporter.ready,
+        reload=exporter.reload,
         accounts=lambda: exporter.lines,
     )
     async with TestClient(TestServer(app), auto_decompress=False) as client:
@@ -104,6 +109,20 @@ class TestProbes:
 
         exporter.ready = True
         assert 200 == (await client.get("/-/ready")).status
+
+
+class TestReload:
+    async def test_says_whether_the_settings_are_good(self, client, exporter):
+        answer = await client.post("/-/reload")
+        assert (200, "Reloaded.\n") == (answer.status, await answer.text())
+
+        exporter.wrong = "collect.interval: no"
+
+        answer = await client.put("/-/reload")
+        assert (500, "collect.interval: no\n") == (answer.status, await answer.text())
+
+    async def test_is_not_to_be_had_by_following_a_link(self, client):
+        assert 405 == (await client.get("/-/reload")).status
 
 
 class TestLandingPage:

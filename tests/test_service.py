@@ -1,0 +1,321 @@
+"""Many accounts, each for itself; settings and secrets that change under a running process."""
+
+import json
+import re
+import signal
+import ssl
+import subprocess
+import time
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from process import CREDENTIALS, answer, exporter, scrape, until, unused_port
+
+from comms_exporter.simulator import Fate, Faults, World, make_app
+
+SENT = [Fate(sent=0, delivered=0)]
+BARE = {"TWILIO_ACCOUNT_SID": "", "TWILIO_AUTH_TOKEN": ""}
+
+
+def value(page, series):
+    return float(re.search(rf"^{re.escape(series)} (\S+)$", page, re.MULTILINE)[1])
+
+
+class Api:
+    """A simulated API on a free port."""
+
+    def __init__(self, credentials=None):
+        self.world = World(clock=time.time)
+        self.faults = Faults()
+        self.server = TestServer(make_app(self.world, self.faults, credentials=credentials))
+
+    async def __aenter__(self):
+        await self.server.start_server()
+        self.url = str(self.server.make_url("/v1"))
+        return self
+
+    async def __aexit__(self, *_):
+        await self.server.close()
+
+
+@pytest.fixture
+async def api():
+    async with Api() as api:
+        yield api
+
+
+class Accounts:
+    """A configuration file that lists accounts."""
+
+    def __init__(self, path):
+        self.path = path
+        self.flags = (f"--config.file={path}", f"--state.path={path.parent / 'state.db'}", "--collect.interval=100ms")
+
+    def write(self, *accounts, **settings):
+        listed = [{"account_sid": "ACtest", "auth_token": "canary-token-9", **account} for account in accounts]
+        # JSON is YAML.
+        self.path.write_text(json.dumps({"accounts": listed, **settings}))
+
+
+@pytest.fixture
+def accounts(tmp_path):
+    return Accounts(tmp_path / "comms.yml")
+
+
+async def reload(process):
+    async with aiohttp.ClientSession() as session, session.post(f"{process.url}/-/reload") as response:
+        return response.status, await response.text()
+
+
+class TestManyAccounts:
+    async def test_one_that_hangs_and_one_that_is_throttled_change_nothing_for_the_others(self, accounts, api):
+        async with Api() as hanging, Api() as throttling:
+            hanging.faults.add("hang")
+            throttling.faults.add("429", retry_after=3600)
+            accounts.write(
+                {"name": "hanging", "base_url": hanging.url},
+                {"name": "throttled", "base_url": throttling.url},
+                *[{"name": f"good {n}"} for n in range(48)],
+            )
+            async with exporter(api.url, *accounts.flags, environ=BARE) as process:
+                for polls in (5, 10):
+                    for n in range(48):
+                        await until(
+                            process.url, rf'^comms_exporter_polls_total{{account="good {n}"}} ([{polls % 10}-9]|\d\d)'
+                        )
+                page = await scrape(process.url)
+
+        assert all(1 == value(page, f'comms_up{{account="good {n}"}}') for n in range(48))
+        assert 0 == value(page, 'comms_exporter_polls_total{account="hanging"}')
+        assert 1 == value(page, 'comms_exporter_polls_total{account="throttled"}')
+        assert 1 == value(page, 'comms_exporter_poll_failures_total{account="throttled",reason="rate_limited"}')
+        assert 3600 == value(page, 'comms_exporter_rate_limit_wait_seconds_total{account="throttled"}')
+
+    async def test_accounts_have_their_own_counts(self, accounts, api):
+        async with Api() as other:
+            accounts.write({"name": "shop"}, {"name": "news", "base_url": other.url})
+            async with exporter(api.url, *accounts.flags, environ=BARE) as process:
+                await process.until("(?s)account=shop.*account=news|account=news.*account=shop")
+                api.world.send(fates=SENT * 3)
+                other.world.send(fates=SENT * 5)
+
+                await until(process.url, r'^comms_emails_sent_total{account="shop"} 3\.0$')
+                await until(process.url, r'^comms_emails_sent_total{account="news"} 5\.0$')
+
+
+class TestReload:
+    async def test_accounts_come_go_and_return_without_losing_a_count(self, accounts, api):
+        accounts.write({"name": "shop"}, {"name": "news"})
+        async with exporter(api.url, *accounts.flags, environ=BARE) as process:
+            await until(process.url, r'^comms_up{account="news"} 1')
+            await until(process.url, r'^comms_up{account="shop"} 1')
+            api.world.send(fates=SENT * 3)
+            for name in ("shop", "news"):
+                await until(process.url, rf'^comms_emails_sent_total{{account="{name}"}} 3\.0$')
+
+            accounts.write({"name": "shop"})
+            assert (200, "Reloaded.\n") == await reload(process)
+            assert 'account="news"' not in await scrape(process.url)
+            api.world.send(fates=SENT * 4)
+            await until(process.url, r'^comms_emails_sent_total{account="shop"} 7\.0$')
+
+            accounts.write({"name": "shop"}, {"name": "news"}, {"name": "new"})
+            process.send(signal.SIGHUP)
+            page = await until(process.url, '^comms_emails_sent_total{account="news"}')
+            assert value(page, 'comms_emails_sent_total{account="news"}') in {3, 7}
+            await until(process.url, r'^comms_emails_sent_total{account="news"} 7\.0$')
+            await until(process.url, r'^comms_up{account="new"} 1')
+            assert 0 == value(await scrape(process.url), 'comms_emails_sent_total{account="new"}')
+
+    async def test_an_account_gets_another_key_and_interval_and_counts_on(self, accounts, api):
+        accounts.write({"name": "shop"})
+        async with exporter(api.url, *accounts.flags[:2], environ=BARE) as process:
+            await until(process.url, r'^comms_up{account="shop"} 1')
+            polls = value(await scrape(process.url), 'comms_exporter_polls_total{account="shop"}')
+            api.world.send(fates=SENT * 3)
+
+            accounts.write({"name": "shop", "auth_token": "rotated-canary"}, collect={"interval": "100ms"})
+            await reload(process)
+
+            page = await until(process.url, r'^comms_emails_sent_total{account="shop"} 3\.0$')
+            assert 0.1 == value(page, 'comms_exporter_poll_interval_seconds{account="shop"}')
+            assert polls < value(page, 'comms_exporter_polls_total{account="shop"}')
+
+    async def test_a_bad_file_keeps_the_old_settings_and_says_why(self, accounts, api):
+        accounts.write({"name": "shop"})
+        async with exporter(api.url, *accounts.flags, environ=BARE) as process:
+            await until(process.url, r'^comms_up{account="shop"} 1')
+            assert 1 == value(await scrape(process.url), "comms_exporter_config_last_reload_successful")
+            accounts.path.write_text("accounts: [{name: shop, auth_tokken: canary-xyz}]")
+
+            status, text = await reload(process)
+
+            assert 500 == status
+            assert "auth_tokken" in text
+            assert "canary-xyz" not in text + process.said
+            page = await scrape(process.url)
+            assert 0 == value(page, "comms_exporter_config_last_reload_successful")
+            assert 1 == value(page, 'comms_up{account="shop"}')
+            await process.until("reload failed")
+
+            accounts.write({"name": "shop"})
+            assert 200 == (await reload(process))[0]
+            assert 1 == value(await scrape(process.url), "comms_exporter_config_last_reload_successful")
+
+    async def test_what_needs_a_restart_is_said(self, accounts, api):
+        accounts.write({"name": "shop"})
+        async with exporter(api.url, *accounts.flags, environ=BARE) as process:
+            accounts.write({"name": "shop"}, log={"level": "debug"})
+            await reload(process)
+            await process.until("some settings need a restart.*log_level")
+
+
+class TestSecretsFromFiles:
+    async def test_a_rotated_token_heals_without_a_restart(self, tmp_path):
+        """As systemd's LoadCredential and Kubernetes put it there: a file whose content changes."""
+        token = tmp_path / "token"
+        token.write_text("first-canary\n")
+        credentials = {"ACtest": "first-canary"}
+        environ = {"TWILIO_AUTH_TOKEN": "", "TWILIO_AUTH_TOKEN_FILE": str(token)}
+        async with Api(credentials) as api, exporter(api.url, "--collect.interval=100ms", environ=environ) as process:
+            await until(process.url, "^comms_up.* 1")
+
+            credentials["ACtest"] = "second-canary"
+            await until(process.url, "^comms_up.* 0")
+            await until(process.url, '^comms_exporter_poll_failures_total.*reason="auth"} [1-9]')
+            token.write_text("second-canary\n")
+
+            await until(process.url, "^comms_up.* 1")
+            assert "canary" not in process.said
+
+    async def test_a_file_that_is_gone_for_a_while_changes_nothing(self, tmp_path):
+        token = tmp_path / "token"
+        token.write_text("first-canary\n")
+        environ = {"TWILIO_AUTH_TOKEN": "", "TWILIO_AUTH_TOKEN_FILE": str(token)}
+        async with Api() as api, exporter(api.url, "--collect.interval=100ms", environ=environ) as process:
+            await until(process.url, "^comms_up.* 1")
+            token.unlink()
+            polls = process.said.count("msg=polled")
+            await process.until(f"(?s)(msg=polled.*){{{polls + 3}}}")
+
+            assert 1 == value(await scrape(process.url), 'comms_up{account="ACtest"}')
+            assert 1 == process.said.count("credentials cannot be read again")
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate for 127.0.0.1 that only who is told trusts."""
+    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-out", files[0], "-keyout", files[1]],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return files
+
+
+class TestOnTheWay:
+    async def test_a_certificate_is_only_trusted_from_the_given_authority(self, certificate):
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*certificate)
+        server = TestServer(make_app(World(clock=time.time)), scheme="https")
+        await server.start_server(ssl=context)
+        try:
+            url = str(server.make_url("/v1"))
+            async with exporter(url, "--collect.interval=100ms") as process:
+                await until(process.url, '^comms_exporter_poll_failures_total.*reason="tls"} [1-9]')
+            async with exporter(url, "--collect.interval=100ms", f"--api.ca-file={certificate[0]}") as process:
+                await until(process.url, "^comms_up.* 1")
+        finally:
+            await server.close()
+
+    async def test_a_bad_authority_is_named(self, tmp_path):
+        (tmp_path / "ca.pem").write_text("nothing")
+        code, _, said = await answer(f"--api.ca-file={tmp_path}/ca.pem", "--state.path=", environ=CREDENTIALS)
+
+        assert 2 == code
+        assert f"--api.ca-file: {tmp_path}/ca.pem" in said
+
+    async def test_a_proxy_of_the_environment_is_used(self, api):
+        """It sees the whole address, and the API never sees us."""
+        asked = []
+
+        async def forward(request):
+            asked.append((str(request.url), request.headers.get("Proxy-Authorization")))
+            return web.json_response({"operations": [], "pagination": {"next": None}})
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", forward)
+        async with TestServer(app) as proxy:
+            environ = {"http_proxy": f"http://me:proxy-canary@127.0.0.1:{proxy.port}"}
+            async with exporter("http://comms.example/v1", "--collect.interval=100ms", environ=environ) as process:
+                await until(process.url, "^comms_up.* 1")
+                assert "proxy-canary" not in process.said
+
+        address, authorization = asked[0]
+        assert address.startswith("http://comms.example/v1/Emails/Operations?")
+        assert aiohttp.encode_basic_auth("me", "proxy-canary") == authorization
+
+
+class TestCheck:
+    async def test_says_that_all_is_well_and_what_it_will_cost(self, api):
+        api.world.send(fates=SENT)
+        code, printed, said = await answer("check", f"--api.base-url={api.url}", environ=CREDENTIALS)
+
+        assert (0, "") == (code, said)
+        assert printed.startswith("account ACtest\n")
+        assert 8 == printed.count("  ok    ")
+        assert re.search(r"requests +about 2,8\d\d a day, for 1 operations a week", printed)
+
+    @pytest.mark.parametrize(
+        ("kind", "step", "advice"),
+        [
+            ("401", "credentials", "compare account SID and token"),
+            ("403", "permission", "may not read operations"),
+            ("404", "page", "--api.base-url should end in /v1"),
+            ("429", "page", "throttled"),
+            ("500", "page", "Twilio's"),
+            ("502", "page", "Twilio's"),
+            ("truncated", "page", "no answer of this API"),
+            ("reset", "connection", "proxies and firewalls"),
+        ],
+    )
+    async def test_says_what_is_wrong_and_what_to_do(self, api, kind, step, advice):
+        api.faults.add(kind)
+        flags = (f"--api.base-url={api.url}", "--json", "--api.timeout=2s")
+        code, printed, _ = await answer("check", *flags, environ=CREDENTIALS)
+
+        (report,) = json.loads(printed)
+        (failed,) = [each for each in report["steps"] if not each["good"]]
+        assert (1, False, step) == (code, report["good"], failed["name"])
+        assert advice in failed["advice"]
+        assert CREDENTIALS["TWILIO_AUTH_TOKEN"] not in printed
+
+    async def test_names_a_host_that_does_not_exist(self):
+        code, printed, _ = await answer("check", "--api.base-url=http://no-such-host.invalid/v1", environ=CREDENTIALS)
+
+        assert 1 == code
+        assert re.search("FAIL +name +no-such-host.invalid", printed)
+
+    async def test_notices_a_wrong_clock(self):
+        async def page(_):
+            headers = {"Date": "Sat, 21 Nov 2020 12:00:00 GMT"}
+            return web.json_response({"operations": [], "pagination": {"next": None}}, headers=headers)
+
+        app = web.Application()
+        app.router.add_get("/v1/Emails/Operations", page)
+        async with TestServer(app) as server:
+            flag = f"--api.base-url={server.make_url('/v1')}"
+            code, printed, _ = await answer("check", flag, environ=CREDENTIALS)
+
+        assert 1 == code
+        assert re.search(r"FAIL +clock +\d+ s ahead of the API's", printed)
+
+    async def test_looks_at_every_account(self, accounts, api):
+        accounts.write({"name": "good"}, {"name": "bad", "base_url": f"http://127.0.0.1:{unused_port()}/v1"})
+        flags = (f"--config.file={accounts.path}", f"--api.base-url={api.url}", "--json")
+        code, printed, _ = await answer("check", *flags)
+
+        assert (1, [True, False]) == (code, [report["good"] for report in json.loads(printed)])
