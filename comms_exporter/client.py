@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 import aiohttp
+from aiohttp.http_exceptions import ContentEncodingError
 from yarl import URL
 
 from comms_exporter.health import Traffic
@@ -117,6 +118,8 @@ class CommsClient:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._session = session
+        # One owner of retries: aiohttp would ask again by itself, uncounted and past the pace. There is no public switch.
+        session._retry_connection = False  # noqa: SLF001
         self._base = URL(base_url)
         self._credentials = credentials
         self._proxy = proxy
@@ -159,6 +162,8 @@ class CommsClient:
         """Return the operation *operation_id* as a page of one, None where the API no longer knows it."""
         # The id goes into the path: whatever it holds, it stays one segment.
         segment = quote(operation_id, safe="")
+        if segment in {".", ".."}:
+            return Page([], None, [f"the id {segment} cannot be asked for"], Counter())
         url = (self._base / "Emails" / "Operations").joinpath(segment, encoded=True)
         try:
             payload = await self._get(url, patience)
@@ -174,6 +179,7 @@ class CommsClient:
         A listing that is *started* would lose its earlier pages, so it rather sits out a bearable wait.
         """
         attempt = 0
+        refreshed = False
         while True:
             await self._pace.turn()
             try:
@@ -189,9 +195,9 @@ class CommsClient:
                 self.traffic.waited_seconds += wait
             except CommsError as error:
                 # Rotated credentials heal by being read; the same ones are not tried twice.
-                if error.reason != "auth" or not self._credentials.refresh():
+                if error.reason != "auth" or refreshed or not self._credentials.refresh():
                     raise
-                wait = 0.0
+                refreshed, wait = True, 0.0
             attempt += 1
             self.traffic.retries += 1
             await self._sleep(wait)
@@ -224,9 +230,13 @@ class CommsClient:
 
     def _same_origin(self, token: str) -> URL:
         """Return *token* as the address of the next page; credentials go nowhere else than to the API."""
-        target = URL(token)
-        if target.origin() != self._base.origin():
-            raise CommsError("bad_payload", f"the next page is on another server: {target.origin()}")
+        try:
+            target = URL(token).with_user(None)
+            origin = target.origin()
+        except ValueError:
+            raise CommsError("bad_payload", "the next page has no proper address") from None
+        if origin != self._base.origin():
+            raise CommsError("bad_payload", f"the next page is on another server: {origin}")
         return target
 
 
@@ -270,7 +280,8 @@ def decipher(status: int, headers: Mapping[str, str], body: bytes, *, now: float
     if status >= 500:
         raise CommsError("server", message)
     if status < 400:
-        where = headers.get("Location")
+        # Without its query, which may hold a page token.
+        where = _line(headers.get("Location", "").partition("?")[0])
         raise CommsError(
             "bad_payload", f"{status} instead of an answer" + (f", redirecting to {where}" if where else "")
         )
@@ -317,9 +328,14 @@ def explain(error: BaseException, timeout: float) -> CommsError:
         return CommsError("tls", f"no trustworthy connection: {_line(str(error))}")
     if isinstance(error, TimeoutError):
         return ConnectionLostError("timeout", f"no answer within {timeout:g} s")
-    if isinstance(error, aiohttp.InvalidURL | aiohttp.ClientResponseError):
-        return CommsError("bad_payload", f"not an HTTP answer: {_line(str(error))}")
+    if isinstance(error, aiohttp.ClientResponseError):
+        # Not str(error), which holds the address, and so the page token.
+        return CommsError("bad_payload", f"not an HTTP answer: {_line(error.message)}")
+    if isinstance(error, aiohttp.InvalidURL):
+        return CommsError("bad_payload", "the next page has no proper address")
     if isinstance(error, aiohttp.ClientPayloadError):
+        if isinstance(error.__cause__, ContentEncodingError):
+            return CommsError("bad_payload", "the body is not encoded as its Content-Encoding says")
         return ConnectionLostError("connection", "the connection was lost in the middle of an answer")
     return ConnectionLostError("connection", _line(str(error)) or type(error).__name__)
 
@@ -357,13 +373,18 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
         body += chunk
         if len(body) > LARGEST_BODY:
             response.close()
+            if response.status != 200:
+                # Its status and headers say enough.
+                break
             raise CommsError("bad_payload", f"{response.status} with a body of more than {LARGEST_BODY >> 20} MiB")
     return bytes(body)
 
 
 def _http_date(value: str) -> float | None:
     try:
-        return parsedate_to_datetime(value).timestamp()
+        date = parsedate_to_datetime(value)
+        # HTTP knows no other zone; without one, it would be taken for ours.
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, TypeError):
         return None
 
@@ -382,5 +403,6 @@ def _text(body: bytes) -> str:
 
 
 def _line(text: str) -> str:
-    text = " ".join(text.split())
+    # JSON can spell half a surrogate pair, which no page could be encoded with.
+    text = " ".join(text.encode("utf-8", "replace").decode().split())
     return text if len(text) <= 300 else text[:299] + "…"

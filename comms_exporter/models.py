@@ -30,6 +30,8 @@ _FIELDS = frozenset({"id", "status", "stats", "createdAt", "updatedAt"})
 _STAT_NAMES = frozenset(STATS)
 _LONGEST_ID = 256
 _LONGEST_STATUS = 64
+# The API's own limit is 1,000; millions of entries would hold the loop for as many microseconds times five.
+_MOST_ENTRIES = 20_000
 # Prometheus keeps floats: beyond this, a count is no longer exact.
 _LARGEST_COUNT = 2**53
 
@@ -86,7 +88,10 @@ def read_page(payload: Any) -> Page:
     if not isinstance(payload, dict):
         raise BadPayloadError(f"the body is a JSON {_kind(payload)}, not an object")
     page = Page([], _next_token(payload), [], Counter())
-    for raw in _items(payload):
+    items = _items(payload)
+    if len(items) > _MOST_ENTRIES:
+        raise BadPayloadError(f"the body lists {len(items)} operations; a page has at most 1000")
+    for raw in items:
         try:
             page.operations.append(read_operation(raw, page.unknown))
         except MalformedOperationError as error:

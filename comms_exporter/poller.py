@@ -21,6 +21,8 @@ from comms_exporter.store import StateLostError, StoreError
 HOUR = 3600.0
 # A poll in which nothing moves for this long has died, not slowed down.
 GRACE = 300.0
+# Seconds between our clock and the API's that no window minds.
+BEARABLE_SKEW = 60.0
 # Polls in a row that the API may stretch the interval: 2, 4, 8 times.
 MOST_STRETCH = 8
 
@@ -101,10 +103,17 @@ class Poller:
             self.view.tracked, interval=self.health.interval_seconds, page_size=self._client.page_size
         )
 
+    def take_over(self, before: "Poller") -> None:
+        """Go on in the place of *before*: an account that has to wait is not excused by new settings."""
+        self._not_before = before._not_before  # noqa: SLF001
+        self._set_stretch(before._stretch)  # noqa: SLF001
+        self._expect(max(0.0, self._not_before - self._monotonic()))
+
     async def run(self) -> None:
         """Poll at once and then at every interval, in step and never two at a time, until cancelled."""
-        due = self._monotonic()
+        due = max(self._monotonic(), self._not_before)
         while True:
+            await self._sleep(max(0.0, due - self._monotonic()))
             await self.poll()
             interval = self.health.interval_seconds
             now = self._monotonic()
@@ -112,7 +121,6 @@ class Poller:
             due += interval * max(1, -(-(now - due) // interval))
             due = max(due, self._not_before)
             self._expect(due - now)
-            await self._sleep(max(0.0, due - now))
 
     async def poll(self) -> None:
         """Bring state and health up to date; whatever the API does ends up in them, not in an exception."""
@@ -191,7 +199,13 @@ class Poller:
     async def _list(self, patience: Patience, *, sweep: bool, day: bool) -> Listing:
         """Return all pages of the narrowest window that is due."""
         window = RETENTION + MARGIN if sweep else DAY if day else HOUR
-        return await self._read(Query(created_after=self._client.now() - window), patience, sweep=sweep)
+        asked = self._client.now()
+        listing = await self._read(Query(created_after=asked - window), patience, sweep=sweep)
+        if asked - listing.started > BEARABLE_SKEW:
+            # Our clock was ahead, as the answer has told: the window began too late.
+            window_start = self._client.now() - window
+            listing = await self._read(Query(created_after=window_start), patience, sweep=sweep)
+        return listing
 
     async def _follow_up(self, missing: dict[str, Operation], patience: Patience) -> None:
         """Ask for the unfinished operations that a listing did not return, in as few requests as may be."""
@@ -216,26 +230,32 @@ class Poller:
         return 1 + listed // self._client.page_size < len(wanted)
 
     async def _fetch(self, operation_id: str, patience: Patience) -> None:
-        started = self._clock()
         page = await self._client.operation(operation_id, patience)
         self._expect()
         if page is None:
             self.state.lost(operation_id)
         else:
-            self._apply(self._gather([page], started, sweep=False))
+            ended = self._ended()
+            listing = Listing({}, started=ended, ended=ended)
+            _gather(page, listing)
+            self._apply(listing)
 
     async def _read(self, query: Query, patience: Patience, *, sweep: bool) -> Listing:
         started = self._clock()
         before = self._client.now() - started
-        pages = []
+        listing = Listing({}, started=started, ended=started, sweep=sweep)
         async for page in self._client.pages(query, patience):
-            pages.append(page)
+            _gather(page, listing)
             self._expect()
         # The first answer may have told that our clock is wrong.
-        started += min(before, self._client.now() - self._clock())
-        listing = self._gather(pages, started, sweep=sweep)
+        listing.started += min(before, self._client.now() - self._clock())
+        listing.ended = self._ended()
         self._check_filters(query, listing)
         return listing
+
+    def _ended(self) -> float:
+        # The earlier of two clocks: one odd Date must not make us forget what has yet to be counted.
+        return min(self._clock(), self._client.now())
 
     def _check_filters(self, query: Query, listing: Listing) -> None:
         """Notice filters that the API ignores: what it returns is as good as any, but costs more pages."""
@@ -248,18 +268,6 @@ class Poller:
         for name in sorted(ignored - self._ignored_filters):
             self._log.warning("the API ignores a filter: polls cost more than they should", filter=name)
         self._ignored_filters |= ignored
-
-    def _gather(self, pages: list[Page], started: float, *, sweep: bool) -> Listing:
-        listing = Listing({}, started=started, ended=self._client.now(), sweep=sweep)
-        for page in pages:
-            listing.malformed += page.malformed
-            listing.unknown.update(page.unknown)
-            for operation in page.operations:
-                # Pages shift while they are read: what comes twice counts as it was last.
-                known = listing.operations.get(operation.id)
-                if known is None or operation.updated >= known.updated:
-                    listing.operations[operation.id] = operation
-        return listing
 
     def _apply(self, listing: Listing) -> None:
         self.state.apply(listing)
@@ -294,3 +302,14 @@ class Poller:
 
     def _expect(self, after: float = 0.0) -> None:
         self._expected_by = self._monotonic() + after + GRACE
+
+
+def _gather(page: Page, listing: Listing) -> None:
+    """Add *page* to *listing*."""
+    listing.malformed += page.malformed
+    listing.unknown.update(page.unknown)
+    for operation in page.operations:
+        # Pages shift while they are read: what comes twice counts as it was last.
+        known = listing.operations.get(operation.id)
+        if known is None or operation.updated >= known.updated:
+            listing.operations[operation.id] = operation

@@ -256,7 +256,7 @@ class Service:
             log=self._log,
         )
         health = before.health if before else PollHealth(interval_seconds=settings.collect_interval)
-        return Poller(
+        poller = Poller(
             account.name,
             client=client,
             state=state,
@@ -270,6 +270,9 @@ class Service:
             mask=self._redactor.mask,
             save=self._keeper.saver(account.name),
         )
+        if before is not None:
+            poller.take_over(before)
+        return poller
 
 
 @asynccontextmanager

@@ -216,7 +216,8 @@ class AccountState:
         known.marks = marks
         known.gone = False
         # A replica that lags may answer with the past: it can add what we never saw, not undo what we know.
-        if operation.updated >= known.operation.updated:
+        # Nor may one whose updatedAt is hours ahead, and so wrong, hide what follows it.
+        if operation.updated >= known.operation.updated or known.operation.updated > now + MARGIN:
             self.regressions.update(fallen(known.operation.stats, operation.stats, known.reading))
             known.operation = operation
         self.unsaved.add(operation.id)

@@ -107,9 +107,9 @@ class House:
 
 
 @asynccontextmanager
-async def house(*, dialect=None, reading="cumulative", page_size=40, seconds=30, **poller):
+async def house(*, dialect=None, reading="cumulative", rate=0, page_size=40, seconds=30, **poller):
     clock, faults, log = Clock(), Faults(), Log()
-    world = World(clock=clock, reading=reading)
+    world = World(clock=clock, reading=reading, rate=rate)
     app = make_app(world, faults, dialect=dialect or Dialect())
 
     async def tell_the_time(_, response):

@@ -164,6 +164,19 @@ class TestReload:
             assert 200 == (await reload(process))[0]
             assert 1 == value(await scrape(process.url), "comms_exporter_config_last_reload_successful")
 
+    async def test_a_throttled_account_still_waits(self, accounts, api):
+        api.faults.add("429", retry_after=3600)
+        accounts.write({"name": "shop"})
+        async with exporter(api.url, *accounts.flags, environ=BARE) as process:
+            await until(process.url, "^comms_exporter_polls_total.* 1")
+
+            accounts.write({"name": "shop", "auth_token": "another-canary"}, api={"page_size": 7})
+            await reload(process)
+
+            page = await scrape(process.url)
+            assert 1 == value(page, 'comms_exporter_polls_total{account="shop"}')
+            assert 0.2 == value(page, 'comms_exporter_poll_interval_seconds{account="shop"}')
+
     async def test_what_needs_a_restart_is_said(self, accounts, api):
         accounts.write({"name": "shop"})
         async with exporter(api.url, *accounts.flags, environ=BARE) as process:
