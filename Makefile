@@ -4,10 +4,10 @@ VENV := .venv
 RUN := $(VENV)/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak tools lint lock clean
+.PHONY: help demo stack dashboards test soak tools lint lock clean
 
 help: ## say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,13 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
 
 demo: $(VENV)/.runtime ## run the exporter on an embedded simulator; Ctrl-C stops it
 	@exec $(RUN)python -m comms_exporter demo
+
+SCENARIO ?= failure-spike
+stack: $(VENV)/.runtime tools ## watch alerts fire, with Prometheus and Alertmanager; SCENARIO=calm, stuck and so on
+	@PYTHONPATH=. exec $(RUN)python tools/stack.py $(SCENARIO)
+
+dashboards: $(VENV)/.dev ## write grafana/dashboards anew
+	$(RUN)python -m grafana.build
 
 test: $(VENV)/.dev tools ## pass every test; PYTEST="-k name" passes some
 	$(RUN)python -m pytest $(PYTEST)
