@@ -16,12 +16,22 @@ hypothesis.settings.load_profile("unhurried")
 @pytest.fixture(scope="session", params=[pytest.param(2, id="2.42"), pytest.param(3, id="3")])
 def prometheus_binaries(request) -> Binaries:
     """The oldest Prometheus we promise to work with, and the current major version."""
+    return _binaries(request.param)
+
+
+def _binaries(major) -> Binaries:
     try:
-        return Binaries.find(request.param)
+        return Binaries.find(major)
     except MissingBinariesError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def prometheus_three():
+    """The current major version of Prometheus, or the reason why there is none."""
+    return _binaries(3)
 
 
 class AnsweredResponse(aiohttp.ClientResponse):

@@ -70,7 +70,7 @@ def complaints(program: Path, *arguments: str | Path, text: str = "") -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        timeout=60,
+        timeout=300,
         check=False,
     )
     if done.returncode == 0:
