@@ -149,7 +149,7 @@ class Poller:
             self._plan.sweep = now + HOUR
         if listing.sweep or now >= self._plan.day:
             self._plan.day = now + 10 * self._interval
-        missing = {each.id: each for each in self.state.unfinished() if each.id not in listing.operations}
+        missing = {each.id: each for each in self.state.unfinished() if each.id not in listing.seen}
         if missing:
             await self._settle()
             await self._follow_up(missing, patience)
@@ -216,7 +216,7 @@ class Poller:
             if self._listing_is_cheaper(wanted, status):
                 answer = await self._read(Query(created_after=min(wanted), status=status), patience, sweep=False)
                 self._apply(answer)
-                missing = {key: each for key, each in missing.items() if key not in answer.operations}
+                missing = {key: each for key, each in missing.items() if key not in answer.seen}
         for operation_id in missing:
             await self._fetch(operation_id, patience)
 
@@ -237,7 +237,7 @@ class Poller:
         else:
             ended = self._ended()
             listing = Listing({}, started=ended, ended=ended)
-            _gather(page, listing)
+            self._gather(page, listing)
             self._apply(listing)
 
     async def _read(self, query: Query, patience: Patience, *, sweep: bool) -> Listing:
@@ -245,21 +245,36 @@ class Poller:
         before = self._client.now() - started
         listing = Listing({}, started=started, ended=started, sweep=sweep)
         async for page in self._client.pages(query, patience):
-            _gather(page, listing)
+            self._gather(page, listing)
+            self._check_filters(query, page)
             self._expect()
+            # Connections that answer at once would never let others have the loop.
+            await asyncio.sleep(0)
         # The first answer may have told that our clock is wrong.
         listing.started += min(before, self._client.now() - self._clock())
         listing.ended = self._ended()
-        self._check_filters(query, listing)
         return listing
+
+    def _gather(self, page: Page, listing: Listing) -> None:
+        """Add what is new in *page* to *listing*."""
+        listing.malformed += page.malformed
+        listing.unknown.update(page.unknown)
+        for operation in page.operations:
+            listing.seen.add(operation.id)
+            if self.state.knows(operation):
+                continue
+            # Pages shift while they are read: what comes twice counts as it was last.
+            known = listing.operations.get(operation.id)
+            if known is None or operation.updated >= known.updated:
+                listing.operations[operation.id] = operation
 
     def _ended(self) -> float:
         # The earlier of two clocks: one odd Date must not make us forget what has yet to be counted.
         return min(self._clock(), self._client.now())
 
-    def _check_filters(self, query: Query, listing: Listing) -> None:
+    def _check_filters(self, query: Query, page: Page) -> None:
         """Notice filters that the API ignores: what it returns is as good as any, but costs more pages."""
-        operations = listing.operations.values()
+        operations = page.operations
         ignored = set()
         if query.created_after is not None and any(each.created < query.created_after - 2 for each in operations):
             ignored.add("startDate")
@@ -302,14 +317,3 @@ class Poller:
 
     def _expect(self, after: float = 0.0) -> None:
         self._expected_by = self._monotonic() + after + GRACE
-
-
-def _gather(page: Page, listing: Listing) -> None:
-    """Add *page* to *listing*."""
-    listing.malformed += page.malformed
-    listing.unknown.update(page.unknown)
-    for operation in page.operations:
-        # Pages shift while they are read: what comes twice counts as it was last.
-        known = listing.operations.get(operation.id)
-        if known is None or operation.updated >= known.updated:
-            listing.operations[operation.id] = operation

@@ -47,13 +47,15 @@ class Tracked:
 class Listing:
     """All pages of one answer, applied whole or not at all; times are seconds on the API's clock.
 
-    *sweep* says that it covers all that the API still returns.
+    *operations* are those that are not known as they are, *seen* are the ids of all. *sweep* says that the listing
+    covers all that the API still returns.
     """
 
     operations: dict[str, Operation]
     started: float
     ended: float
     sweep: bool = False
+    seen: set[str] = field(default_factory=set)
     malformed: list[str] = field(default_factory=list)
     unknown: Counter[str] = field(default_factory=Counter)
 
@@ -109,6 +111,13 @@ class AccountState:
         # When everything was last looked at.
         self.seen: float | None = None
         self.unsaved: set[str] = set()
+        # What a view says of all operations, kept up with every change: a poll must not cost what a week has sent.
+        self._by_status: Counter[str] = Counter()
+        self._by_reading: Counter[Reading] = Counter()
+        self._queued = 0
+        self._scheduled = 0
+        self._unfinished: dict[str, Tracked] = {}
+        self._active: dict[str, Tracked] = {}
         self.regressions: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
         self.malformed = 0
@@ -134,8 +143,22 @@ class AccountState:
 
     def lost(self, operation_id: str) -> None:
         """Take over that the API no longer knows *operation_id*; its marks stay until its retention is over."""
-        self.tracked[operation_id].gone = True
+        known = self.tracked[operation_id]
+        self._leave(known)
+        known.gone = True
+        self._enter(known)
         self.unsaved.add(operation_id)
+
+    def restore(self, tracked: Iterable[Tracked]) -> None:
+        """Take over what was saved of operations."""
+        for each in tracked:
+            self.tracked[each.operation.id] = each
+            self._enter(each)
+
+    def knows(self, operation: Operation) -> bool:
+        """Whether *operation* is known exactly as it is, so that applying it would change nothing."""
+        known = self.tracked.get(operation.id)
+        return known is not None and known.operation == operation and not known.gone
 
     def snapshot(self) -> Snapshot | None:
         """Return what is new since saved() was last told; None before the first look."""
@@ -163,28 +186,38 @@ class AccountState:
 
     def unfinished(self) -> Iterable[Operation]:
         """Return the operations that are still to be followed."""
-        return (each.operation for each in self.tracked.values() if each.operation.unfinished and not each.gone)
+        return (each.operation for each in self._unfinished.values())
 
     def view(self, *, now: float, active_window: float, limit: int) -> View:
         """Return what to show: unfinished operations, then those updated within *active_window*, at most *limit*."""
-        view = View(tuple(self.totals), self.durations.copy(), self.exemplars.copy(), len(self.tracked))
-        active = []
-        for each in self.tracked.values():
-            view.by_reading[self.forced_reading or each.reading] += 1
-            if each.gone:
-                continue
-            operation = each.operation
-            view.by_status[operation.status] += 1
-            view.queued += stat(operation.stats, "queued") or 0
-            view.scheduled += stat(operation.stats, "scheduled") or 0
-            if operation.unfinished:
-                oldest = view.oldest_unfinished.get(operation.status, operation.created)
-                view.oldest_unfinished[operation.status] = min(oldest, operation.created)
-            if operation.unfinished or operation.updated >= now - active_window:
-                active.append(operation)
-        view.exposed = heapq.nsmallest(limit, active, key=_precedence)
-        view.hidden = len(active) - len(view.exposed)
-        return view
+        oldest: dict[str, float] = {}
+        for each in self._unfinished.values():
+            status, created = each.operation.status, each.operation.created
+            oldest[status] = min(created, oldest.get(status, created))
+        earliest = now - active_window
+        for operation_id in [
+            each.operation.id
+            for each in self._active.values()
+            if each.operation.updated < earliest and not each.operation.unfinished
+        ]:
+            del self._active[operation_id]
+        readings = (
+            self._by_reading if self.forced_reading is None else Counter({self.forced_reading: len(self.tracked)})
+        )
+        exposed = heapq.nsmallest(limit, (each.operation for each in self._active.values()), key=_precedence)
+        return View(
+            tuple(self.totals),
+            self.durations.copy(),
+            self.exemplars.copy(),
+            tracked=len(self.tracked),
+            exposed=exposed,
+            hidden=len(self._active) - len(exposed),
+            queued=self._queued,
+            scheduled=self._scheduled,
+            by_status=+self._by_status,
+            by_reading=+readings,
+            oldest_unfinished=oldest,
+        )
 
     def _observe(self, operation: Operation, now: float) -> None:
         known = self.tracked.get(operation.id)
@@ -206,10 +239,12 @@ class AccountState:
         else:
             marks = reached(operation.stats, reading) + _milestones(operation)
             self._count(nothing, marks, operation, now)
-        self.tracked[operation.id] = Tracked(operation, reading, marks)
+        self.tracked[operation.id] = tracked = Tracked(operation, reading, marks)
+        self._enter(tracked)
         self.unsaved.add(operation.id)
 
     def _follow(self, known: Tracked, operation: Operation, now: float) -> None:
+        self._leave(known)
         known.reading = self._reading(operation.stats, known.reading)
         marks = tuple(map(max, known.marks, reached(operation.stats, known.reading) + _milestones(operation)))
         self._count(known.marks, marks, operation, now)
@@ -220,6 +255,7 @@ class AccountState:
         if operation.updated >= known.operation.updated or known.operation.updated > now + MARGIN:
             self.regressions.update(fallen(known.operation.stats, operation.stats, known.reading))
             known.operation = operation
+        self._enter(known)
         self.unsaved.add(operation.id)
 
     def _count(self, before: Marks, after: Marks, operation: Operation, now: float) -> None:
@@ -239,6 +275,32 @@ class AccountState:
         decided = reading_of(stats)
         return before if decided is Reading.UNDECIDED else decided
 
+    def _enter(self, each: Tracked) -> None:
+        """Add *each*, as it is now, to what is said of all."""
+        self._by_reading[each.reading] += 1
+        if each.gone:
+            return
+        operation = each.operation
+        self._by_status[operation.status] += 1
+        self._queued += stat(operation.stats, "queued") or 0
+        self._scheduled += stat(operation.stats, "scheduled") or 0
+        # Whether it is recent enough to be shown is for the next view to say.
+        self._active[operation.id] = each
+        if operation.unfinished:
+            self._unfinished[operation.id] = each
+
+    def _leave(self, each: Tracked) -> None:
+        """Take *each*, as it still is, out of what is said of all."""
+        self._by_reading[each.reading] -= 1
+        if each.gone:
+            return
+        operation = each.operation
+        self._by_status[operation.status] -= 1
+        self._queued -= stat(operation.stats, "queued") or 0
+        self._scheduled -= stat(operation.stats, "scheduled") or 0
+        self._active.pop(operation.id, None)
+        self._unfinished.pop(operation.id, None)
+
     def _forget(self) -> None:
         expired = [
             operation_id
@@ -246,7 +308,7 @@ class AccountState:
             if each.operation.created < self.horizon and (each.gone or not each.operation.unfinished)
         ]
         for operation_id in expired:
-            del self.tracked[operation_id]
+            self._leave(self.tracked.pop(operation_id))
         self.unsaved.update(expired)
 
 

@@ -55,11 +55,10 @@ def fallen(before: Stats, now: Stats, reading: Reading) -> list[str]:
     """Return the stages of REACHED that fewer emails have reached *now* than *before*, which no history explains."""
     # What an answer leaves out has not fallen.
     now = tuple(b if n is None else n for b, n in zip(before, now, strict=True))
-    readings = {reading} if reading is not Reading.UNDECIDED else {Reading.CUMULATIVE, Reading.EXCLUSIVE}
+    readings = (reading,) if reading is not Reading.UNDECIDED else (Reading.CUMULATIVE, Reading.EXCLUSIVE)
+    pairs = [(reached(before, each), reached(now, each)) for each in readings]
     return [
-        name
-        for index, name in enumerate(REACHED)
-        if all(reached(now, each)[index] < reached(before, each)[index] for each in readings)
+        name for index, name in enumerate(REACHED) if all(later[index] < earlier[index] for earlier, later in pairs)
     ]
 
 

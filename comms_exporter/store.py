@@ -259,13 +259,15 @@ def _load(connection: sqlite3.Connection, account: str, empty: AccountState) -> 
     counts = json.loads(totals)
     saved.totals = [int(counts.get(name, 0)) for name in TOTALS]
     saved.durations.restore(**json.loads(durations))
+    tracked = []
     columns = "id, status, created, updated, stats, reading, marks, gone"
     for operation_id, status, created, updated, stats, reading, marks, gone in connection.execute(
         f"SELECT {columns} FROM operations WHERE account = ?",  # noqa: S608 - our own words
         [account],
     ):
         operation = Operation(operation_id, status, created, updated, tuple(json.loads(stats)))
-        saved.tracked[operation_id] = Tracked(operation, Reading(reading), _marks(marks), bool(gone))
+        tracked.append(Tracked(operation, Reading(reading), _marks(marks), bool(gone)))
+    saved.restore(tracked)
     return saved
 
 

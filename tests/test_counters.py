@@ -21,6 +21,7 @@ LIVES = (
     ("queued", "failed"),
     ("scheduled", "canceled"),
 )
+HOUR = 3600.0
 SOAK = int(os.environ.get("SOAK", "1"))
 
 
@@ -224,6 +225,14 @@ class Counters(RuleBasedStateMachine):
     @invariant()
     def totals_are_the_truth(self):
         assert self.witness.totals() == dict(zip(TOTALS, self.state.totals, strict=True))
+
+    @invariant()
+    def the_view_is_what_a_count_of_everything_says(self):
+        afresh = AccountState()
+        afresh.restore(self.state.tracked.values())
+        views = [state.view(now=self.now, active_window=HOUR, limit=3) for state in (self.state, afresh)]
+        for name in ("exposed", "hidden", "queued", "scheduled", "by_status", "by_reading", "oldest_unfinished"):
+            assert getattr(views[0], name) == getattr(views[1], name), name
 
     @invariant()
     def totals_never_fall(self):

@@ -95,7 +95,9 @@ async def process(folder, name, *words):
     log = folder / f"{name}.log"
     environ = {**os.environ, "TWILIO_ACCOUNT_SID": "ACdemo", "TWILIO_AUTH_TOKEN": "demonstration"}
     with log.open("w") as output:
-        running = await asyncio.create_subprocess_exec(*words, stdout=output, stderr=output, env=environ, cwd=BINARIES.parent)
+        running = await asyncio.create_subprocess_exec(
+            *words, stdout=output, stderr=output, env=environ, cwd=BINARIES.parent
+        )
     try:
         try:
             await asyncio.wait_for(running.wait(), 1.5)
