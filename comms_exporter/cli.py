@@ -29,7 +29,8 @@ from comms_exporter.config import (
     parse_listen_address,
 )
 from comms_exporter.logs import Redactor, configure
-from comms_exporter.service import CannotStartError, Service, check_accounts, exporter, listening
+from comms_exporter.service import CannotStartError, Service, check_accounts, exporter, security_of
+from comms_exporter.webserver import CannotListenError, listening
 
 PROG = "comms-exporter"
 
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(f"{PROG}: {problem}", file=sys.stderr)
         return 2
-    except CannotStartError as error:
+    except (CannotStartError, CannotListenError) as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -77,6 +78,7 @@ def _serve_command(arguments: Sequence[str]) -> int:
 
     settings = read_settings()
     if settings.config_check:
+        security_of(settings, _logger(settings)[0])
         print(f"The settings are good: {len(settings.accounts)} account(s).")
         return 0
     return asyncio.run(serve(settings, read_settings))

@@ -317,6 +317,9 @@ class Settings(BaseSettings):
     web_listen_address: Annotated[tuple[ListenAddress, ...], BeforeValidator(_parse_listen_addresses)] = _setting(
         ":10067", "ADDRESS", "Where to listen; may be given several times."
     )
+    web_systemd_socket: bool = _setting(
+        default=False, placeholder="", description="Listen on the sockets that systemd passes, and on no address."
+    )
     web_telemetry_path: Annotated[str, BeforeValidator(_parse_telemetry_path)] = _setting(
         "/metrics", "PATH", "Where the metrics are."
     )
@@ -329,6 +332,14 @@ class Settings(BaseSettings):
     ] = _setting("info", "LEVEL", "Say this and what is worse: debug, info, warn or error.")
     log_format: Annotated[Literal["logfmt", "json"], BeforeValidator(_one_of("logfmt", "json"))] = _setting(
         "logfmt", "FORMAT", "How to write it: logfmt or json."
+    )
+    shard_total: Annotated[int, BeforeValidator(_whole_number(1, 10_000))] = _setting(
+        "1", "NUMBER", "Among how many exporters the accounts are spread, by their names."
+    )
+    shard_index: Annotated[int, BeforeValidator(_whole_number(0, 9_999))] = (
+        _setting(  # after the total, which bounds it
+            "0", "NUMBER", "Which of them this one is, from 0."
+        )
     )
     accounts: tuple[InstanceOf[Account], ...] = ()  # after api_base_url, which it needs
 
@@ -347,6 +358,14 @@ class Settings(BaseSettings):
         """Take the layers as given, in their order, and nothing from this process's environment."""
         return tuple(InitSettingsSource(settings_cls, dict(layer)) for layer in init_settings()["layers"])
 
+    @field_validator("shard_index")
+    @classmethod
+    def _bound_shard_index(cls, index: int, info: ValidationInfo) -> int:
+        total = info.data.get("shard_total", index + 1)
+        if index >= total:
+            raise ValueError(f"{index} is not one of {total} shards; write a number from 0 to {total - 1}")
+        return index
+
     @field_validator("accounts")
     @classmethod
     def _give_base_url(cls, accounts: tuple[Account, ...], info: ValidationInfo) -> tuple[Account, ...]:
@@ -362,6 +381,7 @@ _AREAS = {
     "api": "How to speak with Twilio.",
     "collect": "What to look at, and how often.",
     "state": "What outlives a restart.",
+    "shard": "How accounts are spread over several exporters.",
     "web": "How Prometheus and people reach the exporter.",
     "log": "What to say on stderr, and how.",
 }
@@ -472,7 +492,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _add_flag(group: argparse._ArgumentGroup, name: str, default: str | None) -> None:
     info = _FIELDS[name]
-    if name == "config_check":
+    if name in {"config_check", "web_systemd_socket"}:
         group.add_argument(
             _flag(name), action="store_true", dest=name, default=argparse.SUPPRESS, help=info.description
         )

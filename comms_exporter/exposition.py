@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from comms_exporter.health import Reloads
-from comms_exporter.metrics import Account, build_info, families, operation_text, reload_families
+from comms_exporter.metrics import Account, Shard, build_info, families, operation_text, reload_families, shard_info
 from comms_exporter.models import Operation
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -53,7 +53,12 @@ class Exposition:
     """The page of all *accounts*; what is said of single operations is written once per poll."""
 
     def __init__(
-        self, accounts: Callable[[], Sequence[Account]], *, reloads: Reloads, clock: Callable[[], float]
+        self,
+        accounts: Callable[[], Sequence[Account]],
+        *,
+        reloads: Reloads,
+        clock: Callable[[], float],
+        shard: Shard | None = None,
     ) -> None:
         self._accounts = accounts
         self._clock = clock
@@ -62,7 +67,7 @@ class Exposition:
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        self._registry.register(_Own(accounts, reloads, clock))
+        self._registry.register(_Own(accounts, reloads, shard or Shard(), clock))
         self._shown: list[tuple[str, Sequence[Operation]]] = []
         self._operations: list[tuple[str, str, bytes]] = []
 
@@ -94,13 +99,17 @@ class Exposition:
 class _Own(Collector):
     """What prometheus_client writes for us."""
 
-    def __init__(self, accounts: Callable[[], Sequence[Account]], reloads: Reloads, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, accounts: Callable[[], Sequence[Account]], reloads: Reloads, shard: Shard, clock: Callable[[], float]
+    ) -> None:
         self._accounts = accounts
         self._reloads = reloads
+        self._shard = shard
         self._clock = clock
 
     def collect(self) -> Iterable[Metric]:
         yield build_info()
+        yield shard_info(self._shard)
         yield from reload_families(self._reloads)
         yield from families(self._accounts(), now=self._clock())
 

@@ -6,6 +6,7 @@ written as text, because prometheus_client takes 17 microseconds for each of the
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -40,6 +41,14 @@ class Account(Protocol):
     def health(self) -> PollHealth: ...  # noqa: D102
     @property
     def traffic(self) -> Traffic: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Which of how many exporters this one is, from 0."""
+
+    index: int = 0
+    total: int = 1
 
 
 class OperationFamily(NamedTuple):
@@ -315,6 +324,17 @@ def build_info() -> Metric:
         labels=["version", "python_version"],
     )
     family.add_metric([__version__, platform.python_version()], 1)
+    return family
+
+
+def shard_info(shard: Shard) -> Metric:
+    """Return the gauge that says which part of the accounts is polled here."""
+    family = GaugeMetricFamily(
+        "comms_exporter_shard_info",
+        "1, labelled with which of how many shards of the accounts this exporter polls.",
+        labels=["shard_index", "shard_total"],
+    )
+    family.add_metric([str(shard.index), str(shard.total)], 1)
     return family
 
 

@@ -4,7 +4,8 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -19,17 +20,23 @@ from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
 from comms_exporter import __version__
-from comms_exporter.check import Report, check
+from comms_exporter.check import ADVICE, Report, check
 from comms_exporter.client import CommsClient
-from comms_exporter.config import Account, ListenAddress, Settings, SettingsError
+from comms_exporter.config import Account, Settings, SettingsError, _flag
 from comms_exporter.exposition import Exposition, accepts_gzip, negotiate
 from comms_exporter.health import PollHealth, Reloads, Traffic
 from comms_exporter.logs import Redactor
-from comms_exporter.poller import Poller
+from comms_exporter.metrics import Shard
+from comms_exporter.models import Operation
+from comms_exporter.poller import GRACE, Poller
 from comms_exporter.state import AccountState, Snapshot, View
-from comms_exporter.stats import Reading
+from comms_exporter.stats import REACHED, Reading, reached, stat
+from comms_exporter.statuspage import Account as AccountStatus
+from comms_exporter.statuspage import Funnel, Status, Watched, settings_text
 from comms_exporter.store import StateInUseError, Store, StoreError
-from comms_exporter.web import Line, make_app
+from comms_exporter.web import make_app
+from comms_exporter.webconfig import WebConfigError, WebConfigFile
+from comms_exporter.webserver import listening, systemd_sockets
 
 # Whoever is in the middle of a scrape gets this long to read it when we are told to stop.
 SHUTDOWN_SECONDS = 2.0
@@ -38,6 +45,7 @@ FIXED = (
     "api_ca_file",
     "state_path",
     "web_listen_address",
+    "web_systemd_socket",
     "web_telemetry_path",
     "web_config_file",
     "log_level",
@@ -220,7 +228,8 @@ class Service:
             return None
 
     async def _join(self, settings: Settings) -> None:
-        wanted = {account.name: (account, _what_pollers_need(settings)) for account in settings.accounts}
+        needs = _what_pollers_need(settings)
+        wanted = {account.name: (account, needs) for account in settings.accounts if is_ours(account.name, settings)}
         reading = None if settings.collect_stats_reading == "auto" else Reading(settings.collect_stats_reading)
         states = await self._keeper.load([name for name in wanted if name not in self._members], reading)
         members: dict[str, _Member] = {}
@@ -283,20 +292,34 @@ async def exporter(
 
     A poll loop that dies takes the context with it: a bug may stop us, it may not hide.
     """
+    security = security_of(settings, log)
+    sockets = systemd_sockets(os.environ, os.getpid()) if settings.web_systemd_socket else []
+    addresses = () if sockets else settings.web_listen_address
     keeper = Keeper(settings.state_path, log)
     try:
         async with connections(settings) as session:
             service = Service(settings, session=session, keeper=keeper, load=load, redactor=redactor, log=log)
             await service.prepare()
-            async with listening(_app(service, settings), settings.web_listen_address) as addresses:
-                for address in addresses:
-                    log.info("listening", address=address, version=__version__)
+            async with listening(
+                _app(service, settings),
+                addresses,
+                sockets=sockets,
+                security=security,
+                shutdown_seconds=SHUTDOWN_SECONDS,
+            ) as urls:
+                for url in urls:
+                    log.info("listening", address=url, version=__version__)
                 async with asyncio.TaskGroup() as group:
                     service.start(group)
-                    yield service, addresses
+                    yield service, urls
                     service.stop()
     finally:
         keeper.close()
+
+
+def is_ours(name: str, settings: Settings) -> bool:
+    """Whether the account called *name* is this shard's: the same one of as many shards, wherever that is computed."""
+    return zlib.crc32(name.encode()) % settings.shard_total == settings.shard_index
 
 
 def client_for(
@@ -364,33 +387,23 @@ def proxy_for(base_url: str, redactor: Redactor) -> str | None:
     return proxy
 
 
-@asynccontextmanager
-async def listening(app: web.Application, addresses: Sequence[ListenAddress]) -> AsyncIterator[list[str]]:
-    """Serve *app* on all *addresses* within the context; gives their URLs, with the ports that were free."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
-    await runner.setup()
+def security_of(settings: Settings, log: FilteringBoundLogger) -> WebConfigFile | None:
+    """Return what guards the pages, or raise a SettingsError that says why it cannot."""
     try:
-        urls = []
-        for address in addresses:
-            known = len(runner.addresses)
-            try:
-                await web.TCPSite(runner, address.host, address.port).start()
-            except OSError as error:
-                # asyncio tells the address again where the system only says why; names are not resolved by the system.
-                reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
-                raise CannotStartError(f"cannot listen on {address}: {reason}") from None
-            port = runner.addresses[known][1]
-            host = address.host or "localhost"
-            urls.append(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-        yield urls
-    finally:
-        await runner.cleanup()
+        return WebConfigFile(settings.web_config_file, log=log) if settings.web_config_file else None
+    except WebConfigError as error:
+        complaint = f"--web.config.file: {error}"
+    raise SettingsError([complaint])
 
 
 def _app(service: Service, settings: Settings) -> web.Application:
-    page = Exposition(lambda: service.pollers, reloads=service.reloads, clock=time.time)
+    page = Exposition(
+        lambda: service.pollers,
+        reloads=service.reloads,
+        clock=time.time,
+        shard=Shard(settings.shard_index, settings.shard_total),
+    )
     return make_app(
-        version=__version__,
         telemetry_path=settings.web_telemetry_path,
         write=page.page,
         negotiate=negotiate,
@@ -398,23 +411,96 @@ def _app(service: Service, settings: Settings) -> web.Application:
         healthy=lambda: all(poller.alive for poller in service.pollers),
         ready=lambda: all(poller.health.attempted for poller in service.pollers),
         reload=service.reload,
-        accounts=lambda: [_line(poller) for poller in service.pollers],
+        status=lambda: Status(
+            version=__version__,
+            now=time.time(),
+            telemetry_path=settings.web_telemetry_path,
+            accounts=[_line(poller) for poller in service.pollers],
+            operations=(each for poller in service.pollers for each in _watched(poller)),
+        ),
+        settings=lambda: _told(service, settings),
     )
 
 
-def _line(poller: Poller) -> Line:
+def _line(poller: Poller) -> AccountStatus:
     health = poller.health
-    if not health.attempted:
-        return Line(poller.name, None, "The first poll is under way.")
-    if health.problem is not None:
-        return Line(poller.name, False, f"The last poll failed ({health.problem.reason}): {health.problem.message}")
-    ago = max(0.0, time.time() - health.last_success)
-    return Line(
-        poller.name,
-        True,
-        f"Polled {ago:.0f} s ago. {poller.view.tracked} operations tracked, {len(poller.view.exposed)} shown, "
-        f"about {poller.requests_per_hour() * 24:,.0f} requests a day.",
+    problem = health.problem
+    return AccountStatus(
+        name=poller.name,
+        good=health.up if health.attempted else None,
+        alive=poller.alive,
+        last_success=health.last_success or None,
+        reason=problem.reason if problem else "",
+        message=problem.message if problem else "",
+        advice=ADVICE.get(problem.reason, "") if problem else "",
+        # Between polls, the loop is expected when the next one is due; during one, at any moment.
+        next_poll_seconds=max(0.0, poller._expected_by - GRACE - poller._monotonic()),  # noqa: SLF001
+        requests_a_day=24 * poller.requests_per_hour(),
+        tracked=poller.view.tracked,
+        hidden=poller.view.hidden,
     )
+
+
+def _watched(poller: Poller) -> Iterator[Watched]:
+    for each in poller.view.exposed:
+        trouble = (stat(each.stats, "failed") or 0) + (stat(each.stats, "undelivered") or 0)
+        yield Watched(
+            poller.name,
+            each.id,
+            each.status,
+            not each.unfinished,
+            each.created,
+            each.updated,
+            trouble,
+            partial(_funnel, poller.state, each),
+        )
+
+
+def _funnel(state: AccountState, operation: Operation) -> Funnel:
+    known = state.tracked.get(operation.id)
+    counts = reached(operation.stats, known.reading if known else Reading.UNDECIDED)
+    return Funnel(
+        **{name: count for name, count in zip(REACHED, counts, strict=True) if name not in {"recipients", "attempts"}}
+    )
+
+
+def _told(service: Service, started_with: Settings) -> str:
+    """Return the settings that are at work, without secrets; what needs a restart is as it was at the start."""
+    now, mask = service._settings, service._redactor.mask  # noqa: SLF001
+    effective = {
+        name: getattr(started_with if name in FIXED else now, name)
+        for name in type(now).model_fields
+        if name not in {"accounts", "account_name", "config_check", "config_file"}
+    }
+    accounts = [
+        [
+            ("name", mask(account.name)),
+            ("base-url", mask(account.base_url)),
+            ("user", f"from {account.user_file}" if account.user_file else "given"),
+            ("secret", f"from {account.secret_file}" if account.secret_file else "given"),
+        ]
+        for account in now.accounts
+    ]
+    return settings_text(
+        version=__version__,
+        file=str(now.config_file) if now.config_file else None,
+        settings=[(_key(name), mask(_value(name, value))) for name, value in effective.items()],
+        accounts=accounts,
+    )
+
+
+def _key(name: str) -> str:
+    return _flag(name).removeprefix("--")
+
+
+def _value(name: str, value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.15g}{'' if name == 'api_max_requests_per_second' else 's'}"
+    return "" if value is None else str(value)
 
 
 def _what_pollers_need(settings: Settings) -> tuple[Any, ...]:

@@ -3,10 +3,11 @@
 import asyncio
 import gzip
 from collections.abc import Awaitable, Callable, Iterable
-from html import escape
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from aiohttp import web
+
+from comms_exporter.statuspage import ASSETS, CONTENT_SECURITY_POLICY, Asset, Search, Status, status_page
 
 # Below this, a body is not worth compressing.
 _SMALL = 1024
@@ -14,9 +15,10 @@ _SMALL = 1024
 _LARGE = 2**16
 
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; form-action 'none'",
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
 }
 
 
@@ -35,17 +37,8 @@ class Format(Protocol):
     def content_type(self) -> str: ...  # noqa: D102
 
 
-class Line(NamedTuple):
-    """One account on the landing page: in good order or not, and a sentence."""
-
-    name: str
-    good: bool | None
-    text: str
-
-
 def make_app(
     *,
-    version: str,
     telemetry_path: str,
     write: Writer,
     negotiate: Callable[[str], Format],
@@ -53,11 +46,12 @@ def make_app(
     healthy: Callable[[], bool],
     ready: Callable[[], bool],
     reload: Callable[[], Awaitable[str | None]],
-    accounts: Callable[[], Iterable[Line]],
+    status: Callable[[], Status],
+    settings: Callable[[], str],
 ) -> web.Application:
     """Return the application; nothing that it answers asks the API anything.
 
-    *reload* returns what is wrong with the settings, None where nothing is.
+    *reload* returns what is wrong with the settings, None where nothing is; *settings* is what may be told of them.
     """
 
     async def metrics(request: web.Request) -> web.Response:
@@ -77,17 +71,24 @@ def make_app(
         good = ready()
         return web.Response(text="Ready.\n" if good else "The first poll is under way.\n", status=200 if good else 503)
 
-    async def landing(_: web.Request) -> web.Response:
-        page = _landing(version, telemetry_path, accounts())
+    async def landing(request: web.Request) -> web.Response:
+        page = status_page(status(), Search.of(request.query))
         return web.Response(text=page, content_type="text/html", headers=_HEADERS)
+
+    async def configuration(_: web.Request) -> web.Response:
+        return web.Response(text=settings(), headers=_HEADERS)
 
     async def reloading(_: web.Request) -> web.Response:
         wrong = await reload()
         return web.Response(text="Reloaded.\n" if wrong is None else f"{wrong}\n", status=200 if wrong is None else 500)
 
     app = web.Application()
-    app.router.add_get("/", landing)
+    # First, so that the metrics are where the settings say, whatever of ours is there too.
     app.router.add_get(telemetry_path, metrics)
+    app.router.add_get("/", landing)
+    app.router.add_get("/config", configuration)
+    for asset in ASSETS:
+        app.router.add_get(f"/static/{asset.name}", _serve(asset))
     app.router.add_get("/-/healthy", health)
     app.router.add_get("/-/ready", readiness)
     app.router.add_post("/-/reload", reloading)
@@ -99,51 +100,11 @@ def _gzip(body: bytes) -> bytes:
     return gzip.compress(body, compresslevel=1, mtime=0)
 
 
-def _landing(version: str, telemetry_path: str, accounts: Iterable[Line]) -> str:
-    rows = "\n".join(
-        f'<tr><th scope="row">{escape(line.name)}</th>'
-        f'<td class="{_CLASSES[line.good]}">{_WORDS[line.good]}</td><td>{escape(line.text)}</td></tr>'
-        for line in accounts
-    )
-    return _PAGE.format(version=escape(version), path=escape(telemetry_path), rows=rows)
+def _serve(asset: Asset) -> Callable[[web.Request], Awaitable[web.Response]]:
+    # Its address changes with it, so a browser may keep it.
+    headers = {**_HEADERS, "Cache-Control": "public, max-age=86400, immutable"}
 
+    async def serve(_: web.Request) -> web.Response:
+        return web.Response(text=asset.text, content_type=asset.content_type, headers=headers)
 
-_CLASSES = {True: "good", False: "bad", None: "new"}
-_WORDS = {True: "up", False: "failing", None: "starting"}
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>comms-exporter</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 0 1rem 2rem; }}
-header {{ border-bottom: 4px solid #e6522c; padding: 1rem 0 .5rem; }}
-h1 {{ font-size: 1.4rem; margin: 0; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ text-align: left; padding: .4rem .8rem .4rem 0; vertical-align: top; border-bottom: 1px solid #8884; }}
-td.good {{ color: light-dark(#1a7f37, #57d97b); }}
-td.bad {{ color: light-dark(#c4221a, #ff7b72); font-weight: 600; }}
-</style>
-</head>
-<body>
-<header>
-<h1>comms-exporter</h1>
-<p>Email operations of Twilio's Comms API as Prometheus metrics. Version {version}.</p>
-</header>
-<main>
-<h2>Accounts</h2>
-<table>
-{rows}
-</table>
-<h2>Where to look</h2>
-<ul>
-<li><a href="{path}">Metrics</a></li>
-<li><a href="/-/healthy">Health</a>: whether the poll loops move</li>
-<li><a href="/-/ready">Readiness</a>: whether every account was asked once</li>
-</ul>
-</main>
-</body>
-</html>
-"""
+    return serve

@@ -89,6 +89,8 @@ SETTINGS = {
         ("/file.pem", Path("/file.pem")),
         (None, None),
     ],
+    "shard_total": [("4", 4), ("5", 5), ("6", 6), (None, 1)],
+    "shard_index": [("0", 0), ("0", 0), ("0", 0), (None, 0)],
     "web_telemetry_path": [("/flag", "/flag"), ("/env", "/env"), ("/file/deep", "/file/deep"), (None, "/metrics")],
     "web_config_file": [
         ("flag.yml", Path("flag.yml")),
@@ -120,7 +122,9 @@ class TestPrecedence:
         assert by_default == getattr(load([], HOME | TOKEN), name)
 
     def test_is_proved_for_every_setting(self):
-        assert {*SETTINGS, "config_file", "config_check", "accounts"} == set(type(load([], HOME | TOKEN)).model_fields)
+        assert {*SETTINGS, "config_file", "config_check", "web_systemd_socket", "accounts"} == set(
+            type(load([], HOME | TOKEN)).model_fields
+        )
 
     def test_a_command_may_have_defaults_of_its_own(self, config):
         defaults = {"collect_interval": "5s", "state_path": ""}

@@ -104,6 +104,24 @@ class TestManyAccounts:
                 await until(process.url, r'^comms_emails_sent_total{account="shop"} 3\.0$')
                 await until(process.url, r'^comms_emails_sent_total{account="news"} 5\.0$')
 
+    async def test_shards_have_every_account_once(self, accounts, api):
+        names = [f"account {n}" for n in range(9)]
+        accounts.write(*[{"name": name} for name in names])
+        found = []
+        for index in range(3):
+            flags = (f"--shard.index={index}", "--shard.total=3", f"--config.file={accounts.path}", "--state.path=")
+            async with exporter(api.url, *flags, environ=BARE) as process:
+                page = await scrape(process.url)
+            assert 1 == value(page, f'comms_exporter_shard_info{{shard_index="{index}",shard_total="3"}}')
+            found += re.findall('^comms_up{account="(.*)"}', page, re.MULTILINE)
+        assert names == sorted(found)
+
+    async def test_a_shard_that_is_none_is_named(self):
+        code, _, said = await answer("--shard.index=3", "--shard.total=3", environ=CREDENTIALS)
+
+        assert (2, 1) == (code, said.count("\n"))
+        assert "--shard.index" in said
+
 
 class TestReload:
     async def test_accounts_come_go_and_return_without_losing_a_count(self, accounts, api):

@@ -1,12 +1,14 @@
 """What is answered over HTTP, and that it is never asked of the API."""
 
 import gzip
+import re
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from comms_exporter.exposition import accepts_gzip, negotiate
-from comms_exporter.web import Line, make_app
+from comms_exporter.statuspage import Account, Status
+from comms_exporter.web import make_app
 
 BODY = b"# TYPE comms_up gauge\n" + b'comms_up{account="a"} 1.0\n' * 100
 
@@ -19,7 +21,7 @@ class Exporter:
         self.ready = True
         self.body = BODY
         self.asked = None
-        self.lines = []
+        self.accounts = []
         self.wrong = None
 
     async def reload(self):
@@ -38,7 +40,6 @@ def exporter():
 @pytest.fixture
 async def client(exporter):
     app = make_app(
-        version="1.2.3",
         telemetry_path="/metrics",
         write=exporter.write,
         negotiate=negotiate,
@@ -46,7 +47,8 @@ async def client(exporter):
         healthy=lambda: exporter.healthy,
         ready=lambda: exporter.ready,
         reload=exporter.reload,
-        accounts=lambda: exporter.lines,
+        status=lambda: Status(version="1.2.3", now=9.0, telemetry_path="/metrics", accounts=exporter.accounts),
+        settings=lambda: "api.timeout: 30s\n",
     )
     async with TestClient(TestServer(app), auto_decompress=False) as client:
         yield client
@@ -127,24 +129,48 @@ class TestReload:
 
 class TestLandingPage:
     async def test_says_what_this_is_and_where_to_look(self, client, exporter):
-        exporter.lines = [Line("shop", True, "Polled 3 s ago."), Line("news", False, "401: no"), Line("new", None, "…")]
+        exporter.accounts = [
+            Account(name="shop", good=True, last_success=6.0),
+            Account(name="news", good=False, reason="auth", message="401: no"),
+        ]
 
         answer = await client.get("/")
         page = await answer.text()
 
         assert "text/html" == answer.content_type
-        for said in ("comms-exporter", "1.2.3", 'href="/metrics"', 'href="/-/healthy"', "Polled 3 s ago.", "failing"):
+        for said in ("comms-exporter", "1.2.3", 'href="./metrics"', 'href="./-/healthy"', 'href="./config"', "3 s ago"):
             assert said in page
+        assert "401: no" in page
 
-    async def test_escapes_everything_and_runs_nothing(self, client, exporter):
-        exporter.lines = [Line("<script>alert(1)</script>", False, '"><img src=x onerror=alert(1)>')]
+    async def test_escapes_everything_and_runs_nothing_of_others(self, client, exporter):
+        exporter.accounts = [Account(name="<script>alert(1)</script>", good=False, reason='"><img src=x onerror=a()>')]
 
-        answer = await client.get("/")
+        answer = await client.get("/", params={"q": '"><script>', "account": "<img>"})
         page = await answer.text()
 
-        assert "<script" not in page
+        assert 1 == page.count("<script")
         assert "<img" not in page
-        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+
+    async def test_finds_what_it_needs_beside_itself(self, client):
+        page = await (await client.get("/")).text()
+
+        wanted = re.findall(r'(?:href|src)="(static/[^"]+)"', page)
+        answers = [await client.get(f"/{path}") for path in wanted]
+
+        assert [(200, "image/svg+xml"), (200, "text/css"), (200, "text/javascript")] == [
+            (answer.status, answer.content_type) for answer in answers
+        ]
+
+    async def test_is_never_kept(self, client):
+        assert "no-store" == (await client.get("/")).headers["Cache-Control"]
+
+    async def test_shows_the_settings(self, client):
+        answer = await client.get("/config")
+
+        assert ("text/plain", "api.timeout: 30s\n") == (answer.content_type, await answer.text())
 
     async def test_is_only_there(self, client):
         assert 404 == (await client.get("/elsewhere")).status
