@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack dashboards test soak tools lint lock clean
+.PHONY: help demo stack dashboards test soak tools wheel sbom image lint lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,9 +39,22 @@ test: $(VENV)/.dev tools ## pass every test; PYTEST="-k name" passes some
 soak: $(VENV)/.dev tools ## let the proofs of the counters run for many minutes
 	SOAK=25 $(RUN)python -m pytest tests/test_counters.py tests/test_crash.py --timeout=3600 $(PYTEST)
 
-# The script knows best whether there is anything to do, and takes no time to see that there is not.
-tools: ## fetch the Prometheus servers that tests talk to
+# The scripts know best whether there is anything to do, and take no time to see that there is not.
+tools: $(VENV)/.dev ## fetch the programs that tests talk to
 	@tools/fetch-prometheus
+	@$(RUN)python deploy/tools/fetch.py
+
+wheel: $(VENV)/.dev ## build wheel and source package into dist/
+	$(RUN)python -m build --no-isolation --outdir dist
+
+sbom: wheel ## say in CycloneDX what the wheel runs with, in dist/
+	rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom
+	$(RUN)pip --python build/sbom/bin/python install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	version=$$($(RUN)hatchling version) && sed "s/^dynamic = .*/version = \"$$version\"/" pyproject.toml > build/sbom/pyproject.toml
+	$(RUN)cyclonedx-py environment --pyproject build/sbom/pyproject.toml --mc-type application --output-reproducible -o dist/comms-exporter.cdx.json build/sbom/bin/python
+
+image: $(VENV)/.dev ## build the image with buildah, run it and look at it; as root, on a Debian
+	deploy/image/build-and-test
 
 lint: $(VENV)/.dev ## style and types
 	$(RUN)ruff check .
@@ -51,6 +64,7 @@ lint: $(VENV)/.dev ## style and types
 lock: ## pin the dependencies anew (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet -o requirements.lock
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet -o requirements-dev.lock
+	echo hatchling | uv pip compile - --constraint requirements-dev.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet -o deploy/image/build.lock
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis
