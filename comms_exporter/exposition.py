@@ -4,6 +4,7 @@ prometheus_client's own negotiation ignores preferences and can be made to fail 
 https://prometheus.io/docs/instrumenting/content_negotiation/
 """
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from prometheus_client.core import CollectorRegistry, Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
+from comms_exporter.gzipped import Piece, compress, join
 from comms_exporter.health import Reloads
 from comms_exporter.metrics import Account, Shard, build_info, families, operation_text, reload_families, shard_info
 from comms_exporter.models import Operation
@@ -69,31 +71,49 @@ class Exposition:
         GCCollector(registry=self._registry)
         self._registry.register(_Own(accounts, reloads, shard or Shard(), clock))
         self._shown: list[tuple[str, Sequence[Operation]]] = []
-        self._operations: list[tuple[str, str, bytes]] = []
+        self._blocks = [
+            (name, f"# HELP {name} {text}\n# TYPE {name} gauge\n".encode()) for name, text, _ in operation_text(())
+        ]
+        self._compressed: tuple[list[tuple[str, bytes]], Piece] | None = None
 
     def page(self, *, openmetrics: bool, names: Iterable[str] = ()) -> bytes:
         """Return all families, or those with a sample called one of *names*."""
         wanted = frozenset(names)
-        registry = self._registry.restricted_registry(wanted) if wanted else self._registry
-        small = (generate_openmetrics if openmetrics else generate_latest)(registry)
-        parts = [small.removesuffix(_END)]
-        for name, text, lines in self._operation_families():
-            if not wanted or name in wanted:
-                parts += f"# HELP {name} {text}\n# TYPE {name} gauge\n".encode(), lines
-        if openmetrics:
-            parts.append(_END)
-        return b"".join(parts)
+        operations = [block for name, block in self._operation_blocks() if not wanted or name in wanted]
+        return b"".join([self._small(openmetrics, wanted), *operations, _END if openmetrics else b""])
 
-    def _operation_families(self) -> list[tuple[str, str, bytes]]:
+    async def gzipped(self, *, openmetrics: bool, names: Iterable[str] = ()) -> bytes:
+        """Return the same compressed; what has not changed since the last time has not to be compressed again."""
+        wanted = frozenset(names)
+        if wanted:
+            return await asyncio.to_thread(
+                lambda page: join([compress(page)]), self.page(openmetrics=openmetrics, names=wanted)
+            )
+        blocks = self._operation_blocks()
+        if self._compressed is None or self._compressed[0] is not blocks:
+            text = b"".join(block for _, block in blocks)
+            self._compressed = blocks, await asyncio.to_thread(compress, text)
+        end = compress(_END if openmetrics else b"")
+        return join([compress(self._small(openmetrics, wanted)), self._compressed[1], end])
+
+    def _small(self, openmetrics: bool, wanted: frozenset[str]) -> bytes:  # noqa: FBT001
+        registry = self._registry.restricted_registry(wanted) if wanted else self._registry
+        return (generate_openmetrics if openmetrics else generate_latest)(registry).removesuffix(_END)
+
+    def _operation_blocks(self) -> list[tuple[str, bytes]]:
+        """Return the families of single operations with their text, which is the same in both formats."""
         now = self._clock()
         shown: list[tuple[str, Sequence[Operation]]] = [
             (each.name, () if each.health.stale(now) else each.view.exposed) for each in self._accounts()
         ]
         # A poll replaces the list it exposes, so the same list is the same operations.
         if [(name, id(operations)) for name, operations in shown] != [(name, id(old)) for name, old in self._shown]:
-            self._operations = [(name, text, "".join(lines).encode()) for name, text, lines in operation_text(shown)]
+            self._blocks = [
+                (name, "".join([f"# HELP {name} {text}\n# TYPE {name} gauge\n", *lines]).encode())
+                for name, text, lines in operation_text(shown)
+            ]
             self._shown = shown
-        return self._operations
+        return self._blocks
 
 
 class _Own(Collector):

@@ -82,9 +82,12 @@ async def test_killed_at_random_moments_it_counts_the_truth(tmp_path):
                     await asyncio.sleep(0.02)
                 process.send(signal.SIGKILL)
                 await process.ended()
+        # Time stands still, so that the truth does not run away while it is read.
+        world.freeze()
+        truth = {name: float(n) for name, n in asdict(world.tally()).items()}
         async with exporter(address, *flags, "--log.level=info") as process:
             deadline = time.monotonic() + 30
-            while seen != (truth := {name: float(n) for name, n in asdict(world.tally()).items()}):
+            while seen != truth:
                 assert time.monotonic() < deadline, (seen, truth)
                 await look(session, process.url)
                 await asyncio.sleep(0.05)

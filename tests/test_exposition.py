@@ -1,5 +1,6 @@
 """The page that Prometheus reads: whole, exact, and in the format that was asked for."""
 
+import gzip
 import os
 import platform
 import re
@@ -108,6 +109,14 @@ class TestPage:
         assert {k: v for k, v in text.items() if k not in volatile} == {
             k: v for k, v in open_.items() if k not in volatile
         }
+
+    @pytest.mark.parametrize("openmetrics", [False, True])
+    async def test_says_the_same_compressed(self, openmetrics):
+        exposition = make(lambda: [shop(), newsletter()], lambda: NOW)
+        for names in ((), ("comms_up", "comms_email_operation_sent")):
+            page = exposition.page(openmetrics=openmetrics, names=names).decode()
+            compressed = await exposition.gzipped(openmetrics=openmetrics, names=names)
+            assert ours(page) == ours(gzip.decompress(compressed).decode())
 
     def test_every_family_stands_in_one_piece(self):
         """Prometheus forbids a family whose samples are scattered."""
