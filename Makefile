@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack dashboards test soak tools wheel sbom image lint lock clean
+.PHONY: help demo stack dashboards docs test soak tools wheel sbom image lint lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ stack: $(VENV)/.runtime tools ## watch alerts fire, with Prometheus and Alertman
 
 dashboards: $(VENV)/.dev ## write grafana/dashboards anew
 	$(RUN)python -m grafana.build
+
+docs: $(VENV)/.dev ## write docs/configuration.md and docs/metrics.md anew
+	$(RUN)python tools/write_docs.py
 
 test: $(VENV)/.dev tools ## pass every test; PYTEST="-k name" passes some
 	$(RUN)python -m pytest $(PYTEST)

@@ -301,7 +301,7 @@ class Settings(BaseSettings):
         "1000",
         "NUMBER",
         "How many operations of an account have series of their own: more of them show more, "
-        "and cost Prometheus some fifteen series each. 0 means none at all.",
+        "and cost Prometheus 17 series each. 0 means none at all.",
     )
     collect_stats_reading: Annotated[
         Literal["auto", "cumulative", "exclusive"], BeforeValidator(_one_of("auto", "cumulative", "exclusive"))
