@@ -406,6 +406,7 @@ def _app(service: Service, settings: Settings) -> web.Application:
     return make_app(
         telemetry_path=settings.web_telemetry_path,
         write=page.page,
+        write_gzipped=page.gzipped,
         negotiate=negotiate,
         accepts_gzip=accepts_gzip,
         healthy=lambda: all(poller.alive for poller in service.pollers),
@@ -474,19 +475,20 @@ def _told(service: Service, started_with: Settings) -> str:
     }
     accounts = [
         [
-            ("name", mask(account.name)),
-            ("base-url", mask(account.base_url)),
+            ("name", account.name),
+            ("base-url", account.base_url),
             ("user", f"from {account.user_file}" if account.user_file else "given"),
             ("secret", f"from {account.secret_file}" if account.secret_file else "given"),
         ]
         for account in now.accounts
     ]
-    return settings_text(
+    text = settings_text(
         version=__version__,
         file=str(now.config_file) if now.config_file else None,
-        settings=[(_key(name), mask(_value(name, value))) for name, value in effective.items()],
+        settings=[(_key(name), _value(name, value)) for name, value in effective.items()],
         accounts=accounts,
     )
+    return mask(text)
 
 
 def _key(name: str) -> str:

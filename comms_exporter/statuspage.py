@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
+from heapq import nsmallest
 from html import escape
 from itertools import zip_longest
 from typing import NamedTuple
@@ -22,7 +23,7 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-SORTS = {"worst": "Worst and stuck first", "stuck": "Stuck first", "newest": "Newest first"}
+SORTS = {"worst": "Worst and stuck", "stuck": "Stuck", "newest": "Newest"}
 
 _LONGEST_SEARCH = 200
 _KNOWN_STATUSES = frozenset({"SCHEDULED", "PROCESSING", "COMPLETED", "CANCELED"})
@@ -178,9 +179,9 @@ def find(operations: Iterable[Watched], search: Search, *, now: float) -> Found:
             hits.append(each)
             answer.troubled += each.trouble > 0
             answer.stuck += _stuck(each, now)
-    ordered = _ordered(hits, search.sort, now)
     answer.found = len(hits)
-    answer.shown = ordered[answer.first : answer.first + PAGE_SIZE]
+    end = answer.first + PAGE_SIZE
+    answer.shown = _first(end, hits, search.sort, now)[answer.first : end]
     return answer
 
 
@@ -256,13 +257,14 @@ def _stuck(operation: Watched, now: float) -> bool:
     return not operation.finished and operation.status != "SCHEDULED" and now - operation.updated > STUCK_SECONDS
 
 
-def _ordered(operations: list[Watched], sort: str, now: float) -> list[Watched]:
+def _first(count: int, operations: list[Watched], sort: str, now: float) -> list[Watched]:
+    """Return the first *count* operations, at least; to sort them all would take long where there are many."""
     if sort == "newest":
-        return sorted(operations, key=_by_age)
+        return nsmallest(count, operations, key=_by_age)
     if sort == "stuck":
-        return sorted(operations, key=_by_patience)
-    worst = sorted(operations, key=_by_trouble)
-    stuck = sorted((each for each in operations if _stuck(each, now)), key=_by_patience)
+        return nsmallest(count, operations, key=_by_patience)
+    worst = nsmallest(count, operations, key=_by_trouble)
+    stuck = nsmallest(count, (each for each in operations if _stuck(each, now)), key=_by_patience)
     # They take turns, so that a hundred with failures do not bury the one that does not move.
     turns = (each for pair in zip_longest(worst, stuck) for each in pair if each is not None)
     return list({(each.account, each.id): each for each in turns}.values())
@@ -329,14 +331,14 @@ def _account(account: Account, now: float) -> str:
     wait = account.next_poll_seconds
     soon = "A poll is under way or due." if wait < 1 else f"Next poll in {ago(wait)}."
     facts = [
-        "" if health in {"stopped", "starting"} else soon,
+        "" if health == "stopped" else soon,
         f"About {account.requests_a_day:,.0f} requests a day.",
         f"{account.tracked:,} {_plural(account.tracked, 'operation')} of the last 7 days known.",
     ]
     return (
         f'<li class="account {health}"><h3><bdi>{escape(account.name)}</bdi> <span class="badge {health}">{health}</span></h3>'
         f"<p>{escape(words[health])}</p>{_problem(account)}"
-        f'<p class="facts">{" ".join(filter(None, facts))}</p></li>'
+        f'<p class="facts">{"" if health == "starting" else " ".join(filter(None, facts))}</p></li>'
     )
 
 
@@ -368,7 +370,7 @@ def _form(search: Search, names: Sequence[str]) -> str:
         f'<p><label for="q">Search id, status or account</label>'
         f'<input type="search" id="q" name="q" maxlength="{_LONGEST_SEARCH}" value="{escape(search.text)}" autocomplete="off" spellcheck="false"></p>'
         f'<p><label for="account">Account</label><select id="account" name="account">{_option("", "All accounts", search.account)}{options}</select></p>'
-        f'<p><label for="sort">Order</label><select id="sort" name="sort">{sorts}</select></p>'
+        f'<p><label for="sort">Show first</label><select id="sort" name="sort">{sorts}</select></p>'
         '<p class="actions"><button id="search">Search</button> <a id="clear" href="./">Clear</a></p></form>'
     )
 
@@ -390,7 +392,7 @@ def _operations(answer: Found, status: Status) -> str:
     rows = "\n".join(_operation(each, status.now) for each in answer.shown)
     return (
         f'<p class="count">{_count(answer)}</p>{_LEGEND}'
-        f'<ol class="operations" start="{answer.first + 1}">\n{rows}\n</ol>{_pager(answer)}{note}'
+        f'<ol class="operations" role="list" start="{answer.first + 1}">\n{rows}\n</ol>{_pager(answer)}{note}'
     )
 
 
@@ -410,9 +412,7 @@ def _operation(operation: Watched, now: float) -> str:
     known = operation.status.lower() if operation.status in _KNOWN_STATUSES else "other"
     created = datetime.fromtimestamp(operation.created, UTC).isoformat(timespec="seconds")
     waiting = (
-        f' <span class="badge stuck">unchanged for {ago(now - operation.updated)}</span>'
-        if _stuck(operation, now)
-        else ""
+        f' <span class="badge stuck">unchanged {ago(now - operation.updated)}</span>' if _stuck(operation, now) else ""
     )
     return (
         f'<li><div class="who"><bdi class="id">{escape(operation.id)}</bdi>'
@@ -514,7 +514,7 @@ _PAGE = """<!doctype html>
 <h2 id="accounts-title">Accounts</h2>
 <div id="accounts" data-live>
 <p class="count">{summary}</p>
-<ul class="accounts">
+<ul class="accounts" role="list">
 {accounts}
 </ul>
 </div>
@@ -560,7 +560,7 @@ h1, h2, h3, p, dl, dd { margin: 0; }
 h1 { font-size: 1.5rem; }
 h1 small { color: var(--soft); font-size: 1rem; font-weight: 400; }
 h2 { font-size: 1.2rem; margin: 1.8rem 0 .4rem; }
-h3 { font-size: 1rem; display: flex; flex-wrap: wrap; gap: .3rem .6rem; align-items: center; }
+h3 { font-size: 1rem; display: flex; flex-wrap: wrap; gap: .3rem .6rem; align-items: center; margin-bottom: .2rem; }
 a { color: var(--link); }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 #operations:focus { outline: none; }
@@ -570,7 +570,7 @@ a { color: var(--link); }
 .updates { display: flex; flex-wrap: wrap; gap: .3rem .8rem; align-items: center; margin-top: .3rem; }
 #trouble, strong.bad { color: var(--bad); font-weight: 600; }
 button, input, select { font: inherit; color: inherit; background: var(--back); border: 1px solid var(--soft);
-  border-radius: 6px; padding: .35rem .7rem; min-height: 2.5rem; max-width: 100%; }
+  border-radius: 6px; padding: .35rem .7rem; min-height: 2.5rem; }
 button { cursor: pointer; background: var(--card); }
 .updates button { font-size: .875rem; min-height: 2rem; padding: .1rem .7rem; }
 .badge { font-size: .8rem; font-weight: 600; border: 1px solid currentColor; border-radius: 99px; padding: 0 .6rem; display: inline-block; }
@@ -579,7 +579,7 @@ button { cursor: pointer; background: var(--card); }
 .badge.stuck, .badge.other { color: var(--warn); }
 .badge.starting, .badge.scheduled, .badge.canceled { color: var(--soft); }
 .badge.processing { color: var(--link); }
-.accounts { list-style: none; padding: 0; margin: .5rem 0 0; display: grid; gap: .8rem;
+.accounts { list-style: none; padding: 0; margin: .5rem 0 0; display: grid; gap: .8rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); }
 .account { background: var(--card); border: 1px solid var(--line); border-left: 5px solid var(--soft); border-radius: 8px; padding: .7rem .9rem; }
 .account.good { border-left-color: var(--good); }
@@ -587,15 +587,17 @@ button { cursor: pointer; background: var(--card); }
 dl { margin: .3rem 0; }
 dt { font-size: .8rem; font-weight: 600; color: var(--soft); }
 form { display: flex; flex-wrap: wrap; gap: .6rem 1rem; align-items: end; margin: .3rem 0 .9rem; }
-form p { flex: 0 1 auto; }
+form p { flex: 0 1 auto; min-width: 0; }
 form p:first-child { flex: 1 1 16rem; }
 label { display: block; font-size: .875rem; color: var(--soft); }
 input { width: 100%; }
+select { max-width: 18rem; }
+[aria-pressed=true] { background: var(--text); color: var(--back); }
 .actions a { display: inline-block; padding: .5rem; }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; }
 .legend svg { width: .8rem; height: .8rem; vertical-align: -.05rem; }
 .operations { list-style: none; padding: 0; margin: .5rem 0; border-top: 1px solid var(--line); }
-.operations li { display: grid; grid-template-columns: minmax(0, 11fr) minmax(0, 6fr) minmax(0, 17fr); gap: .2rem 1.2rem;
+.operations li { display: grid; grid-template-columns: minmax(0, 13fr) minmax(0, 7fr) minmax(0, 15fr); gap: .2rem 1.2rem;
   padding: .55rem 0; border-bottom: 1px solid var(--line); }
 .operations p { font-size: .875rem; }
 .id { font: .9rem ui-monospace, monospace; display: block; }
@@ -612,7 +614,7 @@ main > section > ul:last-child { padding-left: 1.2rem; }
   .id { font-size: .8rem; }
   form p { flex: 1 1 8rem; }
   form p:first-child, form .actions { flex-basis: 100%; }
-  select { width: 100%; padding-right: 0; }
+  select { width: 100%; max-width: 100%; padding-right: 0; }
 }
 """,
 )

@@ -1,18 +1,11 @@
 """Answers over HTTP: the metrics, the probes, and a page for people who came to look."""
 
-import asyncio
-import gzip
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from aiohttp import web
 
 from comms_exporter.statuspage import ASSETS, CONTENT_SECURITY_POLICY, Asset, Search, Status, status_page
-
-# Below this, a body is not worth compressing.
-_SMALL = 1024
-# Above this, compressing takes longer than others should have to wait.
-_LARGE = 2**16
 
 _HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
@@ -41,6 +34,7 @@ def make_app(
     *,
     telemetry_path: str,
     write: Writer,
+    write_gzipped: Callable[..., Awaitable[bytes]],
     negotiate: Callable[[str], Format],
     accepts_gzip: Callable[[str], bool],
     healthy: Callable[[], bool],
@@ -56,12 +50,12 @@ def make_app(
 
     async def metrics(request: web.Request) -> web.Response:
         wanted = negotiate(request.headers.get("Accept", ""))
-        body = write(openmetrics=wanted.openmetrics, names=request.query.getall("name[]", []))
+        names = request.query.getall("name[]", [])
         headers = {"Content-Type": wanted.content_type, "Vary": "Accept, Accept-Encoding"}
-        if len(body) >= _SMALL and accepts_gzip(request.headers.get("Accept-Encoding", "")):
+        if accepts_gzip(request.headers.get("Accept-Encoding", "")):
             headers["Content-Encoding"] = "gzip"
-            body = await asyncio.to_thread(_gzip, body) if len(body) > _LARGE else _gzip(body)
-        return web.Response(body=body, headers=headers)
+            return web.Response(body=await write_gzipped(openmetrics=wanted.openmetrics, names=names), headers=headers)
+        return web.Response(body=write(openmetrics=wanted.openmetrics, names=names), headers=headers)
 
     async def health(_: web.Request) -> web.Response:
         good = healthy()
@@ -94,10 +88,6 @@ def make_app(
     app.router.add_post("/-/reload", reloading)
     app.router.add_put("/-/reload", reloading)
     return app
-
-
-def _gzip(body: bytes) -> bytes:
-    return gzip.compress(body, compresslevel=1, mtime=0)
 
 
 def _serve(asset: Asset) -> Callable[[web.Request], Awaitable[web.Response]]:

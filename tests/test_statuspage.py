@@ -1,0 +1,446 @@
+"""The status page: what it says, in which order, and that a real browser shows it and keeps your place."""
+
+import json
+import re
+import time
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from aiohttp.test_utils import TestServer
+from browser import browsing
+from process import exporter, scrape, until
+
+from comms_exporter import statuspage
+from comms_exporter.exposition import accepts_gzip, negotiate
+from comms_exporter.simulator import Fate, World
+from comms_exporter.simulator import make_app as simulated
+from comms_exporter.statuspage import Account, Funnel, Search, Status, Watched, ago, find, settings_text, status_page
+from comms_exporter.web import make_app
+
+NOW = 1_800_000_000.0
+HOSTILE = "\"><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> '{0} &amp;"
+GOOD = Account(
+    name="shop", good=True, last_success=NOW - 3, next_poll_seconds=27, requests_a_day=2881, tracked=120, hidden=0
+)
+
+
+def watched(name="op1", *, account="shop", status="PROCESSING", age=60, unchanged=30, **counts):
+    funnel = {"total": 10, "sent": 9, "delivered": 8, "opened": 4, "failed": 0, "undelivered": 0, "canceled": 0}
+    funnel.update(counts)
+    return Watched(
+        account,
+        name,
+        status,
+        status in {"COMPLETED", "CANCELED"},
+        NOW - age,
+        NOW - unchanged,
+        funnel["failed"] + funnel["undelivered"],
+        lambda: Funnel(**funnel),
+    )
+
+
+def thousand():
+    return [watched(f"op{n:04}", failed=n % 7, sent=8, delivered=7, age=n * 60, unchanged=n) for n in range(1000)]
+
+
+def status(*accounts, operations=()):
+    return Status(
+        version="1.2.3", now=NOW, telemetry_path="/metrics", accounts=accounts or (GOOD,), operations=operations
+    )
+
+
+def page(*accounts, operations=(), **query):
+    return status_page(status(*accounts, operations=operations), Search.of(query))
+
+
+class Words(HTMLParser):
+    """What a reader sees of a page, which tags it has, and where its links lead."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.words, self.tags, self.links, self.ids, self.attributes = [], [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [name for name, _ in attrs]
+        self.links += [value for name, value in attrs if name in {"href", "src", "action"}]
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def handle_endtag(self, tag):
+        if tag in {"p", "dt", "dd", "li", "h3"}:
+            self.words.append(" ")
+
+    @property
+    def text(self):
+        return " ".join("".join(self.words).split())
+
+
+def shown(html):
+    return re.findall(r'<bdi class="id">(.*?)</bdi>', html)
+
+
+class TestAccounts:
+    def test_says_how_polls_are_going(self):
+        text = Words(page()).text
+
+        for said in ("1.2.3", "1 in good health", "shop good", "Last success 3 s ago.", "Next poll in 27 s."):
+            assert said in text
+        assert "About 2,881 requests a day." in text
+
+    def test_says_why_it_fails_and_what_to_do(self):
+        failing = replace(
+            GOOD, good=False, last_success=NOW - 7300, reason="auth", message="401: no", advice="compare the token"
+        )
+
+        text = Words(page(failing)).text
+
+        assert "Last success 2 h 1 min ago." in text
+        assert "Reason auth 401: no What to do Compare the token." in text
+
+    def test_shows_those_in_trouble_first(self):
+        failing, new = Account(name="failing", good=False), Account(name="new", good=None)
+        stopped = replace(GOOD, name="stopped", alive=False)
+
+        html = page(GOOD, new, failing, stopped)
+
+        assert ["stopped", "failing", "new", "shop"] == re.findall(r"<h3><bdi>(.*?)</bdi>", html)
+        assert "<title>(2 failing) comms-exporter</title>" in html
+        assert "1 in good health, 1 failing, 1 stopped, 1 starting" in html
+
+    def test_does_not_make_up_a_success(self):
+        assert "No poll has succeeded since the start." in page(Account(name="new", good=False, reason="timeout"))
+
+    def test_says_that_a_poll_is_under_way(self):
+        assert "The first poll is under way." in page(Account(name="new", good=None))
+        assert "A poll is under way or due." in page(replace(GOOD, next_poll_seconds=0))
+
+
+class TestOperations:
+    def test_says_how_far_one_has_come(self):
+        text = Words(page(operations=[watched("01k", failed=1, undelivered=2, total=1000, sent=900)])).text
+
+        assert "shop, 1 min old" in text
+        assert "1,000 emails: 900 sent, 8 delivered, 4 opened, 3 failed or undelivered" in text
+
+    def test_shows_the_worst_and_the_longest_stuck_first(self):
+        operations = [
+            watched("done", status="COMPLETED"),
+            watched("stiff", unchanged=8000),
+            watched("stuck", unchanged=9000),
+            watched("worst", failed=3, undelivered=4),
+            watched("fresh"),
+            watched("bad", failed=5),
+        ]
+
+        assert ["worst", "stuck", "bad", "stiff", "fresh", "done"] == shown(page(operations=operations))
+
+    def test_shows_what_is_stuck_first_when_asked(self):
+        operations = [
+            watched("worst", failed=9),
+            watched("waits", status="SCHEDULED", unchanged=9e5),
+            watched("stuck", unchanged=9000),
+            watched("done", status="COMPLETED", unchanged=1e5),
+        ]
+
+        html = page(operations=operations, sort="stuck")
+
+        assert ["stuck", "worst", "waits", "done"] == shown(html)
+        assert 1 == html.count("unchanged 2 h 30 min")
+
+    def test_tells_how_many_are_stuck_and_leads_there(self):
+        html = page(operations=[watched(unchanged=9000)])
+
+        assert '<a id="stuck" href="./?sort=stuck">1 unchanged for over 1 h</a>' in html
+
+    def test_shows_the_newest_first_when_asked(self):
+        operations = [watched("old", age=90), watched("new", age=1), watched("middle", age=60)]
+
+        assert ["new", "middle", "old"] == shown(page(operations=operations, sort="newest"))
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ({"q": "OP2"}, ["op2"]),
+            ({"q": " news "}, ["op2"]),
+            ({"q": "completed"}, ["op3"]),
+            ({"account": "shop"}, ["op1", "op3"]),
+            ({"account": "sho"}, []),
+            ({"account": "shop", "q": "op2"}, []),
+        ],
+    )
+    def test_finds_what_is_asked_for(self, query, expected):
+        operations = [watched("op1"), watched("op2", account="news"), watched("op3", status="COMPLETED")]
+
+        assert expected == shown(page(operations=operations, **query))
+
+    def test_shows_what_was_searched(self):
+        html = page(operations=[watched()], q='a"b', account="gone", sort="newest")
+
+        assert 'value="a&quot;b"' in html
+        assert '<option value="gone" selected>gone</option>' in html
+        assert '<option value="newest" selected>' in html
+        assert "Nothing matches the search." in html
+
+    def test_says_where_there_is_none(self):
+        assert "No operation is being watched." in page()
+
+    def test_says_how_many_are_not_watched(self):
+        assert "1,234 more operations not watched one by one" in page(replace(GOOD, hidden=1234))
+
+    def test_shows_fifty_of_a_thousand(self):
+        html = page(operations=thousand(), q="op", page="2")
+
+        assert 50 == len(shown(html))
+        assert "51 to 100 of 1,000 operations, 857 with failures" in Words(html).text
+        assert "Page 2 of 20" in html
+        assert 'rel="prev" href="./?q=op"' in html
+        assert 'rel="next" href="./?q=op&amp;page=3"' in html
+
+    @pytest.mark.parametrize("sort", ["worst", "stuck", "newest"])
+    def test_shows_every_one_on_some_page_once(self, sort):
+        operations = [each._replace(updated=NOW - 10 * n) for n, each in enumerate(thousand())]
+        pages = [shown(page(operations=operations, page=str(n), sort=sort)) for n in range(1, 21)]
+
+        assert [50] * 20 == [len(names) for names in pages]
+        assert 1000 == len({name for names in pages for name in names})
+
+    def test_looks_closely_only_at_those_on_the_page(self):
+        asked = []
+
+        def operation(n):
+            return watched(f"op{n}")._replace(funnel=lambda: asked.append(n) or watched().funnel())
+
+        page(operations=[operation(n) for n in range(1000)])
+
+        assert 50 == len(asked)
+
+    @pytest.mark.parametrize("number", ["0", "-1", "x", "", "9" * 5000, "٣", "1e3"])
+    def test_shows_some_page_whatever_is_asked(self, number):
+        assert 50 == len(shown(page(operations=thousand(), page=number))) or number == "٣"
+
+    def test_shows_the_last_page_where_a_later_one_is_asked_for(self):
+        assert find(thousand(), Search(page=99), now=NOW).page == 20
+
+    @pytest.mark.parametrize(
+        "counts",
+        [
+            {"total": 0, "sent": 0, "delivered": 0, "opened": 0},
+            {"total": 10, "sent": 2, "delivered": 9, "opened": 12},
+            {"total": 1_000_000, "sent": 999_999, "delivered": 999_998, "opened": 999_998, "failed": 1},
+            {"total": 1, "sent": 0, "delivered": 0, "opened": 0, "failed": 2**53},
+        ],
+    )
+    def test_draws_no_bar_longer_than_itself(self, counts):
+        html = page(operations=[watched(**counts)])
+        bar = html[html.index('<svg class="bar"') :]
+
+        edges = [float(x) + float(width) for x, width in re.findall(r'x="([-.\d]+)" width="([-.\d]+)"', bar)]
+
+        assert all(edge <= 100.01 for edge in edges)
+        assert "-" not in "".join(re.findall(r'x="([^"]+)"', bar))
+
+
+class TestHostility:
+    def test_nothing_that_others_wrote_is_markup(self):
+        account = Account(name=HOSTILE, good=False, reason=HOSTILE, message=HOSTILE, advice=HOSTILE)
+        operation = watched(HOSTILE, account=HOSTILE, status=HOSTILE)
+
+        tame = Words(page(Account(name="a", good=False, reason="a", message="a", advice="a"), operations=[watched()]))
+        words = Words(page(account, operations=[operation, watched("\0\r\n\x1b[0m")], account=HOSTILE, sort=HOSTILE))
+
+        assert set(tame.tags) >= set(words.tags)
+        assert set(tame.attributes) >= set(words.attributes)
+        assert words.tags.count("script") == 1
+        assert HOSTILE in "".join(words.words)
+
+    def test_bytes_that_are_no_text_do_no_harm(self):
+        page(operations=[watched()], q="\udcff", account="\ud800").encode()
+
+    def test_nothing_on_the_page_is_from_elsewhere(self):
+        words = Words(page(operations=thousand()))
+
+        outside = [link for link in words.links if "://" in link]
+        assert ["https://www.twilio.com/docs/email/api/reference/email-operation-resource"] == outside
+        assert not {"style", "onclick", "onload"} & set(words.attributes)
+        assert "style" not in words.tags
+
+    def test_no_id_is_there_twice(self):
+        ids = Words(page(operations=thousand(), page="2")).ids
+
+        assert len(ids) == len(set(ids))
+
+    def test_the_script_stays_small(self):
+        assert len(statuspage.SCRIPT.text.splitlines()) <= 40
+
+
+class TestAgo:
+    @pytest.mark.parametrize(
+        ("seconds", "expected"),
+        [
+            (-5, "0 s"),
+            (59.9, "59 s"),
+            (60, "1 min"),
+            (3599, "59 min"),
+            (3600, "1 h"),
+            (3661, "1 h 1 min"),
+            (40000, "11 h"),
+            (172800, "2 days"),
+        ],
+    )
+    def test_says_it_in_the_units_people_use(self, seconds, expected):
+        assert expected == ago(seconds)
+
+
+class TestSettings:
+    def test_says_file_settings_and_accounts(self):
+        text = settings_text(
+            version="1.2.3",
+            file="/etc/comms.yml",
+            settings=[("api.timeout", "30s"), ("state.path", "")],
+            accounts=[[("name", "a\nb"), ("secret", "given")]],
+        )
+
+        assert text.splitlines()[1:] == [
+            "# Configuration file: /etc/comms.yml; flags and environment come before it.",
+            "",
+            "api.timeout: 30s",
+            "state.path:",
+            "",
+            "accounts:",
+            "  - name: a?b",
+            "    secret: given",
+        ]
+
+
+class Site:
+    """The status page on a real socket, and what it says for now."""
+
+    def __init__(self):
+        self.status = status()
+        self.served = 0
+
+    def current(self):
+        self.served += 1
+        return replace(self.status, version=f"served {self.served}")
+
+
+def make_site_app(site):
+    return make_app(
+        telemetry_path="/metrics",
+        write=lambda **_: b"",
+        negotiate=negotiate,
+        accepts_gzip=accepts_gzip,
+        healthy=lambda: True,
+        ready=lambda: True,
+        reload=None,
+        status=site.current,
+        settings=lambda: "",
+    )
+
+
+class TestTheRealProgram:
+    async def test_shows_what_it_polls_and_its_settings_but_no_secret(self, tmp_path):
+        """Both readings of the counters, an account that is refused, and three ways to hold a secret."""
+        (tmp_path / "token").write_text("canary-in-a-file")
+        accounts = [
+            {"name": "shop", "account_sid": "ACcanary", "auth_token": "canary-token"},
+            {"name": "key", "api_key": "SKcanary", "api_secret": "canary-secret"},
+            {"name": "refused", "account_sid": "ACrefused", "auth_token_file": str(tmp_path / "token")},
+        ]
+        config = tmp_path / "comms.yml"
+        config.write_text(json.dumps({"accounts": accounts, "api": {"timeout": "7s"}}))
+        world = World(clock=time.time, reading="exclusive")
+        world.send(fates=[Fate(sent=0, delivered=0, opened=0), Fate(sent=0, delivered=0), Fate(failed=0)])
+        known = {"ACcanary": "canary-token", "SKcanary": "canary-secret"}
+        async with (
+            TestServer(simulated(world, credentials=known)) as api,
+            exporter(
+                str(api.make_url("/v1")),
+                f"--config.file={config}",
+                environ={"TWILIO_ACCOUNT_SID": "", "TWILIO_AUTH_TOKEN": ""},
+            ) as process,
+        ):
+            await until(process.url, r'polls_total{account="refused"} [1-9]')
+            await until(process.url, r'comms_up{account="shop"} 1')
+            await until(process.url, r'comms_up{account="key"} 1')
+            home, settings = await scrape(process.url, "/?account=shop"), await scrape(process.url, "/config")
+
+        text = Words(home).text
+        assert "3 emails: 2 sent, 2 delivered, 1 opened, 1 failed or undelivered" in text
+        assert "1 to 1 of 1 operation, 1 with failures" in text
+        assert "2 in good health, 1 failing" in text
+        assert "What to do The credentials are refused:" in text
+        assert re.search(r"Next poll in [12]?\d s\.", text)
+        assert f"# Configuration file: {config};" in settings
+        assert "api.timeout: 7s\n" in settings
+        assert f"    secret: from {tmp_path}/token\n" in settings
+        assert "canary" not in (home + settings).replace(str(tmp_path), "")
+
+
+class TestInABrowser:
+    async def test_shows_refreshes_and_keeps_your_place(self, tmp_path, monkeypatch):
+        """One browser for it all: to start it takes longer than to look."""
+        monkeypatch.setattr(statuspage, "REFRESH_SECONDS", 0.3)
+        site = Site()
+        hostile = Account(name=HOSTILE, good=False, reason="server", message=HOSTILE, advice="see <b>there</b>")
+        site.status = status(GOOD, hostile, operations=[watched(HOSTILE, account=HOSTILE, failed=9), *thousand()])
+        async with TestServer(make_site_app(site)) as server, browsing(tmp_path) as tab:
+            url = str(server.make_url("/"))
+            await tab.open(url)
+
+            # What others wrote is text, and runs nothing.
+            assert HOSTILE == await tab.run("document.querySelector('.account bdi').textContent")
+            assert HOSTILE == await tab.run("document.querySelector('.id').textContent")
+            assert "(1 failing) comms-exporter" == await tab.run("document.title")
+            assert 0 == await tab.run("document.images.length")
+            assert 50 == await tab.run("document.querySelectorAll('.operations > li').length")
+            assert "1 to 50 of 1,001" in await tab.run("document.querySelector('#operations .count').textContent")
+
+            # The style sheet is there, light and dark, and nothing is wider than a phone.
+            background = "getComputedStyle(document.body).backgroundColor"
+            assert "rgb(255, 255, 255)" == await tab.run(background)
+            await tab.look(width=390, height=844, dark=True)
+            assert "rgb(20, 23, 28)" == await tab.run(background)
+            assert 390 == await tab.run("document.documentElement.scrollWidth")
+            await tab.look()
+
+            # A refresh brings what is new, and leaves scroll, focus and a half-typed search where they are.
+            await tab.run("document.getElementById('q').value = 'half a wo'; document.getElementById('next').focus()")
+            await tab.run("scrollTo(0, 700)")
+            site.status = status(replace(GOOD, name="renamed"), operations=thousand()[:60])
+            await tab.until("document.querySelector('.account bdi').textContent === 'renamed'")
+            kept = "[scrollY, document.getElementById('q').value, document.activeElement.id]"
+            assert [700, "half a wo", "next"] == await tab.run(kept)
+            assert "comms-exporter" == await tab.run("document.title")
+
+            # Whoever pauses it is left alone.
+            await tab.run("document.getElementById('pause').click(); new Promise(resolve => setTimeout(resolve, 200))")
+            served = site.served
+            await tab.run("new Promise(resolve => setTimeout(resolve, 800))")
+            assert served == site.served
+            assert "true" == await tab.run("document.getElementById('pause').getAttribute('aria-pressed')")
+
+            # The form and the links lead where they say.
+            await tab.open(f"{url}?page=2")
+            await tab.run("document.getElementById('q').value = 'op0007'")
+            await tab.run("document.getElementById('search').click()")
+            await tab.until("location.search.includes('op0007') && document.querySelectorAll('.id').length === 1")
+            assert ["op0007"] == await tab.run("[...document.querySelectorAll('.id')].map(each => each.textContent)")
+
+            # Nothing was complained about, and nobody else was asked.
+            assert [] == tab.complaints
+            assert {url} == {request[: len(url)] for request in tab.requests}
+
+    async def test_says_when_it_cannot_refresh(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(statuspage, "REFRESH_SECONDS", 0.2)
+        site = Site()
+        async with browsing(tmp_path) as tab:
+            async with TestServer(make_site_app(site)) as server:
+                await tab.open(str(server.make_url("/")))
+            await tab.until("document.getElementById('trouble').textContent.startsWith('Not updated')")
+            assert "shop" == await tab.run("document.querySelector('.account bdi').textContent")
