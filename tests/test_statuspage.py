@@ -333,6 +333,7 @@ def make_site_app(site):
     return make_app(
         telemetry_path="/metrics",
         write=lambda **_: b"",
+        write_gzipped=None,
         negotiate=negotiate,
         accepts_gzip=accepts_gzip,
         healthy=lambda: True,
