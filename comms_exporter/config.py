@@ -393,7 +393,8 @@ _DEFAULTS_IN_WORDS = {
 }
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """Return the flag of the setting *name*."""
     if name == "web_config_file":  # every Prometheus exporter calls it so
         return "--web.config.file"
     return "--" + name.replace("_", ".", 1).replace("_", "-")
@@ -403,9 +404,9 @@ def _variable(name: str) -> str:
     return ENV_PREFIX + name.upper()
 
 
-_FIELD_OF_FLAG = {_flag(name): name for name in _FIELDS}
+_FIELD_OF_FLAG = {flag_of(name): name for name in _FIELDS}
 _FIELD_OF_VARIABLE = {_variable(name): name for name in _FIELDS if name != "config_check"}
-_FIELD_OF_KEY = {_flag(name)[2:]: name for name in _FIELDS if not name.startswith("config_")}
+_FIELD_OF_KEY = {flag_of(name)[2:]: name for name in _FIELDS if not name.startswith("config_")}
 
 
 # Where it was set.
@@ -494,14 +495,14 @@ def _add_flag(group: argparse._ArgumentGroup, name: str, default: str | None) ->
     info = _FIELDS[name]
     if name in {"config_check", "web_systemd_socket"}:
         group.add_argument(
-            _flag(name), action="store_true", dest=name, default=argparse.SUPPRESS, help=info.description
+            flag_of(name), action="store_true", dest=name, default=argparse.SUPPRESS, help=info.description
         )
         return
     if default is None:
         default = _DEFAULTS_IN_WORDS.get(name, info.default)
     text = f"{info.description} Default: {default or 'none'}. Environment: {_variable(name)}."
     group.add_argument(
-        _flag(name),
+        flag_of(name),
         action="append" if name == "web_listen_address" else "store",
         dest=name,
         default=argparse.SUPPRESS,
@@ -521,7 +522,7 @@ def _from_flags(argv: Sequence[str], parser: argparse.ArgumentParser) -> _Layer:
         raise SettingsError([problem])
     if unknown:
         raise SettingsError(_complaints_about_words(unknown))
-    return {name: _Given(value, _flag(name)) for name, value in vars(namespace).items() if name in _FIELDS}
+    return {name: _Given(value, flag_of(name)) for name, value in vars(namespace).items() if name in _FIELDS}
 
 
 def _complaints_about_words(words: Sequence[str]) -> list[str]:
@@ -552,7 +553,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> _Layer
         text = raw.strip()
         name = _FIELD_OF_VARIABLE.get(variable)
         if text and variable == _variable("config_check"):
-            problems.append(f"{variable}: is no variable; use {_flag('config_check')}")
+            problems.append(f"{variable}: is no variable; use {flag_of('config_check')}")
         elif name and (text or name == "state_path"):
             layer[name] = _Given(text, variable)
         elif name is None and text and variable.startswith(ENV_PREFIX) and not _is_injected(variable, text):
@@ -561,11 +562,11 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> _Layer
 
 
 def _from_defaults(environ: Mapping[str, str], defaults: Mapping[str, str]) -> _Layer:
-    layer = {name: _Given(text, _flag(name)) for name, text in defaults.items()}
+    layer = {name: _Given(text, flag_of(name)) for name, text in defaults.items()}
     # A relative XDG_STATE_HOME is to be ignored, says its specification.
     xdg, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME") or os.path.expanduser("~")  # noqa: PTH111  Path raises
     state_home = Path(xdg) if xdg.startswith("/") else Path(home) / ".local" / "state"
-    layer.setdefault("state_path", _Given(str(state_home / "comms-exporter" / "state.db"), _flag("state_path")))
+    layer.setdefault("state_path", _Given(str(state_home / "comms-exporter" / "state.db"), flag_of("state_path")))
     return layer
 
 
@@ -895,6 +896,6 @@ def _checked(layers: Sequence[_Layer], accounts: Sequence[Account], problems: li
         wrong = error.errors(include_url=False, include_input=False)
     for one in wrong:
         name = str(one["loc"][0])
-        where = next((layer[name].name for layer in layers if name in layer), _flag(name))
+        where = next((layer[name].name for layer in layers if name in layer), flag_of(name))
         problems.append(f"{where}: {one.get('ctx', {}).get('error', one['msg'])}")
     return None

@@ -97,6 +97,12 @@ class Poller:
         """Whether the loop has moved when it said it would."""
         return self._monotonic() <= self._expected_by
 
+    @property
+    def next_poll_seconds(self) -> float:
+        """How long it is until the next poll; 0 during one."""
+        # Between polls, the loop is expected when the next one is due; during one, at any moment.
+        return max(0.0, self._expected_by - GRACE - self._monotonic())
+
     def requests_per_hour(self) -> float:
         """Return how many requests an hour of polls takes, if the next week is like the last."""
         return requests_per_hour(

@@ -22,13 +22,13 @@ from structlog.typing import FilteringBoundLogger
 from comms_exporter import __version__
 from comms_exporter.check import ADVICE, Report, check
 from comms_exporter.client import CommsClient
-from comms_exporter.config import Account, Settings, SettingsError, _flag
+from comms_exporter.config import Account, Settings, SettingsError, flag_of
 from comms_exporter.exposition import Exposition, accepts_gzip, negotiate
 from comms_exporter.health import PollHealth, Reloads, Traffic
 from comms_exporter.logs import Redactor
 from comms_exporter.metrics import Shard
 from comms_exporter.models import Operation
-from comms_exporter.poller import GRACE, Poller
+from comms_exporter.poller import Poller
 from comms_exporter.state import AccountState, Snapshot, View
 from comms_exporter.stats import REACHED, Reading, reached, stat
 from comms_exporter.statuspage import Account as AccountStatus
@@ -187,6 +187,15 @@ class Service:
     def pollers(self) -> list[Poller]:
         """The poll loops, in the order of the settings."""
         return [member.poller for member in self._members.values()]
+
+    @property
+    def settings(self) -> Settings:
+        """The settings as they were last read and good."""
+        return self._settings
+
+    def mask(self, text: str) -> str:
+        """Return *text* with every secret in it masked."""
+        return self._redactor.mask(text)
 
     async def prepare(self) -> None:
         """Take up what was counted before, so that it can be shown."""
@@ -434,8 +443,7 @@ def _line(poller: Poller) -> AccountStatus:
         reason=problem.reason if problem else "",
         message=problem.message if problem else "",
         advice=ADVICE.get(problem.reason, "") if problem else "",
-        # Between polls, the loop is expected when the next one is due; during one, at any moment.
-        next_poll_seconds=max(0.0, poller._expected_by - GRACE - poller._monotonic()),  # noqa: SLF001
+        next_poll_seconds=poller.next_poll_seconds,
         requests_a_day=24 * poller.requests_per_hour(),
         tracked=poller.view.tracked,
         hidden=poller.view.hidden,
@@ -467,7 +475,7 @@ def _funnel(state: AccountState, operation: Operation) -> Funnel:
 
 def _told(service: Service, started_with: Settings) -> str:
     """Return the settings that are at work, without secrets; what needs a restart is as it was at the start."""
-    now, mask = service._settings, service._redactor.mask  # noqa: SLF001
+    now = service.settings
     effective = {
         name: getattr(started_with if name in FIXED else now, name)
         for name in type(now).model_fields
@@ -488,11 +496,11 @@ def _told(service: Service, started_with: Settings) -> str:
         settings=[(_key(name), _value(name, value)) for name, value in effective.items()],
         accounts=accounts,
     )
-    return mask(text)
+    return service.mask(text)
 
 
 def _key(name: str) -> str:
-    return _flag(name).removeprefix("--")
+    return flag_of(name).removeprefix("--")
 
 
 def _value(name: str, value: Any) -> str:

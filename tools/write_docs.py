@@ -103,7 +103,7 @@ def configuration():
 
 def setting(name):
     info = config._FIELDS[name]  # noqa: SLF001
-    flag = config._flag(name)  # noqa: SLF001
+    flag = config.flag_of(name)
     written = f"`{info.default}`" if info.default else "off" if info.annotation is bool else "none"
     variables, keys = config._FIELD_OF_VARIABLE, config._FIELD_OF_KEY  # noqa: SLF001
     facts = [
