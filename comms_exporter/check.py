@@ -64,7 +64,7 @@ async def check(
     resolve: Callable[[str, int], Awaitable[int]] | None = None,
 ) -> Report:
     """Look at everything between us and the operations of *account*, with one request."""
-    report = Report(account)
+    report = Report(account, [Step("settings", True, f"good; asks {base_url} every {interval:g} s")])
     url = urlsplit(base_url)
     host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
     if proxied:

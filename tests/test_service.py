@@ -297,7 +297,8 @@ class TestCheck:
 
         assert (0, "") == (code, said)
         assert printed.startswith("account ACtest\n")
-        assert 8 == printed.count("  ok    ")
+        assert 9 == printed.count("  ok    ")
+        assert f"settings     good; asks {api.url} every 30 s" in printed
         assert re.search(r"requests +about 2,8\d\d a day, for 1 operations a week", printed)
 
     @pytest.mark.parametrize(
