@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack dashboards docs test soak tools wheel sbom image lint lock clean
+.PHONY: help demo stack dashboards docs test soak bench tools wheel sbom image lint lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ test: $(VENV)/.dev tools ## pass every test; PYTEST="-k name" passes some
 
 soak: $(VENV)/.dev tools ## let the proofs of the counters run for many minutes
 	SOAK=25 $(RUN)python -m pytest tests/test_counters.py tests/test_crash.py --timeout=3600 $(PYTEST)
+
+bench: $(VENV)/.dev ## measure the exporter beside nginx, prometheus_client and Prometheus, and write docs/performance.md anew
+	@tools/fetch-prometheus
+	@exec $(RUN)python -m bench $(BENCH)
 
 # The scripts know best whether there is anything to do, and take no time to see that there is not.
 tools: $(VENV)/.dev ## fetch the programs that tests talk to

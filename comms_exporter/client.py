@@ -27,11 +27,9 @@ from yarl import URL
 from comms_exporter.health import Traffic
 from comms_exporter.models import (
     BadPayloadError,
-    MalformedOperationError,
     Page,
-    decode,
-    read_operation,
     read_page,
+    read_single,
 )
 
 # A page of 1,000 operations is 0.3 MB; what is fifty times larger is not one.
@@ -166,15 +164,15 @@ class CommsClient:
             return Page([], None, [f"the id {segment} cannot be asked for"], Counter())
         url = (self._base / "Emails" / "Operations").joinpath(segment, encoded=True)
         try:
-            payload = await self._get(url, patience)
+            body = await self._get(url, patience)
         except CommsError as error:
             if error.reason == "not_found":
                 return None
             raise
-        return read(_read_single, payload)
+        return read(read_single, body)
 
-    async def _get(self, url: URL, patience: Patience, *, started: bool = False) -> Any:
-        """Return the JSON at *url*; the one place that decides to ask again.
+    async def _get(self, url: URL, patience: Patience, *, started: bool = False) -> bytes:
+        """Return the body of the answer at *url*; the one place that decides to ask again.
 
         A listing that is *started* would lose its earlier pages, so it rather sits out a bearable wait.
         """
@@ -202,7 +200,7 @@ class CommsClient:
             self.traffic.retries += 1
             await self._sleep(wait)
 
-    async def _request(self, url: URL) -> Any:
+    async def _request(self, url: URL) -> bytes:
         began = self._monotonic()
         code = "error"
         try:
@@ -263,16 +261,13 @@ class Pace:
             await self._sleep(-self._tokens / self._rate)
 
 
-def decipher(status: int, headers: Mapping[str, str], body: bytes, *, now: float) -> Any:
-    """Return the JSON of a good answer; raise what any other answer means.
+def decipher(status: int, headers: Mapping[str, str], body: bytes, *, now: float) -> bytes:
+    """Return the *body* of a good answer; raise what any other answer means.
 
     Statuses: https://www.twilio.com/docs/email/api/errors
     """
     if status == 200:
-        try:
-            return decode(body)
-        except BadPayloadError as error:
-            raise CommsError("bad_payload", f"200 with a body that is {error}") from None
+        return body
     message = f"{status}: {complaint(body)}"
     if status in {429, 503}:
         reason = "rate_limited" if status == 429 else "server"
@@ -288,12 +283,12 @@ def decipher(status: int, headers: Mapping[str, str], body: bytes, *, now: float
     raise CommsError(_REASON_BY_STATUS.get(status, "bad_request"), message)
 
 
-def read(reader: Callable[[Any], Page], payload: Any) -> Page:
-    """Return *payload* as *reader* understands it; a body that is no page is the API's failure."""
+def read(reader: Callable[[bytes], Page], body: bytes) -> Page:
+    """Return *body* as *reader* understands it; one that is no page is the API's failure."""
     try:
-        return reader(payload)
+        return reader(body)
     except BadPayloadError as error:
-        raise CommsError("bad_payload", str(error)) from None
+        raise CommsError("bad_payload", f"200, but {error}") from None
 
 
 def complaint(body: bytes) -> str:
@@ -356,15 +351,6 @@ def _rfc3339(moment: float) -> str:
     # Not fromtimestamp(), which refuses what a broken clock may say.
     whole = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=max(0, int(moment)))
     return whole.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _read_single(payload: Any) -> Page:
-    page = Page([], None, [], Counter())
-    try:
-        page.operations.append(read_operation(payload, page.unknown))
-    except MalformedOperationError as error:
-        page.malformed.append(str(error))
-    return page
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

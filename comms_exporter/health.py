@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 REASONS = (
     "auth",
@@ -51,8 +52,7 @@ class Histogram:
             self.exemplars[index] = exemplar
 
 
-@dataclass(frozen=True, slots=True)
-class Exemplar:
+class Exemplar(NamedTuple):
     """The operation that last moved a counter, by how much, and when (seconds since the epoch)."""
 
     operation_id: str

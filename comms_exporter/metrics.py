@@ -5,10 +5,10 @@ written as text, because prometheus_client takes 17 microseconds for each of the
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple, Protocol
+from functools import lru_cache
+from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.samples import Exemplar as SampleExemplar
@@ -18,7 +18,7 @@ from comms_exporter import __version__
 from comms_exporter.health import REASONS, Exemplar, Histogram, PollHealth, Reloads, Traffic
 from comms_exporter.models import STATS, STATUSES, Operation
 from comms_exporter.state import EXEMPLIFIED, TOTALS, AccountState, View
-from comms_exporter.stats import REACHED, Reading, stat
+from comms_exporter.stats import REACHED, Reading
 
 CACHED = "As of the last poll, see comms_exporter_last_poll_success_timestamp_seconds."
 # The codes that Twilio documents for these requests, and those it gives without saying so.
@@ -51,14 +51,6 @@ class Shard:
     total: int = 1
 
 
-class OperationFamily(NamedTuple):
-    """A gauge with one series, or with STATUSES one per status, for every exposed operation."""
-
-    name: str
-    help: str
-    sample: Callable[[Operation], float | None]
-
-
 _EMAILS = {
     "total": "Emails that the operation created.",
     "recipients": "Recipients that the operation targets.",
@@ -74,27 +66,19 @@ _EMAILS = {
 }
 
 STATUS_FAMILY = "comms_email_operation_status"
-STATUS_HELP = f"1 for the operation's present status, 0 for the others. {CACHED}"
 
+# Gauges for every exposed operation, name and HELP: the first has one series per status, the others one each, of values().
 OPERATION_FAMILIES = (
+    (STATUS_FAMILY, f"1 for the operation's present status, 0 for the others. {CACHED}"),
     *(
-        OperationFamily(
+        (
             f"comms_email_operation_{'emails' if name == 'total' else name}",
             f"{_EMAILS[name]} stats.{name} as the API says it; absent where it says nothing. {CACHED}",
-            partial(lambda name, operation: stat(operation.stats, name), name),
         )
         for name in STATS
     ),
-    OperationFamily(
-        "comms_email_operation_created_timestamp_seconds",
-        f"When the operation was created (createdAt). {CACHED}",
-        lambda operation: operation.created,
-    ),
-    OperationFamily(
-        "comms_email_operation_updated_timestamp_seconds",
-        f"When the operation last changed (updatedAt). {CACHED}",
-        lambda operation: operation.updated,
-    ),
+    ("comms_email_operation_created_timestamp_seconds", f"When the operation was created (createdAt). {CACHED}"),
+    ("comms_email_operation_updated_timestamp_seconds", f"When the operation last changed (updatedAt). {CACHED}"),
 )
 
 _TOTAL_NAMES = {
@@ -112,29 +96,30 @@ _TOTAL_NAMES = {
 }
 
 
-def operation_text(accounts: Iterable[tuple[str, Iterable[Operation]]]) -> list[tuple[str, str, list[str]]]:
-    """Return (family, HELP, sample lines) for the operations of all *accounts*, all lines of a family together."""
-    labelled = [
-        (operation, f'account="{escape(name)}",operation_id="{escape(operation.id)}"')
-        for name, operations in accounts
-        for operation in operations
-    ]
-    families = [(STATUS_FAMILY, STATUS_HELP, [line for pair in labelled for line in _status_lines(*pair)])]
-    for family in OPERATION_FAMILIES:
-        lines = []
-        for operation, labels in labelled:
-            value = family.sample(operation)
-            if value is not None:
-                lines.append(f"{family.name}{{{labels}}} {number(value)}\n")
-        families.append((family.name, family.help, lines))
-    return families
+def values(operation: Operation) -> tuple[float | None, ...]:
+    """Return what there is to say about *operation* in each of OPERATION_FAMILIES but the first; None means nothing."""
+    return (*operation.stats, operation.created, operation.updated)
 
 
-def _status_lines(operation: Operation, labels: str) -> Iterator[str]:
-    statuses = STATUSES if operation.status in STATUSES else (*STATUSES, operation.status)
-    for status in statuses:
-        present = "1.0" if status == operation.status else "0.0"
-        yield f'{STATUS_FAMILY}{{{labels},status="{escape(status)}"}} {present}\n'
+def operation_texts(account: str, operations: Sequence[Operation]) -> list[str]:
+    """Return the sample lines of *operations*, one text for each of OPERATION_FAMILIES."""
+    opening = f'{{account="{escape(account)}",operation_id="'
+    labels = [f'{opening}{escape(each.id)}"' for each in operations]
+    texts = ["".join(map(_status_lines, labels, [each.status for each in operations]))]
+    for (name, _), column in zip(OPERATION_FAMILIES[1:], zip(*map(values, operations), strict=True), strict=True):
+        pairs = zip(labels, column, strict=True)
+        texts.append("".join([f"{name}{label}}} {number(n)}\n" for label, n in pairs if n is not None]))
+    return texts
+
+
+def _status_lines(labels: str, present: str) -> str:
+    return "".join([f"{STATUS_FAMILY}{labels}{ending}" for ending in _status_endings(present)])
+
+
+@lru_cache
+def _status_endings(present: str) -> list[str]:
+    statuses = STATUSES if present in STATUSES else (*STATUSES, present)
+    return [f',status="{escape(status)}"}} {"1.0" if status == present else "0.0"}\n' for status in statuses]
 
 
 def escape(value: str) -> str:
@@ -146,20 +131,29 @@ def number(value: float) -> str:
     """Return *value* as prometheus_client writes it."""
     if type(value) is int and value < 1_000_000:
         return f"{value}.0"
+    return _by_the_library(value)
+
+
+# Few moments are those of many operations, and most operations are written again only because their neighbours changed.
+@lru_cache(maxsize=4096)
+def _by_the_library(value: float) -> str:
     return str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
-def families(accounts: Iterable[Account], *, now: float) -> Iterator[Metric]:
-    """Yield every family but those of single operations, as it is *now*."""
-    accounts = list(accounts)
+def published_families(accounts: Sequence[Account]) -> Iterator[Metric]:
+    """Yield the families that are the same as long as every account has the same view."""
     yield from _totals(accounts)
     yield from _aggregates(accounts)
     yield from _durations(accounts)
+
+
+def live_families(accounts: Sequence[Account], *, now: float) -> Iterator[Metric]:
+    """Yield how the collecting is going, as it is *now*."""
     yield from _health(accounts)
     yield from _audit(accounts, now)
 
 
-def _totals(accounts: list[Account]) -> Iterator[Metric]:
+def _totals(accounts: Sequence[Account]) -> Iterator[Metric]:
     for index, total in enumerate(TOTALS):
         name, what = _TOTAL_NAMES[total]
         family = CounterMetricFamily(name, f"{what} since the first look at the account. {CACHED}", labels=["account"])
@@ -174,7 +168,7 @@ def _totals(accounts: list[Account]) -> Iterator[Metric]:
         yield family
 
 
-def _aggregates(accounts: list[Account]) -> Iterator[Metric]:
+def _aggregates(accounts: Sequence[Account]) -> Iterator[Metric]:
     tracked = f"in all tracked operations. {CACHED}"
     yield _gauge("comms_emails_queued", f"Emails queued {tracked}", accounts, lambda a: a.view.queued)
     yield _gauge("comms_emails_scheduled", f"Emails scheduled {tracked}", accounts, lambda a: a.view.scheduled)
@@ -194,7 +188,7 @@ def _aggregates(accounts: list[Account]) -> Iterator[Metric]:
     )
 
 
-def _durations(accounts: list[Account]) -> Iterator[Metric]:
+def _durations(accounts: Sequence[Account]) -> Iterator[Metric]:
     yield _histogram(
         "comms_email_operation_duration_seconds",
         "Time from createdAt to the updatedAt with which an operation was first seen COMPLETED, for operations that "
@@ -204,7 +198,7 @@ def _durations(accounts: list[Account]) -> Iterator[Metric]:
     )
 
 
-def _health(accounts: list[Account]) -> Iterator[Metric]:
+def _health(accounts: Sequence[Account]) -> Iterator[Metric]:
     yield _gauge("comms_up", "1 if the last poll of the account succeeded.", accounts, lambda a: a.health.up)
     yield _counter("comms_exporter_polls", "Polls that came to an end.", accounts, lambda a: a.health.polls)
     yield _labelled_counter(
@@ -256,7 +250,7 @@ def _health(accounts: list[Account]) -> Iterator[Metric]:
     )
 
 
-def _audit(accounts: list[Account], now: float) -> Iterator[Metric]:
+def _audit(accounts: Sequence[Account], now: float) -> Iterator[Metric]:
     yield _gauge(
         "comms_exporter_operations_tracked",
         f"Operations that the exporter keeps count of. {CACHED}",
@@ -352,14 +346,14 @@ def reload_families(reloads: Reloads) -> Iterator[Metric]:
     )
 
 
-def _gauge(name: str, text: str, accounts: list[Account], value: Callable[[Account], float]) -> Metric:
+def _gauge(name: str, text: str, accounts: Sequence[Account], value: Callable[[Account], float]) -> Metric:
     family = GaugeMetricFamily(name, text, labels=["account"])
     for account in accounts:
         family.add_metric([account.name], value(account))
     return family
 
 
-def _counter(name: str, text: str, accounts: list[Account], value: Callable[[Account], float]) -> Metric:
+def _counter(name: str, text: str, accounts: Sequence[Account], value: Callable[[Account], float]) -> Metric:
     family = CounterMetricFamily(name, text, labels=["account"])
     for account in accounts:
         family.add_metric([account.name], value(account))
@@ -367,7 +361,7 @@ def _counter(name: str, text: str, accounts: list[Account], value: Callable[[Acc
 
 
 def _labelled_gauge(
-    name: str, text: str, label: str, accounts: list[Account], values: Callable[[Account], Mapping[str, float]]
+    name: str, text: str, label: str, accounts: Sequence[Account], values: Callable[[Account], Mapping[str, float]]
 ) -> Metric:
     family = GaugeMetricFamily(name, text, labels=["account", label])
     for account in accounts:
@@ -377,7 +371,7 @@ def _labelled_gauge(
 
 
 def _labelled_counter(
-    name: str, text: str, label: str, accounts: list[Account], values: Callable[[Account], Mapping[str, float]]
+    name: str, text: str, label: str, accounts: Sequence[Account], values: Callable[[Account], Mapping[str, float]]
 ) -> Metric:
     family = CounterMetricFamily(name, text, labels=["account", label])
     for account in accounts:
@@ -386,7 +380,7 @@ def _labelled_counter(
     return family
 
 
-def _histogram(name: str, text: str, accounts: list[Account], histogram: Callable[[Account], Histogram]) -> Metric:
+def _histogram(name: str, text: str, accounts: Sequence[Account], histogram: Callable[[Account], Histogram]) -> Metric:
     family = HistogramMetricFamily(name, text, labels=["account"])
     for account in accounts:
         recorded = histogram(account)

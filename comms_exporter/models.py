@@ -4,9 +4,12 @@ Source of the shapes: https://www.twilio.com/docs/email/api/reference/email-oper
 """
 
 import json
+import struct
 from collections import Counter
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+import msgspec
 
 STATS = (
     "total",
@@ -35,6 +38,10 @@ _MOST_ENTRIES = 20_000
 # Prometheus keeps floats: beyond this, a count is no longer exact.
 _LARGEST_COUNT = 2**53
 
+# Eleven numbers of eight bytes, of which none is negative: that is what stands for a missing one.
+_PACKED = struct.Struct(f"<{len(STATS)}q")
+_MISSING = -1
+
 
 class MalformedOperationError(ValueError):
     """An entry that cannot be an operation; its message names the field."""
@@ -44,19 +51,40 @@ class BadPayloadError(ValueError):
     """A body that is no page, or no JSON at all."""
 
 
-class Operation(NamedTuple):
-    """One send request as the API last described it; *stats* follow STATS, None where the answer had no such counter."""
+class Operation(msgspec.Struct, frozen=True, gc=False):
+    """One send request as the API last described it.
+
+    A week of a large sender is a million of them, so the counters are packed: 121 bytes instead of up to 480.
+    """
 
     id: str
     status: str
     created: float
     updated: float
-    stats: Stats
+    packed: bytes
+
+    @property
+    def stats(self) -> Stats:
+        """The counters in the order of STATS, None where the answer had no such counter."""
+        return unpack(self.packed)
 
     @property
     def unfinished(self) -> bool:
         """Whether more is to come; a status we do not know counts as unfinished."""
         return self.status not in TERMINAL
+
+
+def pack(stats: Stats) -> bytes:
+    """Return *stats* as an Operation keeps them."""
+    if None in stats:
+        return _PACKED.pack(*(_MISSING if n is None else n for n in stats))
+    return _PACKED.pack(*stats)
+
+
+def unpack(packed: bytes) -> Stats:
+    """Return what pack() was given."""
+    stats = _PACKED.unpack(packed)
+    return tuple(None if n == _MISSING else n for n in stats) if _MISSING in stats else stats
 
 
 class Page(NamedTuple):
@@ -66,6 +94,27 @@ class Page(NamedTuple):
     next: str | None
     malformed: list[str]
     unknown: Counter[str]
+
+
+def read_page(body: bytes) -> Page:
+    """Return the operations in *body*, whichever published envelope they came in."""
+    try:
+        usual = _USUAL_PAGE.decode(body)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return _read_unusual_page(body)
+    operations = list(map(_from_usual, usual.operations))
+    if not all(each.id.isascii() for each in operations):
+        return _read_unusual_page(body)
+    _check_length(len(operations))
+    token = _next_token({"pagination": usual.pagination, "meta": usual.meta, "nextPageToken": usual.nextPageToken})
+    return Page(operations, token, [], Counter())
+
+
+def read_single(body: bytes) -> Page:
+    """Return the operation in *body* as a page of one."""
+    page = Page([], None, [], Counter())
+    _read_into(page, decode(body))
+    return page
 
 
 def decode(body: bytes) -> Any:
@@ -83,20 +132,66 @@ def decode(body: bytes) -> Any:
         raise BadPayloadError(f"not JSON: {error}") from None
 
 
-def read_page(payload: Any) -> Page:
-    """Return the operations of *payload*, whichever published envelope it came in."""
+# What every answer looks like that Twilio documents, read and checked in one go: a fifth of the cost of looking at each
+# value. Whatever is different in any way is left to the patient reader below, whose answer is the same where both have one.
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST_COUNT)]
+_UsualStats = msgspec.defstruct(
+    "_UsualStats", [(name, _Count | None, None) for name in STATS], gc=False, forbid_unknown_fields=True
+)
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
+class _UsualOperation(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_ID)]
+    status: Literal["SCHEDULED", "PROCESSING", "COMPLETED", "CANCELED"]
+    stats: _UsualStats  # type: ignore[valid-type]
+    createdAt: _Time  # noqa: N815 - Twilio's name
+    updatedAt: _Time  # noqa: N815
+
+
+class _UsualPage(msgspec.Struct):
+    operations: list[_UsualOperation]
+    pagination: Any = None
+    meta: Any = None
+    nextPageToken: Any = None  # noqa: N815
+
+
+_USUAL_PAGE = msgspec.json.Decoder(_UsualPage)
+
+
+def _from_usual(usual: _UsualOperation) -> Operation:
+    return Operation(
+        usual.id,
+        usual.status,
+        usual.createdAt.timestamp(),
+        usual.updatedAt.timestamp(),
+        pack(msgspec.structs.astuple(usual.stats)),
+    )
+
+
+def _read_unusual_page(body: bytes) -> Page:
+    payload = decode(body)
     if not isinstance(payload, dict):
         raise BadPayloadError(f"the body is a JSON {_kind(payload)}, not an object")
     page = Page([], _next_token(payload), [], Counter())
     items = _items(payload)
-    if len(items) > _MOST_ENTRIES:
-        raise BadPayloadError(f"the body lists {len(items)} operations; a page has at most 1000")
+    _check_length(len(items))
     for raw in items:
-        try:
-            page.operations.append(read_operation(raw, page.unknown))
-        except MalformedOperationError as error:
-            page.malformed.append(str(error))
+        _read_into(page, raw)
     return page
+
+
+def _check_length(entries: int) -> None:
+    if entries > _MOST_ENTRIES:
+        raise BadPayloadError(f"the body lists {entries} operations; a page has at most 1000")
+
+
+def _read_into(page: Page, raw: Any) -> None:
+    try:
+        page.operations.append(read_operation(raw, page.unknown))
+    except MalformedOperationError as error:
+        page.malformed.append(str(error))
 
 
 def read_operation(raw: Any, unknown: Counter[str]) -> Operation:
@@ -109,7 +204,7 @@ def read_operation(raw: Any, unknown: Counter[str]) -> Operation:
     if not isinstance(counters, dict):
         raise MalformedOperationError(f"stats is a JSON {_kind(counters)}, not an object")
     operation = Operation(
-        operation_id, status, _epoch(raw, "createdAt"), _epoch(raw, "updatedAt"), _read_stats(counters)
+        operation_id, status, _epoch(raw, "createdAt"), _epoch(raw, "updatedAt"), pack(_read_stats(counters))
     )
     if status not in STATUSES:
         unknown["status"] += 1
@@ -181,12 +276,18 @@ def _epoch(raw: dict[str, Any], name: str) -> float:
     if not isinstance(value, str):
         raise MalformedOperationError(f"{name} is a JSON {_kind(value)}, not a string")
     try:
-        moment = datetime.fromisoformat(value.upper())
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return moment.timestamp()
+        return _moment(value).timestamp()
     except ValueError:
         raise MalformedOperationError(f"{name} is no RFC 3339 time") from None
+
+
+def _moment(text: str) -> datetime:
+    try:
+        # First, because it rounds nanoseconds, which fromisoformat() cuts off.
+        moment = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        moment = datetime.fromisoformat(text.upper())
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _kind(value: Any) -> str:

@@ -6,7 +6,7 @@ every poll; a day's at every tenth; all that the API still returns every hour, a
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,6 +15,7 @@ import structlog
 from comms_exporter.client import CommsClient, CommsError, Patience, Query, ThrottledError
 from comms_exporter.health import PollHealth, Problem
 from comms_exporter.models import Operation, Page
+from comms_exporter.slices import SIZE, Steps, parts, sliced
 from comms_exporter.state import DAY, MARGIN, RETENTION, AccountState, Listing, Snapshot, View
 from comms_exporter.store import StateLostError, StoreError
 
@@ -37,6 +38,15 @@ def requests_per_hour(operations_a_week: int, *, interval: float, page_size: int
     sweeps = min(1.0, polls)
     days = max(0.0, polls / 10 - sweeps)
     return sweeps * pages(7 * DAY) + days * pages(DAY) + (polls - sweeps - days) * pages(HOUR)
+
+
+def _unseen(operations: Iterable[Operation], seen: set[str]) -> Steps[dict[str, Operation]]:
+    """Return those of *operations* that a listing has not shown, by their ids."""
+    missing: dict[str, Operation] = {}
+    for part in parts(operations, 4 * SIZE):
+        missing.update((each.id, each) for each in part if each.id not in seen)
+        yield
+    return missing
 
 
 @dataclass(slots=True)
@@ -64,6 +74,7 @@ class Poller:
         log: structlog.typing.FilteringBoundLogger,
         mask: Callable[[str], str],
         save: Callable[[Snapshot], Awaitable[None]] | None = None,
+        prepare: Callable[[str, Sequence[Operation]], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -77,6 +88,7 @@ class Poller:
         self.view = view
         self._client = client
         self._save = save
+        self._prepare = prepare
         self._interval = interval
         self._active_window = active_window
         self._max_operations = max_operations
@@ -150,12 +162,12 @@ class Poller:
         listing = await self._list(patience, sweep=now >= self._plan.sweep, day=now >= self._plan.day)
         if listing.sweep:
             self._mention_gap(listing)
-        self._apply(listing)
+        await self._apply(listing)
         if listing.sweep:
             self._plan.sweep = now + HOUR
         if listing.sweep or now >= self._plan.day:
             self._plan.day = now + 10 * self._interval
-        missing = {each.id: each for each in self.state.unfinished() if each.id not in listing.seen}
+        missing = await sliced(_unseen(self.state.unfinished(), listing.seen))
         if missing:
             await self._settle()
             await self._follow_up(missing, patience)
@@ -170,20 +182,27 @@ class Poller:
 
     async def _settle(self) -> None:
         """Save what is new, then show it; a disk that fails costs safety, not sight."""
-        snapshot = self.state.snapshot() if self._save is not None else None
-        if self._save is None:
-            self.state.saved()
-        elif snapshot is not None:
+        snapshot = self.state.snapshot()
+        if self._save is not None and snapshot is not None:
             try:
                 await self._save(snapshot)
             except StoreError as error:
+                self.state.not_saved(snapshot)
                 self._not_saved(error)
+            except BaseException:
+                # Told to stop: whether it was saved is not known.
+                self.state.not_saved(snapshot)
+                raise
             else:
                 self._saved()
-        self._publish()
+        view = await sliced(
+            self.state.view(now=self._client.now(), active_window=self._active_window, limit=self._max_operations)
+        )
+        if self._prepare is not None:
+            await self._prepare(self.name, view.exposed)
+        self.view = view
 
     def _saved(self) -> None:
-        self.state.saved()
         self.health.last_save = self._clock()
         if self._save_fails:
             self._save_fails = False
@@ -196,11 +215,6 @@ class Poller:
         say = self._log.debug if self._save_fails else self._log.error
         self._save_fails = True
         say("state is not saved: a crash now would cost counts", error=str(error))
-
-    def _publish(self) -> None:
-        self.view = self.state.view(
-            now=self._client.now(), active_window=self._active_window, limit=self._max_operations
-        )
 
     async def _list(self, patience: Patience, *, sweep: bool, day: bool) -> Listing:
         """Return all pages of the narrowest window that is due."""
@@ -219,20 +233,23 @@ class Poller:
             if status is not None and "status" in self._ignored_filters:
                 continue
             wanted = [each.created for each in missing.values() if status in {None, each.status}]
-            if self._listing_is_cheaper(wanted, status):
+            if await sliced(self._listing_is_cheaper(wanted, status)):
                 answer = await self._read(Query(created_after=min(wanted), status=status), patience, sweep=False)
-                self._apply(answer)
-                missing = {key: each for key, each in missing.items() if key not in answer.seen}
+                await self._apply(answer)
+                missing = await sliced(_unseen(missing.values(), answer.seen))
         for operation_id in missing:
             await self._fetch(operation_id, patience)
 
-    def _listing_is_cheaper(self, wanted: list[float], status: str | None) -> bool:
+    def _listing_is_cheaper(self, wanted: list[float], status: str | None) -> Steps[bool]:
         """Whether all operations with *status* since the oldest *wanted* one take fewer pages than these take fetches."""
         if len(wanted) < 2:
             return False
         oldest = min(wanted)
-        operations = (each.operation for each in self.state.tracked.values())
-        listed = sum(each.created >= oldest and status in {None, each.status} for each in operations)
+        listed = 0
+        for part in parts(self.state.tracked.values(), 4 * SIZE):
+            operations = (each.operation for each in part)
+            listed += sum(each.created >= oldest and status in {None, each.status} for each in operations)
+            yield
         return 1 + listed // self._client.page_size < len(wanted)
 
     async def _fetch(self, operation_id: str, patience: Patience) -> None:
@@ -244,7 +261,7 @@ class Poller:
             ended = self._ended()
             listing = Listing({}, started=ended, ended=ended)
             self._gather(page, listing)
-            self._apply(listing)
+            await self._apply(listing)
 
     async def _read(self, query: Query, patience: Patience, *, sweep: bool) -> Listing:
         started = self._clock()
@@ -266,12 +283,14 @@ class Poller:
         listing.malformed += page.malformed
         listing.unknown.update(page.unknown)
         for operation in page.operations:
-            listing.seen.add(operation.id)
-            if self.state.knows(operation):
+            known = self.state.tracked.get(operation.id)
+            # Rather the id that is in memory already.
+            listing.seen.add(operation.id if known is None else known.operation.id)
+            if known is not None and known.operation == operation and not known.gone:
                 continue
             # Pages shift while they are read: what comes twice counts as it was last.
-            known = listing.operations.get(operation.id)
-            if known is None or operation.updated >= known.updated:
+            earlier = listing.operations.get(operation.id)
+            if earlier is None or operation.updated >= earlier.updated:
                 listing.operations[operation.id] = operation
 
     def _ended(self) -> float:
@@ -290,8 +309,8 @@ class Poller:
             self._log.warning("the API ignores a filter: polls cost more than they should", filter=name)
         self._ignored_filters |= ignored
 
-    def _apply(self, listing: Listing) -> None:
-        self.state.apply(listing)
+    async def _apply(self, listing: Listing) -> None:
+        await sliced(self.state.apply(listing))
         if listing.malformed:
             self._log.warning("skipped malformed operations", count=len(listing.malformed), first=listing.malformed[0])
 

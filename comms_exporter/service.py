@@ -23,11 +23,12 @@ from comms_exporter import __version__
 from comms_exporter.check import ADVICE, Report, check
 from comms_exporter.client import CommsClient
 from comms_exporter.config import Account, Settings, SettingsError, flag_of
-from comms_exporter.exposition import Exposition, accepts_gzip, negotiate
+from comms_exporter.exposition import Exposition
 from comms_exporter.health import PollHealth, Reloads, Traffic
 from comms_exporter.logs import Redactor
 from comms_exporter.metrics import Shard
 from comms_exporter.models import Operation
+from comms_exporter.negotiation import accepts_gzip, negotiate
 from comms_exporter.poller import Poller
 from comms_exporter.state import AccountState, Snapshot, View
 from comms_exporter.stats import REACHED, Reading, reached, stat
@@ -182,6 +183,12 @@ class Service:
         self._members: dict[str, _Member] = {}
         self._reloading = asyncio.Lock()
         self.reloads = Reloads(last_success=time.time())
+        self.page = Exposition(
+            lambda: self.pollers,
+            reloads=self.reloads,
+            clock=time.time,
+            shard=Shard(settings.shard_index, settings.shard_total),
+        )
 
     @property
     def pollers(self) -> list[Poller]:
@@ -287,6 +294,7 @@ class Service:
             log=self._log,
             mask=self._redactor.mask,
             save=self._keeper.saver(account.name),
+            prepare=self.page.prepare,
         )
         if before is not None:
             poller.take_over(before)
@@ -406,16 +414,9 @@ def security_of(settings: Settings, log: FilteringBoundLogger) -> WebConfigFile 
 
 
 def _app(service: Service, settings: Settings) -> web.Application:
-    page = Exposition(
-        lambda: service.pollers,
-        reloads=service.reloads,
-        clock=time.time,
-        shard=Shard(settings.shard_index, settings.shard_total),
-    )
     return make_app(
         telemetry_path=settings.web_telemetry_path,
-        write=page.page,
-        write_gzipped=page.gzipped,
+        write=service.page.body,
         negotiate=negotiate,
         accepts_gzip=accepts_gzip,
         healthy=lambda: all(poller.alive for poller in service.pollers),

@@ -1,18 +1,23 @@
 """What we know about every operation of one account, and what we have counted so far.
 
-Nothing here does I/O or awaits, so between two awaits the state is always whole and needs no lock.
+Nothing here does I/O or awaits. What takes long comes in steps (see slices.py); one who takes them at a time needs no lock.
 """
 
 import heapq
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from math import floor
+from operator import attrgetter
 from typing import Any
 
+import msgspec
+
 from comms_exporter.health import Exemplar, Histogram
-from comms_exporter.models import Operation, Stats
-from comms_exporter.stats import REACHED, Reading, at_most, fallen, reached, reading_of, stat
+from comms_exporter.models import STATS, Operation, Stats
+from comms_exporter.slices import SIZE, Steps, parts
+from comms_exporter.stats import REACHED, Reading, at_most, fallen, reached, reading_of
 
 DAY = 86400.0
 # Twilio returns an operation for 7 days after its creation; the margin is for clocks and laggards.
@@ -30,17 +35,37 @@ DURATION_BUCKETS = (5, 15, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600, 6 * 3600
 Marks = tuple[int, ...]
 
 _COMPLETED = TOTALS.index("operations_completed")
+_EXEMPLIFIED = tuple(map(TOTALS.index, EXEMPLIFIED))
+_QUEUED = STATS.index("queued")
+_SCHEDULED = STATS.index("scheduled")
+_NOTHING: Marks = (0,) * len(TOTALS)
+_ID = attrgetter("id")
 
 
-@dataclass(slots=True)
-class Tracked:
-    """One operation: the newest answer, how to read it, and the highest count ever seen of each of TOTALS."""
+class Tracked(msgspec.Struct, frozen=True, gc=False):
+    """One operation: the newest answer, how to read it, and what was higher in an earlier one.
+
+    *gone* says that the API answered 404: there is nothing to show or ask for until a listing returns it again.
+    """
 
     operation: Operation
     reading: Reading
-    marks: Marks
-    # The API said 404: nothing to show or ask for until a listing returns it again.
+    # None where they are what the newest answer says, as nearly always: a million tuples would be 150 MB.
+    exceptional: Marks | None = None
     gone: bool = False
+
+    @classmethod
+    def of(cls, operation: Operation, reading: Reading, marks: Marks, *, gone: bool = False) -> "Tracked":
+        """Return an operation of which *marks* were seen."""
+        said = _marks(operation.stats, operation.status, reading)
+        return cls(operation, reading, None if marks == said else marks, gone)
+
+    @property
+    def marks(self) -> Marks:
+        """The highest count ever seen of each of TOTALS."""
+        if self.exceptional is not None:
+            return self.exceptional
+        return _marks(self.operation.stats, self.operation.status, self.reading)
 
 
 @dataclass(slots=True)
@@ -62,15 +87,17 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What has to be saved of an account's state; later changes leave it alone."""
+    """What has to be saved of an account's state; later changes leave it alone.
+
+    *changed* are operations by their ids, None where one was forgotten.
+    """
 
     first_look: float
     horizon: float
     seen: float
     totals: tuple[int, ...]
     durations: dict[str, Any]
-    changed: list[tuple[Operation, Reading, Marks, bool]]
-    forgotten: list[str]
+    changed: dict[str, Tracked | None]
 
 
 @dataclass(slots=True)
@@ -110,7 +137,7 @@ class AccountState:
         self.horizon = float("-inf")
         # When everything was last looked at.
         self.seen: float | None = None
-        self.unsaved: set[str] = set()
+        self._unsaved: dict[str, Tracked | None] = {}
         # What a view says of all operations, kept up with every change: a poll must not cost what a week has sent.
         self._by_status: Counter[str] = Counter()
         self._by_reading: Counter[Reading] = Counter()
@@ -122,7 +149,7 @@ class AccountState:
         self.unknown: Counter[str] = Counter()
         self.malformed = 0
 
-    def apply(self, listing: Listing) -> None:
+    def apply(self, listing: Listing) -> Steps[None]:
         """Take over *listing*: growth is added to the totals, once; nothing is ever taken away from them.
 
         The first sweep is the first look: it sets high-water marks and counts nothing.
@@ -130,88 +157,92 @@ class AccountState:
         if self.first_look is None and not listing.sweep:
             raise ValueError("the first look must see everything")
         self.horizon = max(self.horizon, listing.ended - RETENTION - MARGIN)
-        for operation in listing.operations.values():
-            self._observe(operation, listing.ended)
+        for part in parts(listing.operations.values()):
+            for operation in part:
+                self._observe(operation, listing.ended)
+            yield
         if self.first_look is None:
             # Twilio's times are whole seconds: what was created in this very second is new.
             self.first_look = floor(listing.started)
         if listing.sweep:
             self.seen = listing.started
-            self._forget()
+            yield from self._forget()
         self.unknown.update(listing.unknown)
         self.malformed += len(listing.malformed)
 
     def lost(self, operation_id: str) -> None:
         """Take over that the API no longer knows *operation_id*; its marks stay until its retention is over."""
         known = self.tracked[operation_id]
-        self._leave(known)
-        known.gone = True
-        self._enter(known)
-        self.unsaved.add(operation_id)
+        stats = known.operation.stats
+        self._replace(known, stats, msgspec.structs.replace(known, gone=True), stats)
 
     def restore(self, tracked: Iterable[Tracked]) -> None:
         """Take over what was saved of operations."""
         for each in tracked:
             self.tracked[each.operation.id] = each
-            self._enter(each)
-
-    def knows(self, operation: Operation) -> bool:
-        """Whether *operation* is known exactly as it is, so that applying it would change nothing."""
-        known = self.tracked.get(operation.id)
-        return known is not None and known.operation == operation and not known.gone
+            self._enter(each, each.operation.stats)
 
     def snapshot(self) -> Snapshot | None:
-        """Return what is new since saved() was last told; None before the first look."""
+        """Return what is new since the last one; None before the first look."""
         if self.first_look is None or self.seen is None:
             return None
-        kept = [self.tracked[name] for name in self.unsaved if name in self.tracked]
+        changed, self._unsaved = self._unsaved, {}
         return Snapshot(
             self.first_look,
             self.horizon,
             self.seen,
             tuple(self.totals),
             {"bounds": self.durations.bounds, "counts": self.durations.counts.copy(), "sum": self.durations.sum},
-            # Plain tuples: ten thousand copies of a dataclass would hold the loop for 40 ms.
-            [(each.operation, each.reading, each.marks, each.gone) for each in kept],
-            [name for name in self.unsaved if name not in self.tracked],
+            changed,
         )
 
-    def saved(self) -> None:
-        """Take over that the last snapshot is where it belongs."""
-        self.unsaved.clear()
+    def not_saved(self, snapshot: Snapshot) -> None:
+        """Take over that *snapshot* is not known to be where it belongs: the next one says it again."""
+        self._unsaved = {**snapshot.changed, **self._unsaved}
 
     def save_everything(self) -> None:
         """Take over that what was saved is lost."""
-        self.unsaved.update(self.tracked)
+        self._unsaved = {**self._unsaved, **self.tracked}
 
     def unfinished(self) -> Iterable[Operation]:
         """Return the operations that are still to be followed."""
         return (each.operation for each in self._unfinished.values())
 
-    def view(self, *, now: float, active_window: float, limit: int) -> View:
-        """Return what to show: unfinished operations, then those updated within *active_window*, at most *limit*."""
+    def view(self, *, now: float, active_window: float, limit: int) -> Steps[View]:
+        """Return what to show: unfinished operations, and those updated within *active_window*.
+
+        Of more than *limit*, unfinished ones and then the most recently updated are shown.
+        """
         oldest: dict[str, float] = {}
-        for each in self._unfinished.values():
-            status, created = each.operation.status, each.operation.created
-            oldest[status] = min(created, oldest.get(status, created))
+        for part in parts(self._unfinished.values()):
+            for each in part:
+                status, created = each.operation.status, each.operation.created
+                oldest[status] = min(created, oldest.get(status, created))
+            yield
         earliest = now - active_window
-        for operation_id in [
-            each.operation.id
-            for each in self._active.values()
-            if each.operation.updated < earliest and not each.operation.unfinished
-        ]:
+        active: list[Operation] = []
+        over: list[str] = []
+        for part in parts(self._active.values(), 4 * SIZE):
+            for each in part:
+                operation = each.operation
+                if operation.updated < earliest and not operation.unfinished:
+                    over.append(operation.id)
+                else:
+                    active.append(operation)
+            yield
+        for operation_id in over:
             del self._active[operation_id]
+        exposed = active if len(active) <= limit else (yield from _first(active, limit))
         readings = (
             self._by_reading if self.forced_reading is None else Counter({self.forced_reading: len(self.tracked)})
         )
-        exposed = heapq.nsmallest(limit, (each.operation for each in self._active.values()), key=_precedence)
         return View(
             tuple(self.totals),
             self.durations.copy(),
             self.exemplars.copy(),
             tracked=len(self.tracked),
             exposed=exposed,
-            hidden=len(self._active) - len(exposed),
+            hidden=len(active) - len(exposed),
             queued=self._queued,
             scheduled=self._scheduled,
             by_status=+self._by_status,
@@ -228,43 +259,57 @@ class AccountState:
 
     def _meet(self, operation: Operation, now: float) -> None:
         expired = operation.created < self.horizon
-        if expired and not operation.unfinished:
-            # Counted and forgotten, or never ours: a server that keeps its operations longer changes nothing.
+        if expired and (self.first_look is not None or not operation.unfinished):
+            # Counted and forgotten, or never ours: neither a server that keeps its operations longer nor a replica that
+            # believes them unfinished changes that.
             return
-        reading = self._reading(operation.stats, Reading.UNDECIDED)
-        nothing = (0,) * len(TOTALS)
-        if self.first_look is None or operation.created < self.first_look or expired:
+        stats = operation.stats
+        reading = self._reading(stats, Reading.UNDECIDED)
+        said = _marks(stats, operation.status, reading)
+        if self.first_look is None or operation.created < self.first_look:
             # The upper bound, so that making up our mind later adds nothing that happened before the first look.
-            marks = at_most(operation.stats, reading) + _milestones(operation)
+            marks = at_most(stats, reading) + said[len(REACHED) :]
         else:
-            marks = reached(operation.stats, reading) + _milestones(operation)
-            self._count(nothing, marks, operation, now)
-        self.tracked[operation.id] = tracked = Tracked(operation, reading, marks)
-        self._enter(tracked)
-        self.unsaved.add(operation.id)
+            marks = said
+            self._count(_NOTHING, marks, operation, now)
+        tracked = Tracked(operation, reading, None if marks == said else marks)
+        self.tracked[operation.id] = self._unsaved[operation.id] = tracked
+        self._enter(tracked, stats)
 
     def _follow(self, known: Tracked, operation: Operation, now: float) -> None:
-        self._leave(known)
-        known.reading = self._reading(operation.stats, known.reading)
-        marks = tuple(map(max, known.marks, reached(operation.stats, known.reading) + _milestones(operation)))
-        self._count(known.marks, marks, operation, now)
-        known.marks = marks
-        known.gone = False
+        before, stats = known.operation.stats, operation.stats
+        reading = self._reading(stats, known.reading)
+        old_marks, said = known.marks, _marks(stats, operation.status, reading)
+        marks = tuple(map(max, old_marks, said))
+        self._count(old_marks, marks, operation, now)
         # A replica that lags may answer with the past: it can add what we never saw, not undo what we know.
         # Nor may one whose updatedAt is hours ahead, and so wrong, hide what follows it.
         if operation.updated >= known.operation.updated or known.operation.updated > now + MARGIN:
-            self.regressions.update(fallen(known.operation.stats, operation.stats, known.reading))
-            known.operation = operation
-        self._enter(known)
-        self.unsaved.add(operation.id)
+            # What is no lower than all that was ever seen has not fallen, if it is read as it was.
+            if marks != said or reading is not known.reading:
+                self.regressions.update(fallen(before, stats, reading))
+            # With the id that is in memory already.
+            operation = Operation(
+                known.operation.id, operation.status, operation.created, operation.updated, operation.packed
+            )
+            after = Tracked(operation, reading, None if marks == said else marks)
+        else:
+            after, stats = Tracked.of(known.operation, reading, marks), before
+        self._replace(known, before, after, stats)
+
+    def _replace(self, before: Tracked, old: Stats, after: Tracked, new: Stats) -> None:
+        """Put *after*, with the counters *new*, in the place of *before*, with *old* ones."""
+        self._add(before, old, -1)
+        self.tracked[after.operation.id] = self._unsaved[after.operation.id] = after
+        self._enter(after, new)
 
     def _count(self, before: Marks, after: Marks, operation: Operation, now: float) -> None:
         if before == after:
             return
-        for index, (old, new) in enumerate(zip(before, after, strict=True)):
-            self.totals[index] += new - old
-            if new > old and TOTALS[index] in EXEMPLIFIED:
-                self.exemplars[TOTALS[index]] = Exemplar(operation.id, new - old, now)
+        self.totals = [total + new - old for total, old, new in zip(self.totals, before, after, strict=True)]
+        for index in _EXEMPLIFIED:
+            if after[index] > before[index]:
+                self.exemplars[TOTALS[index]] = Exemplar(operation.id, after[index] - before[index], now)
         if after[_COMPLETED] > before[_COMPLETED]:
             seconds = max(0.0, operation.updated - operation.created)
             self.durations.observe(seconds, Exemplar(operation.id, seconds, now))
@@ -275,46 +320,68 @@ class AccountState:
         decided = reading_of(stats)
         return before if decided is Reading.UNDECIDED else decided
 
-    def _enter(self, each: Tracked) -> None:
-        """Add *each*, as it is now, to what is said of all."""
-        self._by_reading[each.reading] += 1
-        if each.gone:
-            return
+    def _enter(self, each: Tracked, stats: Stats) -> None:
+        """Add *each* to what is said of all, in the place of what was followed and shown of it so far."""
+        self._add(each, stats, 1)
         operation = each.operation
-        self._by_status[operation.status] += 1
-        self._queued += stat(operation.stats, "queued") or 0
-        self._scheduled += stat(operation.stats, "scheduled") or 0
-        # Whether it is recent enough to be shown is for the next view to say.
-        self._active[operation.id] = each
-        if operation.unfinished:
+        if each.gone:
+            self._active.pop(operation.id, None)
+        else:
+            # Whether it is recent enough to be shown is for the next view to say.
+            self._active[operation.id] = each
+        if operation.unfinished and not each.gone:
             self._unfinished[operation.id] = each
+        else:
+            self._unfinished.pop(operation.id, None)
 
-    def _leave(self, each: Tracked) -> None:
-        """Take *each*, as it still is, out of what is said of all."""
-        self._by_reading[each.reading] -= 1
+    def _add(self, each: Tracked, stats: Stats, sign: int) -> None:
+        """Add *each*, with its *stats*, to the sums, or take it out again."""
+        self._by_reading[each.reading] += sign
         if each.gone:
             return
-        operation = each.operation
-        self._by_status[operation.status] -= 1
-        self._queued -= stat(operation.stats, "queued") or 0
-        self._scheduled -= stat(operation.stats, "scheduled") or 0
-        self._active.pop(operation.id, None)
-        self._unfinished.pop(operation.id, None)
+        self._by_status[each.operation.status] += sign
+        self._queued += sign * (stats[_QUEUED] or 0)
+        self._scheduled += sign * (stats[_SCHEDULED] or 0)
 
-    def _forget(self) -> None:
-        expired = [
-            operation_id
-            for operation_id, each in self.tracked.items()
-            if each.operation.created < self.horizon and (each.gone or not each.operation.unfinished)
-        ]
-        for operation_id in expired:
-            self._leave(self.tracked.pop(operation_id))
-        self.unsaved.update(expired)
+    def _forget(self) -> Steps[None]:
+        expired: list[Tracked] = []
+        for part in parts(self.tracked.values(), 4 * SIZE):
+            expired += [
+                each
+                for each in part
+                if each.operation.created < self.horizon and (each.gone or not each.operation.unfinished)
+            ]
+            yield
+        for part in parts(expired):
+            for each in part:
+                self._add(each, each.operation.stats, -1)
+                operation_id = each.operation.id
+                self._active.pop(operation_id, None)
+                self._unfinished.pop(operation_id, None)
+                del self.tracked[operation_id]
+                self._unsaved[operation_id] = None
+            yield
 
 
-def _milestones(operation: Operation) -> Marks:
-    """Return what the operation itself has reached: created, completed, canceled."""
-    return 1, int(operation.status == "COMPLETED"), int(operation.status == "CANCELED")
+def _first(operations: list[Operation], limit: int) -> Steps[list[Operation]]:
+    """Return the *limit* first of *operations* by precedence, in the order that they were in."""
+    if limit == 0:
+        return []
+    runs = []
+    for part in parts(operations, 4 * SIZE):
+        runs.append(sorted(part, key=_precedence))
+        yield
+    ranking = heapq.merge(*runs, key=_precedence)
+    chosen: set[str] = set()
+    while some := set(map(_ID, islice(ranking, min(SIZE, limit - len(chosen))))):
+        chosen |= some
+        yield
+    return [each for each in operations if each.id in chosen]
+
+
+def _marks(stats: Stats, status: str, reading: Reading) -> Marks:
+    """Return what an answer says of TOTALS: of its emails, and whether it was created, completed, canceled."""
+    return *reached(stats, reading), 1, int(status == "COMPLETED"), int(status == "CANCELED")
 
 
 def _precedence(operation: Operation) -> tuple[bool, float, str]:

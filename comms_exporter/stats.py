@@ -6,6 +6,7 @@ Twilio's own samples disagree. In some, an email that was opened still counts as
 """
 
 from enum import StrEnum
+from operator import ge
 
 from comms_exporter.models import STATS, Stats
 
@@ -24,7 +25,7 @@ class Reading(StrEnum):
 
 def reading_of(stats: Stats) -> Reading:
     """Return the only reading under which *stats* account for every email, UNDECIDED where both or neither do."""
-    total, _, _, scheduled, queued, sent, delivered, opened, undelivered, failed, canceled = (n or 0 for n in stats)
+    total, _, _, scheduled, queued, sent, delivered, opened, undelivered, failed, canceled = _plain(stats)
     before_delivery = scheduled + queued + sent + failed + canceled
     everything = before_delivery + delivered + opened + undelivered
     if before_delivery == total < everything:
@@ -39,7 +40,7 @@ def reached(stats: Stats, reading: Reading) -> Reached:
 
     UNDECIDED gives the lower bound of both readings, which is what the cumulative one says.
     """
-    total, recipients, attempts, _, _, sent, delivered, opened, undelivered, failed, canceled = (n or 0 for n in stats)
+    total, recipients, attempts, _, _, sent, delivered, opened, undelivered, failed, canceled = _plain(stats)
     if reading is Reading.EXCLUSIVE:
         delivered += opened
         sent += delivered + undelivered
@@ -55,11 +56,17 @@ def fallen(before: Stats, now: Stats, reading: Reading) -> list[str]:
     """Return the stages of REACHED that fewer emails have reached *now* than *before*, which no history explains."""
     # What an answer leaves out has not fallen.
     now = tuple(b if n is None else n for b, n in zip(before, now, strict=True))
+    if all(map(ge, _plain(now), _plain(before))):
+        return []
     readings = (reading,) if reading is not Reading.UNDECIDED else (Reading.CUMULATIVE, Reading.EXCLUSIVE)
     pairs = [(reached(before, each), reached(now, each)) for each in readings]
     return [
         name for index, name in enumerate(REACHED) if all(later[index] < earlier[index] for earlier, later in pairs)
     ]
+
+
+def _plain(stats: Stats) -> tuple[int, ...]:
+    return tuple(n or 0 for n in stats) if None in stats else stats  # type: ignore[return-value]
 
 
 def stat(stats: Stats, name: str) -> int | None:

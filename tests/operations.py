@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime
 
-from comms_exporter.models import STATS, Operation
+from comms_exporter.models import STATS, Operation, pack
+from comms_exporter.slices import whole
 from comms_exporter.state import Listing
 
 # Saturday, 2026-11-21 12:00:00 UTC: when nothing else is said, it is now, and everything just happened.
@@ -14,11 +15,36 @@ def stats(**counters):
 
 
 def operation(name="a", *, status="PROCESSING", created=NOW, updated=None, **counters):
-    return Operation(name, status, created, created if updated is None else updated, stats(**counters))
+    return Operation(name, status, created, created if updated is None else updated, pack(stats(**counters)))
 
 
 def listing(*operations, at=NOW, sweep=False, **other):
     return Listing({each.id: each for each in operations}, started=at, ended=at, sweep=sweep, **other)
+
+
+def apply(state, listing):
+    whole(state.apply(listing))
+
+
+def view(state, **how):
+    return whole(state.view(**how))
+
+
+def at_once(coroutine):
+    """Return what *coroutine* comes to, which waits for nothing but its turn."""
+    try:
+        while True:
+            coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+
+
+def page_of(exposition, *, openmetrics=False, gzip=False, names=()):
+    """Return the page that *exposition* gives."""
+    body = at_once(exposition.body(openmetrics=openmetrics, gzip=gzip, names=names))
+    page = b"".join(body.chunks())
+    assert len(page) == body.length
+    return page
 
 
 def rfc3339(moment):

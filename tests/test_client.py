@@ -23,8 +23,10 @@ from comms_exporter.client import (
     complaint,
     decipher,
     explain,
+    read,
     retry_after,
 )
+from comms_exporter.models import read_page
 
 BASE = "https://comms.example/v1"
 OPERATIONS = f"{BASE}/Emails/Operations"
@@ -232,8 +234,8 @@ class TestDecipher:
         assert reason == caught.value.reason
 
     def test_a_good_status_with_a_bad_body_is_a_bad_payload(self):
-        with pytest.raises(CommsError, match="200 with a body that is not JSON") as caught:
-            decipher(200, {}, b"<html>", now=NOW)
+        with pytest.raises(CommsError, match="200, but not JSON") as caught:
+            read(read_page, b"<html>")
         assert caught.value.reason == "bad_payload"
 
     @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from house import house
-from operations import NOW
+from operations import NOW, page_of
 from prometheus import Binaries, Prometheus, complaints
 
 from comms_exporter.exposition import Exposition
@@ -55,7 +55,7 @@ async def history(file, *, start=NOW, hours=4.0, incident=None, trouble=None):
                 _live(news, seconds, None, None, rng, campaign=1.5 * HOUR)
                 await asyncio.gather(shop.poller.poll(), news.poller.poll())
                 if seconds % SCRAPE_SECONDS == 0:
-                    scraped = page.page(openmetrics=False).decode()
+                    scraped = page_of(page).decode()
                     out.writelines(_samples(scraped, start + seconds + 1))
             out.write("# EOF\n")
 

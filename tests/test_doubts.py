@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from house import HOUR, INTERVAL, house
-from operations import NOW, as_json, operation
+from operations import NOW, as_json, operation, page_of
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
@@ -48,9 +48,9 @@ def page(*operations, following=None):
 
 def samples(home):
     """Return what a scrape shows now, as {name: [(labels, value)]}."""
-    write = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), clock=home.clock).page
+    page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), clock=home.clock)
     found = {}
-    for family in text_string_to_metric_families(write(openmetrics=False).decode()):
+    for family in text_string_to_metric_families(page_of(page).decode()):
         for sample in family.samples:
             found.setdefault(sample.name, []).append((sample.labels, sample.value))
     return found

@@ -14,7 +14,7 @@ import pytest
 from house import house
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operations import NOW, as_json, operation
+from operations import NOW, as_json, operation, page_of
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from yarl import URL
@@ -92,7 +92,7 @@ class Promise:
         self._home = home
         self._before = list(home.poller.state.totals)
         self._good = 0
-        self._write = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), clock=home.clock).page
+        self._page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), clock=home.clock)
 
     async def poll(self):
         polls = self._home.poller.health.polls
@@ -107,7 +107,7 @@ class Promise:
 
     def page_is_whole(self):
         for openmetrics, parse in ((False, parse_text), (True, parse_openmetrics)):
-            page = self._write(openmetrics=openmetrics).decode()
+            page = page_of(self._page, openmetrics=openmetrics).decode()
             assert [] == [line for line in page.removesuffix("\n").split("\n") if not LINE.fullmatch(line)]
             samples = {
                 (sample.name, sample.labels.get("operation_id")) for family in parse(page) for sample in family.samples

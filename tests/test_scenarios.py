@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from house import house
-from operations import NOW
+from operations import NOW, page_of
 from prometheus import Binaries, complaints
 
 from comms_exporter.exposition import Exposition
@@ -68,7 +68,7 @@ async def history(scenario, *, before, lasting, step, rate):
                 await home.poller.poll()
                 home.clock.now = NOW + seconds
                 waiting_until = seconds + home.poller.health.interval_seconds if home.poller.health.problem else 0
-            for name, value in [(f"up{{{JOB}}}", 1.0), *scraped(page.page(openmetrics=False).decode())]:
+            for name, value in [(f"up{{{JOB}}}", 1.0), *scraped(page_of(page).decode())]:
                 series.setdefault(name, {})[turn] = value
     return [
         {

@@ -12,7 +12,7 @@ from browser import browsing
 from process import exporter, scrape, until
 
 from comms_exporter import statuspage
-from comms_exporter.exposition import accepts_gzip, negotiate
+from comms_exporter.negotiation import accepts_gzip, negotiate
 from comms_exporter.simulator import Fate, World
 from comms_exporter.simulator import make_app as simulated
 from comms_exporter.statuspage import Account, Funnel, Search, Status, Watched, ago, find, settings_text, status_page
@@ -332,8 +332,7 @@ class Site:
 def make_site_app(site):
     return make_app(
         telemetry_path="/metrics",
-        write=lambda **_: b"",
-        write_gzipped=None,
+        write=None,
         negotiate=negotiate,
         accepts_gzip=accepts_gzip,
         healthy=lambda: True,

@@ -1,5 +1,6 @@
 """What was counted outlives the process; what cannot be read is put aside, and a bad disk is told and outlived."""
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -7,7 +8,7 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from operations import NOW, listing, operation
+from operations import NOW, apply, listing, operation
 
 from comms_exporter import store as store_module
 from comms_exporter.state import AccountState
@@ -17,7 +18,7 @@ from comms_exporter.store import APPLICATION_ID, StateInUseError, StateLostError
 HISTORY = [
     operation("a", total=5, queued=2, sent=3),
     operation("b", status="COMPLETED", updated=NOW + 40, total=2, sent=2, delivered=2, opened=1),
-    operation("c", status="PAUSED", total=1)._replace(stats=(1, None, None, 0, 1, 0, 0, 0, 0, 0, 0)),
+    operation("c", status="PAUSED", total=1, recipients=None, attempts=None, queued=1),
 ]
 
 
@@ -37,8 +38,8 @@ def store(path):
 def state():
     """An account that has counted."""
     state = AccountState()
-    state.apply(listing(operation("before", status="COMPLETED", created=NOW - 99), sweep=True, at=NOW - 60))
-    state.apply(listing(*HISTORY))
+    apply(state, listing(operation("before", status="COMPLETED", created=NOW - 99), sweep=True, at=NOW - 60))
+    apply(state, listing(*HISTORY))
     state.lost("c")
     return state
 
@@ -55,7 +56,6 @@ def database(path):
 
 def saved(store, state, name="shop"):
     store.save(name, state.snapshot())
-    state.saved()
 
 
 def loaded(path, *names):
@@ -94,9 +94,9 @@ class TestSaving:
 
     def test_only_what_changed_is_written(self, store, state, path):
         saved(store, state)
-        state.apply(listing(operation("a", updated=NOW + 50, total=5, sent=5)))
+        apply(state, listing(operation("a", updated=NOW + 50, total=5, sent=5)))
         snapshot = state.snapshot()
-        assert ["a"] == [changed.id for changed, *_ in snapshot.changed]
+        assert ["a"] == list(snapshot.changed)
         store.save("shop", snapshot)
         store.close()
 
@@ -104,7 +104,7 @@ class TestSaving:
 
     def test_what_is_forgotten_is_removed(self, store, state, path):
         saved(store, state)
-        state.apply(listing(sweep=True, at=NOW + 8 * 86400))
+        apply(state, listing(sweep=True, at=NOW + 8 * 86400))
         saved(store, state)
         store.close()
 
@@ -115,7 +115,7 @@ class TestSaving:
     def test_accounts_are_kept_apart(self, store, state, path):
         saved(store, state, "shop")
         other = AccountState()
-        other.apply(listing(operation("a", total=7), sweep=True))
+        apply(other, listing(operation("a", total=7), sweep=True))
         saved(store, other, "other")
         store.close()
 
@@ -132,7 +132,7 @@ class TestSaving:
         snapshot = state.snapshot()
         before = repr(snapshot)
 
-        state.apply(listing(operation("a", updated=NOW + 50, total=5, sent=5, delivered=5), sweep=True, at=NOW + 99))
+        apply(state, listing(operation("a", updated=NOW + 50, total=5, sent=5, delivered=5), sweep=True, at=NOW + 99))
 
         assert before == repr(snapshot)
 
@@ -148,7 +148,7 @@ class TestSaving:
         """A save that fails half-way has not happened."""
         saved(store, state)
         before = memory(loaded_beside(path))
-        state.apply(listing(operation("a", updated=NOW + 50, total=5, sent=5), operation("d", total=9)))
+        apply(state, listing(operation("a", updated=NOW + 50, total=5, sent=5), operation("d", total=9)))
         original = store_module._row
         monkeypatch.setattr(store_module, "_row", lambda *args: fail() if "d" in repr(args) else original(*args))
 
@@ -209,7 +209,7 @@ class TestOpening:
 
     def test_a_damaged_page_is_noticed(self, store, state, path):
         for n in range(500):
-            state.apply(listing(operation(f"more {n}", total=1)))
+            apply(state, listing(operation(f"more {n}", total=1)))
         saved(store, state)
         store.close()
         content = bytearray(path.read_bytes())
@@ -262,6 +262,33 @@ class TestOpening:
 
         assert loaded(path)[1] is not None
 
+    def test_rows_of_the_first_version_are_read(self, store, state, path):
+        """It wrote counters and marks as JSON."""
+        saved(store, state)
+        store.close()
+        with database(path) as connection:
+            for each in state.tracked.values():
+                row = json.dumps(each.operation.stats), json.dumps(each.marks), each.operation.id
+                connection.execute("UPDATE operations SET stats = ?, marks = ? WHERE id = ?", row)
+            connection.execute("PRAGMA user_version = 1")
+
+        states, aside = loaded(path)
+
+        assert aside is None
+        assert memory(state) == memory(states["shop"])
+
+    @pytest.mark.parametrize("stats", ["[1]", "[1,2,3,4,5,6,7,8,9,10,1e999]", b"short"])
+    def test_counters_that_are_none_cost_the_file_not_the_process(self, store, state, path, stats):
+        saved(store, state)
+        store.close()
+        with database(path) as connection:
+            connection.execute("UPDATE operations SET stats = ?", [stats])
+
+        states, aside = loaded(path)
+
+        assert aside is not None
+        assert memory(AccountState()) == memory(states["shop"])
+
     def test_one_of_an_earlier_version_is_brought_forward(self, store, state, path, monkeypatch):
         saved(store, state)
         store.close()
@@ -273,7 +300,7 @@ class TestOpening:
         assert aside is None
         assert memory(state) == memory(states["shop"])
         with database(path) as connection:
-            assert [(3,)] == connection.execute("PRAGMA user_version").fetchall()
+            assert [(len(later),)] == connection.execute("PRAGMA user_version").fetchall()
             assert [(APPLICATION_ID,)] == connection.execute("PRAGMA application_id").fetchall()
 
     @pytest.mark.parametrize("name", ["", "file/state.db"])
@@ -315,7 +342,7 @@ class TestTrouble:
         saved(store, state)
         store._disconnect()
         older = path.read_bytes()
-        state.apply(listing(operation("a", updated=NOW + 50, total=5, sent=5)))
+        apply(state, listing(operation("a", updated=NOW + 50, total=5, sent=5)))
         saved(store, state)
         store._disconnect()
         path.write_bytes(older)
@@ -331,10 +358,12 @@ class TestTrouble:
     def test_a_disk_that_is_full_is_outlived(self, store, state, path):
         saved(store, state)
         store._connection.execute("PRAGMA max_page_count = 1")
-        state.apply(listing(*[operation(f"more {n}", total=1) for n in range(999)]))
+        apply(state, listing(*[operation(f"more {n}", total=1) for n in range(999)]))
 
+        snapshot = state.snapshot()
         with pytest.raises(StoreError, match="full"):
-            store.save("shop", state.snapshot())
+            store.save("shop", snapshot)
+        state.not_saved(snapshot)
         # The next connection has no such limit.
         saved(store, state)
         store.close()

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from house import HOUR, house
-from operations import NOW
+from operations import NOW, page_of
 from prometheus_client.parser import text_string_to_metric_families
 
 from comms_exporter.exposition import Exposition
@@ -74,7 +74,7 @@ class Hour:
         self._stretch = 1
         self._ends = float("inf")
         self._before = list(home.poller.state.totals)
-        self._write = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), clock=home.clock).page
+        self._page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), clock=home.clock)
         self._poll = home.poller.poll
         home.poller.poll = self.poll
 
@@ -138,7 +138,7 @@ class Hour:
     def scrape(self):
         names = ["comms_up", "comms_exporter_poll_failures_total", "comms_exporter_poll_interval_seconds"]
         shown = dict.fromkeys(names, 0.0)
-        for family in text_string_to_metric_families(self._write(openmetrics=False, names=names).decode()):
+        for family in text_string_to_metric_families(page_of(self._page, names=names).decode()):
             for sample in family.samples:
                 if sample.name in shown:
                     shown[sample.name] += sample.value

@@ -1,12 +1,13 @@
 """What is answered over HTTP, and that it is never asked of the API."""
 
-import gzip
+import gzip as gzipped
 import re
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from comms_exporter.exposition import accepts_gzip, negotiate
+from comms_exporter.exposition import Body
+from comms_exporter.negotiation import accepts_gzip, negotiate
 from comms_exporter.statuspage import Account, Status
 from comms_exporter.web import make_app
 
@@ -27,12 +28,10 @@ class Exporter:
     async def reload(self):
         return self.wrong
 
-    def write(self, **asked):
+    async def write(self, *, gzip, **asked):
         self.asked = asked
-        return self.body
-
-    async def write_gzipped(self, **asked):
-        return gzip.compress(self.write(**asked))
+        page = gzipped.compress(self.body) if gzip else self.body
+        return Body([page], len(page))
 
 
 @pytest.fixture
@@ -45,7 +44,6 @@ async def client(exporter):
     app = make_app(
         telemetry_path="/metrics",
         write=exporter.write,
-        write_gzipped=exporter.write_gzipped,
         negotiate=negotiate,
         accepts_gzip=accepts_gzip,
         healthy=lambda: exporter.healthy,
@@ -74,7 +72,7 @@ class TestMetrics:
         answer = await client.get("/metrics", headers={"Accept-Encoding": "gzip"})
 
         assert answer.headers["Content-Encoding"] == "gzip"
-        assert exporter.body == gzip.decompress(await answer.read())
+        assert exporter.body == gzipped.decompress(await answer.read())
 
     async def test_passes_on_which_names_are_wanted(self, client, exporter):
         await client.get("/metrics?name[]=comms_up&name[]=comms_emails_sent_total")
@@ -170,7 +168,6 @@ class TestLandingPage:
         app = make_app(
             telemetry_path="/config",
             write=exporter.write,
-            write_gzipped=exporter.write_gzipped,
             negotiate=negotiate,
             accepts_gzip=accepts_gzip,
             healthy=bool,

@@ -4,6 +4,7 @@ Usage: .venv/bin/python tools/write_docs.py [--check]; with --check it writes no
 """
 
 import argparse
+import asyncio
 import json
 import re
 import sys
@@ -18,8 +19,9 @@ from comms_exporter.config import SettingsError
 from comms_exporter.exposition import Exposition
 from comms_exporter.health import PollHealth, Reloads, Traffic
 from comms_exporter.metrics import CACHED
-from comms_exporter.models import STATS, Operation
+from comms_exporter.models import STATS, Operation, pack
 from comms_exporter.service import FIXED
+from comms_exporter.slices import whole
 from comms_exporter.state import EXEMPLIFIED, AccountState, Listing
 
 ROOT = Path(__file__).parents[1]
@@ -207,17 +209,18 @@ def families():
     """Yield (name, type, HELP, values of its labels) of everything on the page of an account with one operation."""
     now = 1e9
     state = AccountState()
-    state.apply(Listing({}, started=now, ended=now, sweep=True))
-    operation = Operation("...", "PROCESSING", now, now, (1,) * len(STATS))
-    state.apply(Listing({operation.id: operation}, started=now, ended=now))
+    whole(state.apply(Listing({}, started=now, ended=now, sweep=True)))
+    operation = Operation("...", "PROCESSING", now, now, pack((1,) * len(STATS)))
+    whole(state.apply(Listing({operation.id: operation}, started=now, ended=now)))
     account = SimpleNamespace(
         name="...",
         state=state,
-        view=state.view(now=now, active_window=1, limit=1),
+        view=whole(state.view(now=now, active_window=1, limit=1)),
         health=PollHealth(interval_seconds=30, last_success=now),
         traffic=Traffic(),
     )
-    page = Exposition(lambda: [account], reloads=Reloads(now), clock=lambda: now).page(openmetrics=False)
+    exposition = Exposition(lambda: [account], reloads=Reloads(now), clock=lambda: now)
+    page = b"".join(asyncio.run(exposition.body(openmetrics=False)).pieces)
     for family in parse(page.decode()):
         labels = {}
         for sample in family.samples:

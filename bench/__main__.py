@@ -1,0 +1,59 @@
+"""`python -m bench`: measure, print, and write the page. Ctrl-C ends it, and everything that it has started."""
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+from bench import growth, machine, memory, million, page, poll, saving, scrape, stall
+from bench.processes import end_as_by_interrupt
+from bench.sizes import FULL, QUICK
+
+PARTS = {
+    "scrape": scrape.measure,
+    "stall": stall.measure,
+    "poll": poll.measure,
+    "saving": saving.measure,
+    "memory": memory.measure,
+    "million": million.measure,
+    "growth": growth.measure,
+}
+
+
+def main():
+    """Measure the parts that were named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the exporter beside others.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"only these of {', '.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="with few of everything: the figures mean nothing")
+    parser.add_argument(
+        "--into", type=Path, metavar="PAGE", help=f"write there; without it, a whole run writes {page.PAGE.name}"
+    )
+    parsed = parser.parse_args()
+    unknown = set(parsed.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, end_as_by_interrupt)
+    began = time.monotonic()
+
+    def progress(text):
+        print(f"{time.monotonic() - began:4.0f} s  {text}", file=sys.stderr, flush=True)
+
+    figures = []
+    for name in parsed.parts or PARTS:
+        for table in PARTS[name](QUICK if parsed.quick else FULL, progress):
+            figures.append(table.markdown())
+            print(figures[-1], flush=True)
+    progress("done")
+    figures.insert(0, machine.described(time.monotonic() - began) + "\n")
+    print(figures[0])
+    into = parsed.into or (page.PAGE if not parsed.parts and not parsed.quick else None)
+    if into is not None:
+        page.write(into, "\n".join(figures))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -1,0 +1,117 @@
+"""A Comms API that costs next to nothing: text made beforehand, cut into pages, and changed when it is told to.
+
+Usage: python -m bench.api OPERATIONS ACCOUNTS. Account N is at /N/v1. Whoever asks with a startDate, as the exporter does,
+finds the changes that were ordered; whoever asks without one reads the same pages and moves nothing.
+"""
+
+import asyncio
+import sys
+import time
+from email.utils import formatdate
+from urllib.parse import parse_qs, urlsplit
+
+from bench import operations
+from bench.orders import obey, say
+
+
+class Account:
+    """The operations of one account, newest first."""
+
+    def __init__(self, count, seed):
+        self.entries = operations.make(count, now=int(time.time()), seed=seed)
+        self.shown = count
+        self.change = 0
+        self.spread = False
+        # When each listing began, and when the last page of each was given, on the monotonic clock.
+        self.began = []
+        self.served = []
+
+    def begin_listing(self):
+        """Let happen what was ordered for every listing."""
+        self.began.append(time.monotonic())
+        if self.change:
+            first = len(self.entries) - self.shown
+            step = self.shown // self.change if self.spread else 1
+            now = int(time.time())
+            for index in range(first, first + self.change * step, step):
+                self.entries[index] = operations.changed(self.entries[index], now=now)
+
+    def page(self, query):
+        """Return the text of the page that *query* asks for."""
+        size = int(query.get("pageSize", ["50"])[0])
+        token = query.get("pageToken", [""])[0]
+        asked_by_exporter = "startDate" in query
+        if not token and asked_by_exporter:
+            self.begin_listing()
+        offset = int(token.removeprefix("after-") or 0)
+        start = len(self.entries) - self.shown + offset
+        more = start + size < len(self.entries)
+        following = f'"after-{offset + size}"' if more else "null"
+        if not more and asked_by_exporter:
+            self.served.append(time.monotonic())
+        end = f'],"pagination":{{"next":{following},"self":null}}}}'.encode()
+        return b"".join([b'{"operations":[', b",".join(self.entries[start : start + size]), end])
+
+    def one(self, identifier):
+        """Return the operation *identifier*, None where there is none."""
+        wanted = f'{{"id":"{identifier}"'.encode()
+        return next((entry for entry in self.entries if entry.startswith(wanted)), None)
+
+
+class Connection(asyncio.Protocol):
+    """One client; requests are answered in the moment they are whole."""
+
+    def __init__(self, accounts):
+        self._accounts = accounts
+        self._received = b""
+        self._transport = None
+
+    def connection_made(self, transport):
+        self._transport = transport
+
+    def data_received(self, data):
+        self._received += data
+        while b"\r\n\r\n" in self._received:
+            head, _, self._received = self._received.partition(b"\r\n\r\n")
+            self._answer(head.split(b" ", 2)[1].decode())
+
+    def _answer(self, target):
+        url = urlsplit(target)
+        number, *path = url.path.strip("/").split("/")
+        account = self._accounts[int(number)]
+        body = account.page(parse_qs(url.query)) if path == ["v1", "Emails", "Operations"] else account.one(path[-1])
+        status = "404 Not Found" if body is None else "200 OK"
+        body = body or b"{}"
+        head = (
+            f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
+            f"Date: {formatdate(usegmt=True)}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self._transport.write(head.encode() + body)
+
+
+async def main(count, accounts):
+    """Serve until told to stop."""
+    each = [Account(count // accounts, seed) for seed in range(accounts)]
+    server = await asyncio.get_running_loop().create_server(lambda: Connection(each), "127.0.0.1", 0)
+
+    def show(count):
+        for account in each:
+            account.shown = count
+
+    def change(count, *, spread):
+        for account in each:
+            account.change, account.spread = min(count // accounts, account.shown), spread
+
+    def began(account):
+        return each[account].began
+
+    def served(account):
+        return each[account].served
+
+    async with server:
+        say(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await obey({"show": show, "change": change, "began": began, "served": served})
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*map(int, sys.argv[1:])))

@@ -1,0 +1,84 @@
+"""The exporter under test, as a user starts it or inside a harness that watches its loop."""
+
+import json
+import re
+import sys
+import time
+from statistics import median
+
+from bench.processes import Child
+
+CREDENTIALS = {"TWILIO_ACCOUNT_SID": "ACbench", "TWILIO_AUTH_TOKEN": "not-a-secret"}
+POLLED = r'msg="?polled'
+# What a poll still does after it has told that it is over.
+AFTERMATH_SECONDS = 0.1
+
+
+class Exporter(Child):
+    """`python -m comms_exporter`, asking the API at *api*, or with *harness* the same in bench/harness.py."""
+
+    def __init__(self, *flags, api=None, harness=False):
+        where = [] if api is None else [f"--api.base-url={api}/0/v1"]
+        super().__init__(
+            sys.executable,
+            "-m",
+            "bench.harness" if harness else "comms_exporter",
+            *where,
+            "--web.listen-address=127.0.0.1:0",
+            "--api.max-requests-per-second=1000000",
+            "--log.level=info",
+            *flags,
+            environ=CREDENTIALS if api else {},
+        )
+        self.url = ""
+
+    def started(self):
+        self.url = re.search(r"address=(\S+)", self.until(r"msg=listening"))[1]
+
+    @property
+    def polls(self):
+        """How many polls have succeeded, of all accounts together."""
+        return len(self.times(POLLED))
+
+    def wait_for_first_polls(self, count=1):
+        """Return once each of *count* accounts has been polled."""
+        self.until(POLLED, count)
+        time.sleep(AFTERMATH_SECONDS)
+
+    def wait_for_polls(self, count):
+        """Return once *count* more polls are over and done with."""
+        self.until(POLLED, self.polls + count)
+        time.sleep(AFTERMATH_SECONDS)
+
+    def since(self, moments, count=1):
+        """Return the seconds from the last of *moments* before the end of a poll to that: the median of *count* polls."""
+        ends = self.times(POLLED)[-count:]
+        return median(end - max(each for each in moments if each < end) for end in ends)
+
+    def cpu_of_polls(self, count):
+        """Return the CPU seconds that each of the next *count* polls takes, with all that is asked of it meanwhile."""
+        self.wait_for_polls(1)
+        before, first = self.cpu_seconds(), self.polls
+        self.wait_for_polls(count)
+        return (self.cpu_seconds() - before) / (self.polls - first)
+
+
+def write_accounts(path, api, accounts):
+    """Write settings for *accounts* accounts of the API at *api* to *path*, and return the flag that names them."""
+    path.write_text(
+        json.dumps(
+            {
+                "accounts": [
+                    {
+                        "name": f"account{number}",
+                        "account_sid": "ACbench",
+                        "auth_token": "not-a-secret",
+                        "base_url": f"{api}/{number}/v1",
+                    }
+                    for number in range(accounts)
+                ]
+            }
+        ),
+        encoding="utf-8",
+    )
+    return f"--config.file={path}"

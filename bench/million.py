@@ -1,0 +1,139 @@
+"""A real Prometheus, scraping a million series from one exporter."""
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+from bench.exporters import Exporter
+from bench.processes import ROOT, Child, ChildError, Worker
+from bench.samples import fetch
+from bench.tables import Table
+
+TIMEOUT_SECONDS = 60
+# Prometheus finds its targets five seconds after its start, and spreads first scrapes over an interval.
+_PATIENCE_SECONDS = 150
+
+
+class Prometheus(Child):
+    """Prometheus 3, scraping the exporter at *url*."""
+
+    def __init__(self, program, folder, url, interval):
+        self._file = folder / "prometheus.json"
+        self._target = url.removeprefix("http://")
+        self.configure(interval)
+        super().__init__(
+            program,
+            f"--config.file={self._file}",
+            "--web.listen-address=127.0.0.1:0",
+            f"--storage.tsdb.path={folder}/tsdb",
+            "--web.enable-lifecycle",
+        )
+        self.url = ""
+
+    def started(self):
+        address = re.search(r"address=(\S+)", self.until(r'msg="?Listening on'))[1]
+        self.url = f"http://{address}"
+        self.until("Server is ready")
+
+    def configure(self, interval):
+        """Write that it is to scrape at *interval*, with as much patience."""
+        scraping = {"scrape_interval": interval, "scrape_timeout": interval}
+        jobs = [{"job_name": "bench", "static_configs": [{"targets": [self._target]}], **scraping}]
+        # JSON is YAML.
+        self._file.write_text(json.dumps({"scrape_configs": jobs}), encoding="utf-8")
+
+    def reload(self):
+        """Take over what was configured."""
+        urlopen(Request(f"{self.url}/-/reload", method="POST"), timeout=TIMEOUT_SECONDS).close()
+
+    def samples(self, name):
+        """Return all samples of the series *name*."""
+        answer = json.loads(fetch(f"{self.url}/api/v1/query?query={quote(name)}[1h]"))
+        return [float(value) for series in answer["data"]["result"] for _, value in series["values"]]
+
+    def wait_for_scrapes(self, count):
+        """Return how long each scrape took, once there are *count*."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while len(took := self.samples("scrape_duration_seconds")) < count:
+            if time.monotonic() > deadline:
+                raise ChildError(f"{len(took)} scrapes instead of {count}:\n{self._log[-5:]}")
+            time.sleep(0.2)
+        return took
+
+
+def find():
+    """Return Prometheus 3 where tools/fetch-prometheus puts it, None where there is none."""
+    folder = Path(os.environ.get("PROMETHEUS_3") or ROOT / ".tools/prometheus-3/bin")
+    program = folder / "prometheus"
+    return program if os.access(program, os.X_OK) else None
+
+
+def version(program):
+    """Return its version."""
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return told.split()[2].partition("+")[0]
+
+
+def measure(sizes, progress):
+    """Return the table of the first scrape and the later ones."""
+    table = Table(
+        "A million series in one scrape",
+        f"Prometheus 3 and {sizes.million_operations:,} operations with 17 series each; "
+        f"scrape_duration_seconds as it says it itself.",
+        ["scrape", "seconds", "series", "up", "exporter's CPU ms", "Prometheus' CPU s", "Prometheus' memory MiB"],
+    )
+    program = find()
+    if program is None:
+        table.remarks.append("There is no Prometheus 3 here: run tools/fetch-prometheus.")
+        return [table]
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        folder = Path(enter(tempfile.TemporaryDirectory(prefix="bench-")))
+        api = enter(Worker("api", sizes.million_operations, 1))
+        ours = enter(
+            Exporter(
+                "--state.path=",
+                "--collect.interval=10m",
+                f"--collect.max-operations={sizes.million_operations}",
+                api=api.address,
+            )
+        )
+        ours.wait_for_first_polls()
+        progress(f"Prometheus scrapes {17 * sizes.million_operations:,} series")
+        server = enter(Prometheus(program, folder, ours.url, sizes.million_first_interval))
+
+        def spent():
+            return ours.cpu_seconds(), server.cpu_seconds()
+
+        def add(name, seconds, before, scrapes):
+            mine, theirs = (now - was for now, was in zip(spent(), before, strict=True))
+            table.add(
+                name,
+                seconds,
+                int(server.samples("scrape_samples_scraped")[-1]),
+                int(server.samples("up")[-1]),
+                1000 * mine / scrapes,
+                theirs / scrapes,
+                int(server.resident_bytes() / 2**20),
+            )
+
+        before = spent()
+        server.wait_for_scrapes(1)
+        add("first", server.samples("scrape_duration_seconds")[0], before, 1)
+        server.configure(f"{sizes.million_interval_seconds}s")
+        server.reload()
+        # The one after the change is not counted: it may come at any moment.
+        before_count = len(server.samples("scrape_duration_seconds")) + 1
+        server.wait_for_scrapes(before_count)
+        before = spent()
+        took = server.wait_for_scrapes(before_count + sizes.million_scrapes)[before_count:]
+        add(f"later, median of {len(took)}", median(took), before, len(took))
+    return [table]

@@ -1,0 +1,21 @@
+"""The page that the figures are written to: docs/performance.md, between two marks."""
+
+from bench.processes import ROOT
+
+PAGE = ROOT / "docs/performance.md"
+BEGIN = "<!-- Written by `make bench`: run it rather than edit this. -->\n"
+END = "<!-- Here ends what `make bench` has written. -->\n"
+
+
+class MarksError(Exception):
+    """The page has no place for figures."""
+
+
+def write(path, figures):
+    """Put *figures* between the marks of the page at *path*; the rest of it stays as it is."""
+    text = path.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise MarksError(f"{path} lacks its marks: {BEGIN.strip()} and {END.strip()}")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    path.write_text(f"{before}{BEGIN}\n{figures}\n{END}{after}", encoding="utf-8")

@@ -1,0 +1,45 @@
+"""Reads the pages of a listing with aiohttp's client and throws them away: what a poll could cost at least.
+
+Usage: python -m bench.reader BASE_URL PAGE_SIZE.
+"""
+
+import asyncio
+import re
+import sys
+import time
+
+import aiohttp
+
+from bench.orders import obey, say
+
+
+async def main(base, size):
+    """Read all pages once whenever that is ordered."""
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+        laps = asyncio.Queue()
+
+        async def lap():
+            began = time.process_time()
+            token = None
+            while True:
+                parameters = {"pageSize": size} if token is None else {"pageSize": size, "pageToken": token}
+                async with session.get(f"{base}/Emails/Operations", params=parameters) as response:
+                    body = await response.read()
+                following = re.search(rb'"next":"([^"]+)"', body[-200:])
+                if following is None:
+                    return time.process_time() - began
+                token = following[1].decode()
+
+        async def run():
+            while True:
+                await laps.get()
+                say(await lap())
+
+        running = asyncio.create_task(run())
+        say("ready")
+        await obey({"lap": lambda: laps.put_nowait(1)})
+        running.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

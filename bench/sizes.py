@@ -1,0 +1,103 @@
+"""How much is measured: FULL for figures, QUICK to see that measuring works."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class ScrapeSize(NamedTuple):
+    """So many operations exposed, scraped so often; prometheus_client's turns are few, for each takes so long."""
+
+    operations: int
+    rounds: int
+    rival_rounds: int
+    block: int
+
+
+class Growth(NamedTuple):
+    """One exporter to be measured: what it polls, and what changes between two polls."""
+
+    operations: int
+    accounts: int = 1
+    changed: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """What each part of the benchmark goes through."""
+
+    interval: str
+    scrape: tuple[ScrapeSize, ...]
+    stall_operations: int
+    stall_seconds: float
+    poll_operations: int
+    poll_interval: str
+    polls: int
+    memory: tuple[int, ...]  # the first is where counting begins
+    memory_exposed: int
+    saving_operations: int
+    saving_changed: tuple[int, ...]
+    saving_interval: str
+    million_operations: int
+    million_first_interval: str
+    million_interval_seconds: int
+    million_scrapes: int
+    growth_operations: tuple[Growth, ...]
+    growth_changed: tuple[Growth, ...]
+    growth_accounts: tuple[Growth, ...]
+    growth_scrapers: tuple[int, ...]
+    growth_scraped: int
+    growth_polls: int
+    growth_block: int
+
+
+FULL = Sizes(
+    interval="1s",
+    scrape=(ScrapeSize(1_000, 100, 10, 100), ScrapeSize(10_000, 30, 4, 25), ScrapeSize(60_000, 11, 1, 5)),
+    stall_operations=10_000,
+    stall_seconds=10,
+    poll_operations=100_000,
+    poll_interval="2s",
+    polls=3,
+    memory=(100, 100_000, 1_000_000),
+    memory_exposed=100_000,
+    saving_operations=200_000,
+    saving_changed=(1_000, 10_000, 100_000),
+    saving_interval="2s",
+    million_operations=60_000,
+    million_first_interval="60s",
+    million_interval_seconds=8,
+    million_scrapes=5,
+    growth_operations=(Growth(1_000), Growth(10_000), Growth(60_000)),
+    growth_changed=(Growth(10_000, changed=0), Growth(10_000), Growth(10_000, changed=0.1), Growth(10_000, changed=1)),
+    growth_accounts=(Growth(10_000, 1), Growth(10_000, 10), Growth(10_000, 50)),
+    growth_scrapers=(1, 4, 16),
+    growth_scraped=10_000,
+    growth_polls=4,
+    growth_block=20,
+)
+
+QUICK = Sizes(
+    interval="100ms",
+    scrape=(ScrapeSize(20, 4, 2, 3), ScrapeSize(300, 3, 1, 2)),
+    stall_operations=200,
+    stall_seconds=0.3,
+    poll_operations=300,
+    poll_interval="100ms",
+    polls=1,
+    memory=(10, 200, 400),
+    memory_exposed=200,
+    saving_operations=300,
+    saving_changed=(10, 100),
+    saving_interval="100ms",
+    million_operations=100,
+    million_first_interval="1s",
+    million_interval_seconds=1,
+    million_scrapes=2,
+    growth_operations=(Growth(20), Growth(100)),
+    growth_changed=(Growth(100), Growth(100, changed=1)),
+    growth_accounts=(Growth(100, 1), Growth(100, 5)),
+    growth_scrapers=(1, 3),
+    growth_scraped=100,
+    growth_polls=1,
+    growth_block=2,
+)
