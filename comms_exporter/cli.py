@@ -119,13 +119,11 @@ def _demo_command(arguments: Sequence[str]) -> int:
 
 
 def _simulator_command(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog=f"{PROG} simulator", description="Simulate Twilio's Comms Email API.", allow_abbrev=False
-    )
-    simulator.add_arguments(parser)
-    parsed = parser.parse_args(arguments)
     try:
+        parsed = simulator.parse_arguments(arguments, prog=f"{PROG} simulator")
         address = parse_listen_address(parsed.listen_address)
+    except simulator.WrongFlagError as error:
+        raise SettingsError([str(error)]) from None
     except ValueError as error:
         raise SettingsError([f"--web.listen-address: {error}"]) from None
     return asyncio.run(_simulate(simulator.from_arguments(parsed), address))

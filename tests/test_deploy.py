@@ -12,7 +12,6 @@ import sys
 import tarfile
 import threading
 import tomllib
-from argparse import ArgumentParser
 from contextlib import contextmanager
 from functools import cache, lru_cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -249,11 +248,9 @@ class TestCompose:
 
     def test_the_simulator_understands_its_flags(self):
         command, *flags = demo()["services"]["simulator"]["command"]
-        parser = ArgumentParser()
-        simulator.add_arguments(parser)
 
         assert "simulator" == command
-        assert ":10068" == parser.parse_args(flags).listen_address
+        assert ":10068" == simulator.parse_arguments(flags).listen_address
 
     def test_prometheus_finds_its_rules(self, tmp_path, prometheus_binaries):
         """promtool, with the files where the service has them."""

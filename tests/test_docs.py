@@ -6,12 +6,11 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 import yaml
-from operations import NOW, listing, operation
+from operations import NOW, apply, listing, operation
 from prometheus import Binaries, MissingBinariesError, Prometheus, complaints
 
 from comms_exporter import simulator
@@ -147,11 +146,9 @@ class TestTrue:
     @every_page
     def test_flags(self, page):
         """Whatever looks like one of ours is one; only ours have dots."""
-        parser = ArgumentParser()
-        simulator.add_arguments(parser)
         named = set(re.findall(r"(?<![\w-])--[a-z]+(?:\.[a-z-]+)+", PAGES[page]))
 
-        assert set() == named - flags(build_parser()) - flags(parser)
+        assert set() == named - flags(build_parser()) - flags(simulator.build_parser())
 
     @every_page
     def test_variables(self, page):
@@ -167,8 +164,8 @@ class TestTrue:
         if not shutil.which(command.split()[0]):
             pytest.skip(f"no {command.split()[0]}")
         state = AccountState()
-        state.apply(listing(sweep=True))
-        state.apply(listing(operation("a", created=NOW + 1, total=5)))
+        apply(state, listing(sweep=True))
+        apply(state, listing(operation("a", created=NOW + 1, total=5)))
         store = Store(tmp_path / "state.db")
         store.save("shop", state.snapshot())
         subprocess.run(command, shell=True, cwd=tmp_path, check=True, timeout=30)

@@ -1,6 +1,5 @@
 """The simulated API as a client meets it, over real sockets."""
 
-import argparse
 import asyncio
 import base64
 import io
@@ -15,6 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from comms_exporter.cli import main
 from comms_exporter.simulator import (
     FAULTS,
     REQUESTS,
@@ -25,9 +25,10 @@ from comms_exporter.simulator import (
     Fault,
     Faults,
     World,
-    add_arguments,
+    WrongFlagError,
     from_arguments,
     make_app,
+    parse_arguments,
 )
 from comms_exporter.simulator.faults import KINDS
 
@@ -704,9 +705,7 @@ class TestControls:
 
 
 def parse(*flags):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return parser.parse_args(flags)
+    return parse_arguments(flags)
 
 
 class TestArguments:
@@ -740,23 +739,37 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("flags", "complaint"),
         [
-            (["--speed=0"], "argument --speed: must be more than 0, not 0"),
-            (["--speed=fast"], "argument --speed: must be a number from 0, not fast"),
-            (["--rate=-1"], "argument --rate: must be a number from 0, not -1"),
-            (["--rate=inf"], "argument --rate: must be a number from 0, not inf"),
-            (["--fault=418"], "argument --fault: no fault '418': one of 401,"),
-            (["--fault=429:2"], "argument --fault: share must be more than 0 and at most 1, not 2.0"),
-            (["--fault=429:often"], "argument --fault: share must be a number, not 'often'"),
-            (["--reading=both"], "argument --reading: invalid choice: 'both'"),
-            (["--omit=colour"], "argument --omit: invalid choice: 'colour'"),
-            (["--credentials.file=/nowhere"], "argument --credentials.file: cannot read /nowhere: "),
-            (["--credentials.file=/dev/null"], "argument --credentials.file: /dev/null must hold lines of USER:SECRET"),
+            (["--speed=0"], "--speed: must be more than 0, not 0"),
+            (["--speed=fast"], "--speed: must be a number from 0, not fast"),
+            (["--rate=-1"], "--rate: must be a number from 0, not -1"),
+            (["--rate=inf"], "--rate: must be a number from 0, not inf"),
+            (["--fault=418"], "--fault: no fault '418': one of 401,"),
+            (["--fault=429:2"], "--fault: share must be more than 0 and at most 1, not 2.0"),
+            (["--fault=429:often"], "--fault: share must be a number, not 'often'"),
+            (["--reading=both"], "--reading: invalid choice: 'both'"),
+            (["--omit=colour"], "--omit: invalid choice: 'colour'"),
+            (["--credentials.file=/nowhere"], "--credentials.file: cannot read /nowhere: "),
+            (["--credentials.file=/dev/null"], "--credentials.file: /dev/null must hold lines of USER:SECRET"),
+            (["--speed"], "--speed: needs a value; see --help"),
+            (["--no-history=1"], "--no-history: takes no value; see --help"),
+            (["--nonsense=canary"], "--nonsense: unknown flag; see --help"),
+            (["--spee=60"], "--spee: unknown flag; see --help"),
+            (["canary"], "a word on the command line is neither a flag nor the value of one; see --help"),
         ],
     )
-    def test_that_are_wrong_end_in_one_clear_line(self, capsys, flags, complaint):
-        with pytest.raises(SystemExit, match="2"):
+    def test_that_are_wrong_are_told_in_one_line(self, flags, complaint):
+        with pytest.raises(WrongFlagError) as caught:
             parse(*flags)
-        assert complaint in capsys.readouterr().err.splitlines()[-1]
+        assert str(caught.value).startswith(complaint)
+        assert "canary" not in str(caught.value)
+
+    @pytest.mark.parametrize("flag", ["--nonsense", "--speed=fa\nst", "--web.listen-address=nowhere"])
+    def test_that_are_wrong_end_the_program(self, capsys, flag):
+        """As all wrong settings do: one line on stderr, and exit code 2."""
+        assert 2 == main(["simulator", flag])
+        printed, said = capsys.readouterr()
+        assert ("", 1) == (printed, said.count("\n"))
+        assert said.startswith(f"comms-exporter: {flag.partition('=')[0]}: ")
 
     async def test_the_same_ones_make_the_same_simulator(self):
         answers = []

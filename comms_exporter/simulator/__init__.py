@@ -3,7 +3,7 @@
 from comms_exporter.simulator.answers import Dialect
 from comms_exporter.simulator.api import Served
 from comms_exporter.simulator.app import FAULTS, REQUESTS, WORLD, make_app
-from comms_exporter.simulator.arguments import add_arguments, from_arguments
+from comms_exporter.simulator.arguments import WrongFlagError, build_parser, from_arguments, parse_arguments
 from comms_exporter.simulator.fates import NEVER, Conditions, Fate
 from comms_exporter.simulator.faults import Fault, Faults
 from comms_exporter.simulator.operations import Operation
@@ -23,7 +23,9 @@ __all__ = [
     "Served",
     "Tally",
     "World",
-    "add_arguments",
+    "WrongFlagError",
+    "build_parser",
     "from_arguments",
     "make_app",
+    "parse_arguments",
 ]

@@ -3,7 +3,7 @@
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -16,8 +16,15 @@ from comms_exporter.simulator.views import COUNTERS
 from comms_exporter.simulator.world import WEEK_SECONDS, Reading, Retention, World
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the simulator's flags to *parser*."""
+class WrongFlagError(Exception):
+    """Says in one line which flag is wrong, and what would be right."""
+
+
+def build_parser(*, prog: str = "simulator") -> argparse.ArgumentParser:
+    """Return the parser of all flags."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Simulate Twilio's Comms Email API.", allow_abbrev=False, exit_on_error=False
+    )
     parser.add_argument(
         "--web.listen-address", dest="listen_address", default="127.0.0.1:10068", metavar="ADDRESS",
         help="where to listen (default %(default)s)",
@@ -65,6 +72,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--credentials.file", dest="credentials", type=_credentials, metavar="PATH",
         help="a file of USER:SECRET lines; without it any user and secret are accepted",
     )  # fmt: skip
+    return parser
+
+
+def parse_arguments(argv: Sequence[str], *, prog: str = "simulator") -> argparse.Namespace:
+    """Return what *argv* asks for, or raise a WrongFlagError; only `--help` ends the process."""
+    try:
+        args, unknown = build_parser(prog=prog).parse_known_args(list(argv))
+    except argparse.ArgumentError as error:
+        raise WrongFlagError(f"{error.argument_name}: {_in_our_words(error.message)}") from None
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        raise WrongFlagError(
+            f"{flag}: unknown flag; see --help"
+            if flag.startswith("--")
+            else "a word on the command line is neither a flag nor the value of one; see --help"
+        )
+    return args
 
 
 def from_arguments(args: argparse.Namespace, *, clock: Callable[[], float] = time.time) -> web.Application:
@@ -87,6 +111,12 @@ def from_arguments(args: argparse.Namespace, *, clock: Callable[[], float] = tim
         ignore_filters=args.ignore_filters,
     )
     return make_app(world, Faults(args.fault, seed=args.seed), dialect=dialect, credentials=args.credentials)
+
+
+def _in_our_words(message: str) -> str:
+    if message == "expected one argument":
+        return "needs a value; see --help"
+    return "takes no value; see --help" if message.startswith("ignored explicit") else message
 
 
 def _positive(text: str) -> float:
