@@ -22,19 +22,19 @@ from comms_exporter.metrics import (
     Shard,
     build_info,
     live_families,
+    live_key,
     published_families,
     reload_families,
     shard_info,
 )
 from comms_exporter.models import Operation
-from comms_exporter.segments import Segment, regroup
-from comms_exporter.slices import SIZE, Steps, sliced, whole
-from comms_exporter.state import View
+from comms_exporter.segments import Chunks, Segment, regroup
+from comms_exporter.slices import Steps, sliced, whole
 
 # Seconds for which an encoding is kept ready that nobody has asked for again; nobody scrapes as rarely as that.
 KEEP_SECONDS = 300.0
-# Bytes that are sent in one go: the kernel takes them in less than a millisecond.
-CHUNK = 2**17
+# The process is looked at once in so many: /proc takes longer than all the rest.
+PROCESS_SECONDS = 1.0
 
 _END = b"# EOF\n"
 
@@ -42,29 +42,17 @@ Segments = list[Segment]
 
 
 class Body(NamedTuple):
-    """A page, in *pieces* of all sizes that are *length* bytes together."""
+    """A page, in *chunks* that are *length* bytes together."""
 
-    pieces: Sequence[bytes]
+    chunks: Sequence[bytes]
     length: int
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the page in pieces of about CHUNK bytes."""
-        some: list[bytes] = []
-        size = 0
-        for piece in self.pieces:
-            some.append(piece)
-            size += len(piece)
-            if size >= CHUNK:
-                yield b"".join(some)
-                some, size = [], 0
-        if some:
-            yield b"".join(some)
 
 
 class _Text(NamedTuple):
-    """What is said of all single operations, encoded in one way."""
+    """What is said of all single operations in *shown*, encoded in one way."""
 
-    pieces: list[bytes]
+    shown: list[Segments]
+    chunks: list[bytes]
     size: int
     total: Sum
 
@@ -84,21 +72,31 @@ class Exposition:
         self._accounts = accounts
         self._clock = clock
         self._monotonic = monotonic
+        process = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=process)
+        self._parts = (
+            _Part(process.collect, lambda: int(monotonic() / PROCESS_SECONDS)),
+            _Part(lambda: _about_us(reloads, shard or Shard()), lambda: (reloads.successful, reloads.last_success)),
+            _Part(
+                lambda: live_families(accounts(), now=clock()),
+                lambda: [live_key(account, now=clock()) for account in accounts()],
+            ),
+            _Part(
+                lambda: published_families(accounts()),
+                lambda: [(account.name, account.view) for account in accounts()],
+            ),
+        )
         # Only a registry that knows its names can be asked for some of them.
         self._registry = CollectorRegistry(auto_describe=True)
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
-        self._registry.register(_Families(lambda: _about_us(reloads, shard or Shard())))
-        self._registry.register(_Families(lambda: live_families(accounts(), now=clock())))
-        self._views = CollectorRegistry(auto_describe=True)
-        self._views.register(_Families(lambda: published_families(accounts())))
-        self._written: dict[tuple[bool, str], tuple[Metric, bytes]] = {}
-        self._written_views: dict[bool, tuple[list[View], bytes]] = {}
+        for part in self._parts:
+            self._registry.register(part)
+        self._compressed: dict[bool, tuple[bytes, Piece]] = {}
         # Of each account what is shown, and what is about to be: the operations, and the segments that they are in.
         self._shelves: dict[str, list[tuple[Sequence[Operation], Segments]]] = {}
         self._asked: dict[bool, float] = {}
-        self._texts: dict[bool, tuple[list[Segments], _Text]] = {}
+        # Of each encoding what is sent now, and what will be after the next poll.
+        self._texts: dict[bool, list[_Text]] = {}
 
     async def prepare(self, name: str, operations: Sequence[Operation]) -> None:
         """Write what is new in the *operations* of the account *name* before they are shown.
@@ -109,7 +107,7 @@ class Exposition:
         now = self._monotonic()
         for gzip in (False, True):
             if now - self._asked.get(gzip, float("-inf")) <= KEEP_SECONDS:
-                await sliced(_write(segments, gzip=gzip))
+                await self._text(self._shown({name: segments}), gzip=gzip)
             else:
                 self._texts.pop(gzip, None)
                 for segment in segments:
@@ -121,59 +119,60 @@ class Exposition:
         self._asked[gzip] = self._monotonic()
         for account in self._accounts():
             await sliced(self._segments(account.name, account.view.exposed))
-        # From here to the last of `shown` nothing else can happen, so both parts of the page are of the same polls.
+        # Nothing can happen between these two, so both parts of the page are of the same polls.
         first = self._small(openmetrics, wanted)
-        now = self._clock()
-        shown = [
-            whole(self._segments(account.name, account.view.exposed))
-            for account in self._accounts()
-            if not account.health.stale(now)
-        ]
-        text = await self._text(shown, gzip=gzip, wanted=wanted)
-        last = _END if openmetrics else b""
-        if gzip:
-            start, end = compress(first), compress(last)
-            total = Sum().plus(start).plus(text.total).plus(end)
-            before, after = [HEADER, start.data], [end.data, trailer(total)]
+        shown = self._shown({})
+        if wanted:
+            text = await self._joined(shown, gzip=gzip, wanted=wanted)
         else:
-            before, after = [first], [last]
-        return Body([*before, *text.pieces, *after], sum(map(len, before)) + text.size + sum(map(len, after)))
+            text = await self._text(shown, gzip=gzip)
+        head, tail = first, _END if openmetrics else b""
+        if gzip:
+            start, end = self._compress(openmetrics, first), compress(tail)
+            total = Sum().plus(start).plus(text.total).plus(end)
+            head, tail = b"".join([HEADER, start.data]), b"".join([end.data, trailer(total)])
+        return Body([head, *text.chunks, tail], len(head) + text.size + len(tail))
 
     def _small(self, openmetrics: bool, wanted: frozenset[str]) -> bytes:  # noqa: FBT001
-        """Return everything but single operations; what is as it was is not written again."""
+        """Return everything but single operations."""
         if wanted:
-            registries = (self._registry, self._views)
-            restricted = [each.restricted_registry(wanted) for each in registries]
-            return b"".join(_by_the_library(family, openmetrics) for each in restricted for family in each.collect())
-        parts = []
-        for family in self._registry.collect():
-            key = openmetrics, family.name
-            known = self._written.get(key)
-            if known is None or known[0] != family:
-                self._written[key] = known = family, _by_the_library(family, openmetrics)
-            parts.append(known[1])
-        return b"".join([*parts, self._published(openmetrics)])
+            families = self._registry.restricted_registry(wanted).collect()
+            return b"".join(_by_the_library(family, openmetrics) for family in families)
+        return b"".join([part.text(openmetrics) for part in self._parts])
 
-    def _published(self, openmetrics: bool) -> bytes:  # noqa: FBT001
-        """Return what every account's view says of all its operations, written once for each view."""
-        views = [account.view for account in self._accounts()]
-        known = self._written_views.get(openmetrics)
-        if known is None or len(known[0]) != len(views) or not all(map(is_, known[0], views)):
-            families = self._views.collect()
-            known = views, b"".join(_by_the_library(family, openmetrics) for family in families)
-            self._written_views[openmetrics] = known
+    def _compress(self, openmetrics: bool, text: bytes) -> Piece:  # noqa: FBT001
+        known = self._compressed.get(openmetrics)
+        if known is None or known[0] != text:
+            self._compressed[openmetrics] = known = text, compress(text)
         return known[1]
 
-    async def _text(self, shown: list[Segments], *, gzip: bool, wanted: frozenset[str]) -> _Text:
-        known = self._texts.get(gzip)
-        if not wanted and known is not None and len(known[0]) == len(shown) and all(map(is_, known[0], shown)):
-            return known[1]
+    def _shown(self, following: dict[str, Segments]) -> list[Segments]:
+        """Return the segments of every account of which single operations are shown, or will be with those *following*."""
+        now = self._clock()
+        return [
+            following[account.name]
+            if account.name in following
+            else whole(self._segments(account.name, account.view.exposed))
+            for account in self._accounts()
+            if account.name in following or not account.health.stale(now)
+        ]
+
+    async def _text(self, shown: list[Segments], *, gzip: bool) -> _Text:
+        """Return what is said of *shown*, written and joined when it is first needed."""
+        texts = self._texts.get(gzip, [])
+        for number, known in enumerate(texts):
+            if len(known.shown) == len(shown) and all(map(is_, known.shown, shown)):
+                # What came before is over.
+                self._texts[gzip] = texts[number:]
+                return known
+        text = await self._joined(shown, gzip=gzip)
+        self._texts[gzip] = [*self._texts.get(gzip, [])[-1:], text]
+        return text
+
+    async def _joined(self, shown: list[Segments], *, gzip: bool, wanted: frozenset[str] = frozenset()) -> _Text:
         for segments in shown:
             await sliced(_write(segments, gzip=gzip))
-        text = await sliced(_joined(shown, gzip=gzip, wanted=wanted))
-        if not wanted:
-            self._texts[gzip] = shown, text
-        return text
+        return await sliced(_join(shown, gzip=gzip, wanted=wanted))
 
     def _segments(self, name: str, operations: Sequence[Operation]) -> Steps[Segments]:
         """Return *operations*, which never change, in segments; they are made when they are first needed."""
@@ -181,7 +180,7 @@ class Exposition:
         if made is not None:
             return made
         shelf = self._shelves.get(name, [])
-        segments = yield from regroup(name, shelf[-1][1] if shelf else (), operations)
+        segments = yield from regroup(name, shelf[-1][1] if shelf else [], operations)
         # Somebody else may have made them meanwhile.
         made = self._made(name, operations)
         if made is not None:
@@ -195,14 +194,43 @@ class Exposition:
         return next((segments for known, segments in self._shelves.get(name, ()) if known is operations), None)
 
 
-class _Families(Collector):
-    """Families, as the library wants them."""
+class _Part(Collector):
+    """Families that stay the same as long as *key* does, in the library's writing."""
 
-    def __init__(self, families: Callable[[], Iterable[Metric]]) -> None:
+    def __init__(self, families: Callable[[], Iterable[Metric]], key: Callable[[], object]) -> None:
         self._families = families
+        self._key = key
+        self._texts: dict[bool, tuple[object, bytes]] = {}
+        self._written: dict[tuple[bool, str], tuple[Metric, bytes]] = {}
 
     def collect(self) -> Iterable[Metric]:
         return self._families()
+
+    def text(self, openmetrics: bool) -> bytes:  # noqa: FBT001
+        key = self._key()
+        known = self._texts.get(openmetrics)
+        if known is None or known[0] != key:
+            families = [self._write(openmetrics, family) for family in self._families()]
+            self._texts[openmetrics] = known = key, b"".join(families)
+        return known[1]
+
+    def _write(self, openmetrics: bool, family: Metric) -> bytes:  # noqa: FBT001
+        # The library takes as long for a sample as we for comparing fifty.
+        known = self._written.get((openmetrics, family.name))
+        if known is None or known[0] != family:
+            known = family, _by_the_library(family, openmetrics)
+            self._written[openmetrics, family.name] = known
+        return known[1]
+
+
+class _Only(Collector):
+    """One family."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[Metric]:
+        return [self._family]
 
 
 def _about_us(reloads: Reloads, shard: Shard) -> Iterator[Metric]:
@@ -213,7 +241,7 @@ def _about_us(reloads: Reloads, shard: Shard) -> Iterator[Metric]:
 
 def _by_the_library(family: Metric, openmetrics: bool) -> bytes:  # noqa: FBT001
     write = generate_openmetrics if openmetrics else generate_latest
-    return write(_Families(lambda: [family])).removesuffix(_END)
+    return write(_Only(family)).removesuffix(_END)
 
 
 def _write(segments: Segments, *, gzip: bool) -> Steps[None]:
@@ -222,21 +250,18 @@ def _write(segments: Segments, *, gzip: bool) -> Steps[None]:
             yield
 
 
-def _joined(shown: list[Segments], *, gzip: bool, wanted: frozenset[str]) -> Steps[_Text]:
+def _join(shown: list[Segments], *, gzip: bool, wanted: frozenset[str]) -> Steps[_Text]:
     """Return all samples of each family after its HELP and TYPE, account by account."""
-    pieces: list[bytes] = []
-    total = Sum()
+    lists = [segment.pieces(gzip=gzip) for segments in shown for segment in segments]
+    chunks = Chunks()
     for index, (name, text) in enumerate(OPERATION_FAMILIES):
         if wanted and name not in wanted:
             continue
         head = f"# HELP {name} {text}\n# TYPE {name} gauge\n".encode()
-        family = [compress(head) if gzip else Piece(head, 0, len(head))]
-        family += [segment.pieces(gzip=gzip)[index] for segments in shown for segment in segments]
-        for number, piece in enumerate(family):
-            pieces.append(piece.data)
-            if gzip:
-                total = total.plus(piece)
-            if number % SIZE == SIZE - 1:
-                yield
+        chunks.add([compress(head) if gzip else Piece(head, 0, len(head))], 0)
         yield
-    return _Text(pieces, sum(map(len, pieces)), total)
+        for pieces in lists:
+            if chunks.add(pieces, index):
+                yield
+    chunks.close()
+    return _Text(shown, chunks.done, sum(map(len, chunks.done)), chunks.total if gzip else Sum())

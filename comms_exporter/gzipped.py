@@ -17,9 +17,9 @@ _LEVEL = 1
 
 
 class Piece(NamedTuple):
-    """Compressed text, with what the whole has to know of it."""
+    """Text that is compressed, or not, with what the whole has to know of it."""
 
-    data: bytes
+    data: bytes | memoryview
     crc: int
     length: int
 
@@ -36,7 +36,7 @@ class Sum(NamedTuple):
         return Sum(crc, self.length + following.length)
 
 
-def compress(text: bytes) -> Piece:
+def compress(text: bytes | memoryview) -> Piece:
     """Return *text* as a piece."""
     compressor = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, -isal_zlib.MAX_WBITS)
     data = compressor.compress(text) + compressor.flush(isal_zlib.Z_SYNC_FLUSH)

@@ -153,6 +153,31 @@ def live_families(accounts: Sequence[Account], *, now: float) -> Iterator[Metric
     yield from _audit(accounts, now)
 
 
+def live_key(account: Account, *, now: float) -> tuple[object, ...]:
+    """Return what is different as soon as live_families() are; of what only grows, its sum."""
+    health, traffic, state = account.health, account.traffic, account.state
+    return (
+        account.name,
+        account.view,
+        health.up,
+        health.polls,
+        health.failures.total(),
+        health.last_duration_seconds,
+        health.last_success,
+        health.interval_seconds,
+        health.last_save,
+        health.save_failures,
+        health.stale(now),
+        traffic.requests.total(),
+        traffic.seconds.sum,
+        traffic.retries,
+        traffic.waited_seconds,
+        state.malformed,
+        state.regressions.total(),
+        state.unknown.total(),
+    )
+
+
 def _totals(accounts: Sequence[Account]) -> Iterator[Metric]:
     for index, total in enumerate(TOTALS):
         name, what = _TOTAL_NAMES[total]

@@ -100,9 +100,9 @@ class Snapshot:
     changed: dict[str, Tracked | None]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class View:
-    """What is shown of the state, as it was at one moment."""
+    """What is shown of the state, as it was at one moment; no other view is the same."""
 
     totals: tuple[int, ...] = (0,) * len(TOTALS)
     durations: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))

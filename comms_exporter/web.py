@@ -1,7 +1,7 @@
 """Answers over HTTP: the metrics, the probes, and a page for people who came to look."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from aiohttp import web
@@ -22,8 +22,9 @@ class Body(Protocol):
     """A page of *length* bytes, in chunks."""
 
     @property
+    def chunks(self) -> Sequence[bytes]: ...  # noqa: D102
+    @property
     def length(self) -> int: ...  # noqa: D102
-    def chunks(self) -> Iterator[bytes]: ...  # noqa: D102
 
 
 class Writer(Protocol):
@@ -109,10 +110,10 @@ class _Chunks(Payload):
         self._size = body.length
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return b"".join(self._value.chunks()).decode(encoding, errors)
+        return b"".join(self._value.chunks).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        for chunk in self._value.chunks():
+        for chunk in self._value.chunks:
             await writer.write(chunk)
             # A client as fast as we are would never have us wait.
             await asyncio.sleep(0)

@@ -42,7 +42,7 @@ def at_once(coroutine):
 def page_of(exposition, *, openmetrics=False, gzip=False, names=()):
     """Return the page that *exposition* gives."""
     body = at_once(exposition.body(openmetrics=openmetrics, gzip=gzip, names=names))
-    page = b"".join(body.chunks())
+    page = b"".join(body.chunks)
     assert len(page) == body.length
     return page
 

@@ -3,7 +3,10 @@
 import asyncio
 import gzip
 import re
+import time
+from collections import Counter
 from contextlib import suppress
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
@@ -14,10 +17,10 @@ from prometheus_client.core import CollectorRegistry
 from test_exposition import Account, ByTheLibrary, make, newsletter, ours, shop
 
 from comms_exporter import segments as segments_module
-from comms_exporter.exposition import CHUNK, KEEP_SECONDS, Body, Exposition
-from comms_exporter.health import Reloads
+from comms_exporter.exposition import KEEP_SECONDS, Exposition
+from comms_exporter.health import Histogram, PollHealth, Problem, Reloads, Traffic
 from comms_exporter.metrics import operation_texts
-from comms_exporter.segments import regroup
+from comms_exporter.segments import CHUNK, regroup
 from comms_exporter.slices import SIZE, parts, sliced, whole
 from comms_exporter.state import View
 
@@ -154,7 +157,9 @@ class TestPreparing:
         assert {before} == set(pages)
         made.view = following
         written.clear()
-        after = page_of(exposition, gzip=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(segments_module.Chunks, "add", None)
+            after = page_of(exposition, gzip=True)
 
         assert [] == written
         assert b'operation_sent{account="shop",operation_id="op00700"} 1.0' in gzip.decompress(after)
@@ -189,28 +194,93 @@ class TestPreparing:
 
         assert {accounts[0].name} == set(exposition._shelves)
 
-    def test_what_is_not_about_operations_is_always_new(self):
-        made, other = shop(), newsletter()
-        exposition = make(lambda: [made, other], lambda: NOW)
-        for n in range(5):
-            made.traffic.requests["200"] += n
-            made.health.failed(other.health.problem, took=n)
-            for openmetrics in (False, True):
-                afresh = make(lambda: [made, other], lambda: NOW)
-                assert ours(page_of(afresh, openmetrics=openmetrics).decode()) == ours(
-                    page_of(exposition, openmetrics=openmetrics).decode()
-                )
+    @pytest.mark.parametrize(
+        ("part", "name"),
+        [
+            *(("health", each.name) for each in fields(PollHealth)),
+            *(("traffic", each.name) for each in fields(Traffic)),
+            ("state", "regressions"),
+            ("state", "unknown"),
+            ("state", "malformed"),
+        ],
+    )
+    def test_what_is_not_about_operations_is_always_new(self, part, name):
+        """Whatever changes of all that is shown: the page is that of an exposition that has never written one."""
+        made = shop()
+        exposition = make(lambda: [made], lambda: NOW)
+        page_of(exposition), page_of(exposition, openmetrics=True)
+        whole = getattr(made, part)
+        value = getattr(whole, name)
+        if isinstance(value, Counter):
+            value["total" if part == "state" else "auth"] += 1
+        elif isinstance(value, Histogram):
+            value.observe(0.1)
+        elif name == "problem":
+            whole.problem = Problem("auth", "401: Authenticate")
+        else:
+            setattr(whole, name, value + 1)
+
+        for openmetrics in (False, True):
+            afresh = make(lambda: [made], lambda: NOW)
+            assert ours(page_of(afresh, openmetrics=openmetrics).decode()) == ours(
+                page_of(exposition, openmetrics=openmetrics).decode()
+            )
+
+    def test_the_process_is_looked_at_once_a_second(self):
+        now = 1000.5
+        exposition = Exposition(list, reloads=Reloads(last_success=NOW), clock=lambda: NOW, monotonic=lambda: now)
+
+        def cpu_seconds():
+            return re.search(r"^process_cpu_seconds_total (\S+)", page_of(exposition).decode(), re.MULTILINE)[1]
+
+        first = cpu_seconds()
+        used = time.process_time()
+        while time.process_time() - used < 0.02:
+            pass
+        assert first == cpu_seconds()
+        now += 0.5
+        assert first != cpu_seconds()
 
     @pytest.mark.parametrize("compressed", [False, True])
-    def test_chunks_are_neither_many_nor_large(self, compressed):
+    def test_chunks_are_neither_many_nor_large(self, compressed, monkeypatch):
+        monkeypatch.setattr(segments_module, "CHUNK", CHUNK // 8)
         made = account(*many(4000))
         exposition = make(lambda: [made], lambda: NOW)
         body = asyncio.run(exposition.body(openmetrics=False, gzip=compressed))
-        sizes = [len(chunk) for chunk in body.chunks()]
+        sizes = [len(chunk) for chunk in body.chunks]
 
         assert body.length == sum(sizes)
-        assert all(CHUNK <= size < 2 * CHUNK for size in sizes[:-1])
-        assert b"ab" == b"".join(Body([b"a", b"", b"b"], 2).chunks())
+        assert len(sizes) > 3
+        # But for what is written for each scrape, and the last.
+        assert all(CHUNK <= 8 * size < 16 * CHUNK for size in sizes[1:-2])
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_what_a_poll_left_alone_is_sent_as_it_was(self, compressed):
+        operations = many(600)
+        made = account(*operations)
+        exposition = make(lambda: [made], lambda: NOW)
+        before = at_once(exposition.body(openmetrics=False, gzip=compressed)).chunks[1:-1]
+        at_once(exposition.prepare("shop", operations.copy()))
+        made.view = View(exposed=operations.copy())
+        after = at_once(exposition.body(openmetrics=True, gzip=compressed)).chunks[1:-1]
+
+        assert list(map(id, before)) == list(map(id, after))
+
+    @pytest.mark.parametrize("compressed", [False, True])
+    def test_nothing_is_in_memory_twice(self, compressed):
+        """Not even after many polls: what is written is part of what is sent."""
+        made = account(*many(600))
+        exposition = make(lambda: [made], lambda: NOW)
+        for number in range(4):
+            body = at_once(exposition.body(openmetrics=False, gzip=compressed))
+            chunks = set(map(id, body.chunks))
+            ((_, segments), *_) = reversed(exposition._shelves["shop"])
+            for segment in segments:
+                assert {id(piece.data.obj) for piece in segment.pieces(gzip=compressed)} <= chunks
+            assert 1 == len(exposition._texts[compressed])
+            following = View(exposed=[*many(600, sent=number)[:300], *made.view.exposed[300:]])
+            at_once(exposition.prepare("shop", following.exposed))
+            made.view = following
 
 
 class TestSlices:

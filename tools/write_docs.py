@@ -220,7 +220,7 @@ def families():
         traffic=Traffic(),
     )
     exposition = Exposition(lambda: [account], reloads=Reloads(now), clock=lambda: now)
-    page = b"".join(asyncio.run(exposition.body(openmetrics=False)).pieces)
+    page = b"".join(asyncio.run(exposition.body(openmetrics=False)).chunks)
     for family in parse(page.decode()):
         labels = {}
         for sample in family.samples:
