@@ -16,6 +16,7 @@ from bench.tables import quantile
 from comms_exporter.config import build_parser, load
 from comms_exporter.logs import Redactor, configure
 from comms_exporter.service import exporter
+from comms_exporter.slices import spare
 
 BEAT_SECONDS = 0.001
 
@@ -75,6 +76,7 @@ async def main(arguments):
     settings = load(arguments, os.environ, parser=build_parser())
     redactor = Redactor(account.credentials()[1] for account in settings.accounts)
     log = configure(settings.log_level, settings.log_format, redact=redactor)
+    spare()
     async with exporter(settings, load=lambda: settings, log=log, redactor=redactor):
         await obey(orders)
 

@@ -30,6 +30,7 @@ from comms_exporter.config import (
 )
 from comms_exporter.logs import Redactor, configure
 from comms_exporter.service import CannotStartError, Service, check_accounts, exporter, security_of
+from comms_exporter.slices import spare
 from comms_exporter.webserver import CannotListenError, listening
 
 PROG = "comms-exporter"
@@ -132,6 +133,7 @@ def _simulator_command(arguments: Sequence[str]) -> int:
 async def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     """Poll and answer until told to stop; SIGHUP reloads the settings."""
     log, redactor = _logger(settings)
+    spare()
     try:
         with _signals(signal.SIGTERM, signal.SIGINT) as stop, _signals(signal.SIGHUP) as hangup:
             async with exporter(settings, load=load, log=log, redactor=redactor) as (service, _):

@@ -145,7 +145,10 @@ class CommsClient:
             target = url.with_query(parameters if token is None else {**parameters, "pageToken": token})
             if token is not None and token.startswith(("http://", "https://")):
                 target = self._same_origin(token)
-            page = read(read_page, await self._get(target, patience, started=token is not None))
+            body = await self._get(target, patience, started=token is not None)
+            # To read it is as much as one turn of the loop should hold.
+            await asyncio.sleep(0)
+            page = read(read_page, body)
             yield page
             token = page.next
             if token is None:

@@ -66,7 +66,8 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     @property
     def stats(self) -> Stats:
         """The counters in the order of STATS, None where the answer had no such counter."""
-        return unpack(self.packed)
+        stats = _PACKED.unpack(self.packed)
+        return tuple(None if n == _MISSING else n for n in stats) if _MISSING in stats else stats
 
     @property
     def unfinished(self) -> bool:
@@ -79,12 +80,6 @@ def pack(stats: Stats) -> bytes:
     if None in stats:
         return _PACKED.pack(*(_MISSING if n is None else n for n in stats))
     return _PACKED.pack(*stats)
-
-
-def unpack(packed: bytes) -> Stats:
-    """Return what pack() was given."""
-    stats = _PACKED.unpack(packed)
-    return tuple(None if n == _MISSING else n for n in stats) if _MISSING in stats else stats
 
 
 class Page(NamedTuple):

@@ -260,7 +260,7 @@ class Poller:
         else:
             ended = self._ended()
             listing = Listing({}, started=ended, ended=ended)
-            self._gather(page, listing)
+            await sliced(self._gather(page, listing))
             await self._apply(listing)
 
     async def _read(self, query: Query, patience: Patience, *, sweep: bool) -> Listing:
@@ -268,30 +268,32 @@ class Poller:
         before = self._client.now() - started
         listing = Listing({}, started=started, ended=started, sweep=sweep)
         async for page in self._client.pages(query, patience):
-            self._gather(page, listing)
+            await sliced(self._gather(page, listing))
             self._check_filters(query, page)
             self._expect()
-            # Connections that answer at once would never let others have the loop.
-            await asyncio.sleep(0)
         # The first answer may have told that our clock is wrong.
         listing.started += min(before, self._client.now() - self._clock())
         listing.ended = self._ended()
         return listing
 
-    def _gather(self, page: Page, listing: Listing) -> None:
+    def _gather(self, page: Page, listing: Listing) -> Steps[None]:
         """Add what is new in *page* to *listing*."""
         listing.malformed += page.malformed
         listing.unknown.update(page.unknown)
-        for operation in page.operations:
-            known = self.state.tracked.get(operation.id)
-            # Rather the id that is in memory already.
-            listing.seen.add(operation.id if known is None else known.operation.id)
-            if known is not None and known.operation == operation and not known.gone:
-                continue
-            # Pages shift while they are read: what comes twice counts as it was last.
-            earlier = listing.operations.get(operation.id)
-            if earlier is None or operation.updated >= earlier.updated:
-                listing.operations[operation.id] = operation
+        # Even if there is nothing: connections that answer at once would never let others have the loop.
+        yield
+        for part in parts(page.operations):
+            for operation in part:
+                known = self.state.tracked.get(operation.id)
+                # Rather the id that is in memory already.
+                listing.seen.add(operation.id if known is None else known.operation.id)
+                if known is not None and known.operation == operation and not known.gone:
+                    continue
+                # Pages shift while they are read: what comes twice counts as it was last.
+                earlier = listing.operations.get(operation.id)
+                if earlier is None or operation.updated >= earlier.updated:
+                    listing.operations[operation.id] = operation
+            yield
 
     def _ended(self) -> float:
         # The earlier of two clocks: one odd Date must not make us forget what has yet to be counted.

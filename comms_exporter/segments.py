@@ -12,7 +12,7 @@ from comms_exporter.models import Operation
 from comms_exporter.slices import SIZE, Steps, parts
 
 # Bytes that are sent in one go: the kernel takes them in less than a millisecond.
-CHUNK = 2**18
+CHUNK = 2**19
 
 
 class Segment:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from math import floor
-from operator import attrgetter
+from operator import attrgetter, ge
 from typing import Any
 
 import msgspec
@@ -35,7 +35,8 @@ DURATION_BUCKETS = (5, 15, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600, 6 * 3600
 Marks = tuple[int, ...]
 
 _COMPLETED = TOTALS.index("operations_completed")
-_EXEMPLIFIED = tuple(map(TOTALS.index, EXEMPLIFIED))
+_EXEMPLIFIED = frozenset(map(TOTALS.index, EXEMPLIFIED))
+_INDEXES = range(len(TOTALS))
 _QUEUED = STATS.index("queued")
 _SCHEDULED = STATS.index("scheduled")
 _NOTHING: Marks = (0,) * len(TOTALS)
@@ -279,8 +280,9 @@ class AccountState:
     def _follow(self, known: Tracked, operation: Operation, now: float) -> None:
         before, stats = known.operation.stats, operation.stats
         reading = self._reading(stats, known.reading)
-        old_marks, said = known.marks, _marks(stats, operation.status, reading)
-        marks = tuple(map(max, old_marks, said))
+        old_marks = known.exceptional or _marks(before, known.operation.status, known.reading)
+        said = _marks(stats, operation.status, reading)
+        marks = said if all(map(ge, said, old_marks)) else tuple(map(max, said, old_marks))
         self._count(old_marks, marks, operation, now)
         # A replica that lags may answer with the past: it can add what we never saw, not undo what we know.
         # Nor may one whose updatedAt is hours ahead, and so wrong, hide what follows it.
@@ -299,17 +301,32 @@ class AccountState:
 
     def _replace(self, before: Tracked, old: Stats, after: Tracked, new: Stats) -> None:
         """Put *after*, with the counters *new*, in the place of *before*, with *old* ones."""
-        self._add(before, old, -1)
-        self.tracked[after.operation.id] = self._unsaved[after.operation.id] = after
-        self._enter(after, new)
+        operation_id = after.operation.id
+        self.tracked[operation_id] = self._unsaved[operation_id] = after
+        if (
+            before.gone
+            or after.gone
+            or before.reading is not after.reading
+            or before.operation.status != after.operation.status
+        ):
+            self._add(before, old, -1)
+            self._enter(after, new)
+            return
+        # Most have only sent on.
+        self._queued += (new[_QUEUED] or 0) - (old[_QUEUED] or 0)
+        self._scheduled += (new[_SCHEDULED] or 0) - (old[_SCHEDULED] or 0)
+        self._active[operation_id] = after
+        if operation_id in self._unfinished:
+            self._unfinished[operation_id] = after
 
     def _count(self, before: Marks, after: Marks, operation: Operation, now: float) -> None:
         if before == after:
             return
-        self.totals = [total + new - old for total, old, new in zip(self.totals, before, after, strict=True)]
-        for index in _EXEMPLIFIED:
-            if after[index] > before[index]:
-                self.exemplars[TOTALS[index]] = Exemplar(operation.id, after[index] - before[index], now)
+        for index, old, new in zip(_INDEXES, before, after, strict=True):
+            if new != old:
+                self.totals[index] += new - old
+                if index in _EXEMPLIFIED:
+                    self.exemplars[TOTALS[index]] = Exemplar(operation.id, new - old, now)
         if after[_COMPLETED] > before[_COMPLETED]:
             seconds = max(0.0, operation.updated - operation.created)
             self.durations.observe(seconds, Exemplar(operation.id, seconds, now))

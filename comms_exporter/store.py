@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from comms_exporter.models import Operation, pack, unpack
+from comms_exporter.models import STATS, Operation, pack
 from comms_exporter.state import TOTALS, AccountState, Snapshot, Tracked
 from comms_exporter.stats import Reading
 
 # "COMS": whose file this is, in the place that SQLite has for it.
 APPLICATION_ID = 0x434F4D53
+
+_PACKED_BYTES = len(pack((0,) * len(STATS)))
 
 # One script for each version of the schema; a file is brought forward by those it has not seen.
 MIGRATIONS = (
@@ -282,9 +284,10 @@ def _load(connection: sqlite3.Connection, account: str, empty: AccountState) -> 
 def _packed(stats: str | bytes) -> bytes:
     try:
         packed = stats if isinstance(stats, bytes) else pack(tuple(json.loads(stats)))
-        unpack(packed)
     except struct.error as error:
         raise ValueError(f"stats: {error}") from None
+    if len(packed) != _PACKED_BYTES:
+        raise ValueError(f"stats of {len(packed)} bytes")
     return packed
 
 

@@ -41,7 +41,7 @@ HANDSHAKE_SECONDS = 10.0
 REQUEST_SECONDS = 10.0
 # Longer than Prometheus's default of a minute between scrapes.
 KEEPALIVE_SECONDS = 90.0
-# For a client to take the next 112 KiB, or the rest of an answer after which the connection ends.
+# For a client to take the next 512 KiB, or the rest of an answer after which the connection ends.
 READING_SECONDS = 10.0
 # Written at once. What is larger goes out piece by piece, as the client takes it.
 _PIECE = 2**16
