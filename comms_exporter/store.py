@@ -22,6 +22,8 @@ from comms_exporter.stats import Reading
 # "COMS": whose file this is, in the place that SQLite has for it.
 APPLICATION_ID = 0x434F4D53
 
+# Bytes of SQLite's log that are kept for the next save; a usual one takes less.
+_LARGEST_LOG = 8 * 2**20
 _PACKED_BYTES = len(pack((0,) * len(STATS)))
 
 # One script for each version of the schema; a file is brought forward by those it has not seen.
@@ -166,6 +168,8 @@ class Store:
             # FULL: a commit is on the disk before anybody is told of what it counted.
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            # A poll in which everything changed must not leave the log as long as it made it.
+            connection.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG}")
             _migrate(connection)
             self._last_save = _last_save(connection)
         except BaseException:

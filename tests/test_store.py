@@ -102,6 +102,17 @@ class TestSaving:
 
         assert memory(state) == memory(loaded(path)[0]["shop"])
 
+    def test_a_large_save_does_not_keep_the_disk(self, store, state, path):
+        log = path.with_name("state.db-wal")
+        apply(state, listing(*[operation(f"more {n}", total=1) for n in range(100_000)]))
+        saved(store, state)
+        assert log.stat().st_size > store_module._LARGEST_LOG
+        for n in range(3):
+            apply(state, listing(operation("a", updated=NOW + 50 + n, total=5, sent=5 + n)))
+            saved(store, state)
+
+        assert log.stat().st_size <= store_module._LARGEST_LOG
+
     def test_what_is_forgotten_is_removed(self, store, state, path):
         saved(store, state)
         apply(state, listing(sweep=True, at=NOW + 8 * 86400))
