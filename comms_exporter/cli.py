@@ -137,10 +137,11 @@ async def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     try:
         with _signals(signal.SIGTERM, signal.SIGINT) as stop, _signals(signal.SIGHUP) as hangup:
             async with exporter(settings, load=load, log=log, redactor=redactor) as (service, _):
-                reloading = asyncio.create_task(_reload_on(hangup, service))
+                reloading = asyncio.create_task(_reload_on(hangup, service, log))
                 await stop.wait()
                 log.info("stopping")
                 reloading.cancel()
+                await asyncio.wait({reloading})
     except ExceptionGroup:
         # Said through the log, which shows no secret.
         log.exception("a poll loop has crashed; this is a bug")
@@ -148,11 +149,15 @@ async def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     return 0
 
 
-async def _reload_on(hangup: asyncio.Event, service: Service) -> None:
+async def _reload_on(hangup: asyncio.Event, service: Service, log: FilteringBoundLogger) -> None:
     while True:
         await hangup.wait()
         hangup.clear()
-        await service.reload()
+        try:
+            await service.reload()
+        except Exception:
+            # The next one may fare better; without us there would be none.
+            log.exception("a reload has crashed; this is a bug")
 
 
 async def demo(settings: Settings) -> int:

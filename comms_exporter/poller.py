@@ -196,7 +196,7 @@ class Poller:
             else:
                 self._saved()
         view = await sliced(
-            self.state.view(now=self._client.now(), active_window=self._active_window, limit=self._max_operations)
+            self.state.view(now=self._ended(), active_window=self._active_window, limit=self._max_operations)
         )
         if self._prepare is not None:
             await self._prepare(self.name, view.exposed)

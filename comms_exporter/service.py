@@ -5,9 +5,9 @@ import os
 import ssl
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -124,7 +124,7 @@ class Keeper:
     async def load(self, names: Sequence[str], forced_reading: Reading | None) -> dict[str, AccountState]:
         """Return the states of the accounts called *names*, new where nothing was saved."""
         states = {name: AccountState(forced_reading=forced_reading) for name in names}
-        if self._store is not None:
+        if self._store is not None and states:
             aside = self._store.put_aside
             await self._run(self._store.load, states)
             if self._store.put_aside != aside or aside is not None:
@@ -177,6 +177,7 @@ class Service:
         self._session = session
         self._keeper = keeper
         self._group: asyncio.TaskGroup | None = None
+        self._stopping = False
         self._load = load
         self._redactor = redactor
         self._log = log
@@ -205,8 +206,11 @@ class Service:
         return self._redactor.mask(text)
 
     async def prepare(self) -> None:
-        """Take up what was counted before, so that it can be shown."""
-        await self._join(self._settings)
+        """Take up what was counted before, so that it can be shown; CannotStartError says why that cannot be."""
+        try:
+            await self._join(self._settings)
+        except StoreError as error:
+            raise CannotStartError(str(error)) from None
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Begin to poll every account, in tasks of *group*."""
@@ -215,7 +219,8 @@ class Service:
             self._poll(member)
 
     def stop(self) -> None:
-        """Have every poll loop end."""
+        """Have every poll loop end, and none begin."""
+        self._stopping = True
         for member in self._members.values():
             if member.task is not None:
                 member.task.cancel()
@@ -229,11 +234,11 @@ class Service:
         async with self._reloading:
             try:
                 settings = await asyncio.to_thread(self._load)
-            except SettingsError as error:
+                await self._join(settings)
+            except (SettingsError, StoreError) as error:
                 self.reloads.successful = False
                 self._log.error("reload failed: the settings stay as they were", error=str(error))
                 return str(error)
-            await self._join(settings)
             fixed = [name for name in FIXED if getattr(settings, name) != getattr(self._settings, name)]
             if fixed:
                 self._log.warning("some settings need a restart", settings=fixed)
@@ -248,27 +253,29 @@ class Service:
         wanted = {account.name: (account, needs) for account in settings.accounts if is_ours(account.name, settings)}
         reading = None if settings.collect_stats_reading == "auto" else Reading(settings.collect_stats_reading)
         states = await self._keeper.load([name for name in wanted if name not in self._members], reading)
+        before = self._members
+        staying = {
+            name
+            for name, (account, needs) in wanted.items()
+            if name in before and (before[name].account, before[name].settings) == (account, needs)
+        }
+        # Two loops at once would count into the same state. Meanwhile, pages show what was shown last.
+        await _ended([member for name, member in before.items() if name not in staying])
         members: dict[str, _Member] = {}
         for name, (account, needs) in wanted.items():
-            known = self._members.pop(name, None)
-            if known is not None and (known.account, known.settings) == (account, needs):
-                members[name] = known
+            if name in staying:
+                members[name] = before[name]
                 continue
-            if known is not None:
-                await _ended(known)
-                known.poller.state.forced_reading = reading
-                poller = self._poller(account, settings, known.poller.state, known.poller)
-            else:
-                poller = self._poller(account, settings, states[name], None)
-            members[name] = _Member(account, needs, poller)
-        for member in self._members.values():
-            await _ended(member)
+            old = before[name].poller if name in before else None
+            state = old.state if old is not None else states[name]
+            state.forced_reading = reading
+            members[name] = _Member(account, needs, self._poller(account, settings, state, old))
         self._members = members
         for member in members.values():
             self._poll(member)
 
     def _poll(self, member: _Member) -> None:
-        if self._group is not None and member.task is None:
+        if self._group is not None and member.task is None and not self._stopping:
             member.task = self._group.create_task(member.poller.run(), name=f"poll {member.poller.name}")
 
     def _poller(self, account: Account, settings: Settings, state: AccountState, before: Poller | None) -> Poller:
@@ -522,9 +529,11 @@ def _what_pollers_need(settings: Settings) -> tuple[Any, ...]:
     )
 
 
-async def _ended(member: _Member) -> None:
-    """Stop polling *member*, and wait until it has stopped."""
-    if member.task is not None:
-        member.task.cancel()
-        with suppress(asyncio.CancelledError):
-            await member.task
+async def _ended(members: Iterable[_Member]) -> None:
+    """Stop polling *members*, and wait until all have stopped."""
+    tasks = [member.task for member in members if member.task is not None]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        # Unlike awaiting them, this lets pass that we are told to stop ourselves.
+        await asyncio.wait(tasks)

@@ -98,6 +98,7 @@ class Snapshot:
     seen: float
     totals: tuple[int, ...]
     durations: dict[str, Any]
+    tracked: int
     changed: dict[str, Tracked | None]
 
 
@@ -146,6 +147,8 @@ class AccountState:
         self._scheduled = 0
         self._unfinished: dict[str, Tracked] = {}
         self._active: dict[str, Tracked] = {}
+        # What is finished and was updated before may be missing there.
+        self._active_since = float("-inf")
         self.regressions: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
         self.malformed = 0
@@ -194,6 +197,7 @@ class AccountState:
             self.seen,
             tuple(self.totals),
             {"bounds": self.durations.bounds, "counts": self.durations.counts.copy(), "sum": self.durations.sum},
+            len(self.tracked),
             changed,
         )
 
@@ -221,18 +225,21 @@ class AccountState:
                 oldest[status] = min(created, oldest.get(status, created))
             yield
         earliest = now - active_window
+        if earliest < self._active_since:
+            yield from self._recall()
         active: list[Operation] = []
         over: list[str] = []
         for part in parts(self._active.values(), 4 * SIZE):
             for each in part:
                 operation = each.operation
-                if operation.updated < earliest and not operation.unfinished:
-                    over.append(operation.id)
-                else:
+                if operation.updated >= earliest or operation.unfinished:
                     active.append(operation)
+                elif operation.updated < earliest - MARGIN:
+                    over.append(operation.id)
             yield
         for operation_id in over:
             del self._active[operation_id]
+        self._active_since = max(self._active_since, earliest - MARGIN)
         exposed = active if len(active) <= limit else (yield from _first(active, limit))
         readings = (
             self._by_reading if self.forced_reading is None else Counter({self.forced_reading: len(self.tracked)})
@@ -250,6 +257,14 @@ class AccountState:
             by_reading=+readings,
             oldest_unfinished=oldest,
         )
+
+    def _recall(self) -> Steps[None]:
+        """Consider every operation again: the window has become longer, or the clock was ahead."""
+        self._active = {}
+        for part in parts(self.tracked.values(), 4 * SIZE):
+            self._active.update((each.operation.id, each) for each in part if not each.gone)
+            yield
+        self._active_since = float("-inf")
 
     def _observe(self, operation: Operation, now: float) -> None:
         known = self.tracked.get(operation.id)

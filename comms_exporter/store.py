@@ -97,6 +97,8 @@ class Store:
         self._connection: sqlite3.Connection | None = None
         self._inode = -1
         self._last_save: tuple[bytes, int] | None = None
+        # The accounts of which this file holds everything, so that only what changes has to be written to it.
+        self._complete: set[str] = set()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._take_lock()
@@ -112,23 +114,38 @@ class Store:
     def load(self, states: dict[str, AccountState]) -> None:
         """Fill *states*, which are new, with what was saved of the accounts they are named by."""
         try:
-            with self._transaction() as connection:
-                saved = {name: _load(connection, name, state) for name, state in states.items()}
-        except (sqlite3.DatabaseError, ValueError, TypeError, KeyError, AttributeError) as error:
-            if _is_trouble_of_the_disk(error):
-                raise StoreError(f"{self.path}: {error}") from None
-            self._put_aside(error)
-            self._connect()
-            return
-        states.update({name: state for name, state in saved.items() if state is not None})
-
-    def save(self, account: str, snapshot: Snapshot) -> None:
-        """Write *snapshot*, all of it or nothing; when this returns, it is on the disk."""
-        try:
             self._find_again()
             with self._transaction() as connection:
+                loaded = {name: _load(connection, name, state) for name, state in states.items()}
+        except (sqlite3.DatabaseError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if _is_trouble_of_the_disk(error):
+                raise StoreError(f"{self.path}: {error}") from None
+            try:
+                self._put_aside(error)
+                self._connect()
+            except (OSError, sqlite3.Error) as second:
+                raise StoreError(f"{self.path}: {second}") from None
+            return
+        known = {name: state for name, state in loaded.items() if state is not None}
+        self._complete |= known.keys()
+        states.update(known)
+
+    def save(self, account: str, snapshot: Snapshot) -> None:
+        """Write *snapshot*, all of it or nothing; when this returns, it is on the disk.
+
+        StateLostError says that the file lacks what was written before, until everything has been written again.
+        """
+        try:
+            self._find_again()
+            complete = account in self._complete
+            if not complete and not _is_whole(snapshot):
+                raise StateLostError(f"{self.path} was removed or replaced; everything is written again")
+            with self._transaction() as connection:
+                if not complete:
+                    connection.execute("DELETE FROM operations WHERE account = ?", [account])
                 _save(connection, account, snapshot)
                 self._last_save = _last_save(connection)
+            self._complete.add(account)
         except (sqlite3.Error, OSError) as error:
             if _is_trouble_of_the_disk(error):
                 # The next save begins with a new connection, which knows nothing of it.
@@ -195,7 +212,8 @@ class Store:
         expected = self._last_save
         self._open()
         if replaced or self._last_save != expected:
-            raise StateLostError(f"{self.path} was removed or replaced; everything is written again")
+            # Every account has to be told, not only the one that comes first.
+            self._complete.clear()
 
     def _put_aside(self, error: Exception) -> None:
         self._disconnect()
@@ -210,6 +228,7 @@ class Store:
             source = Path(f"{self.path}{suffix}")
             if source.exists():
                 source.rename(f"{target}{suffix}")
+        self._complete.clear()
         self.put_aside = target
         self.why = str(error) or type(error).__name__
 
@@ -307,6 +326,10 @@ def _last_save(connection: sqlite3.Connection) -> tuple[bytes, int]:
     if row is None:
         raise _UnreadableError("it does not say which file it is")
     return row[0], row[1]
+
+
+def _is_whole(snapshot: Snapshot) -> bool:
+    return snapshot.tracked == sum(each is not None for each in snapshot.changed.values())
 
 
 def _save(connection: sqlite3.Connection, account: str, snapshot: Snapshot) -> None:

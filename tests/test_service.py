@@ -1,5 +1,7 @@
 """Many accounts, each for itself; settings and secrets that change under a running process."""
 
+import asyncio
+import itertools
 import json
 import re
 import signal
@@ -9,11 +11,16 @@ import time
 
 import aiohttp
 import pytest
+import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from process import CREDENTIALS, answer, exporter, scrape, until, unused_port
 
+from comms_exporter.config import build_parser, load
+from comms_exporter.logs import Redactor
+from comms_exporter.service import exporter as running
 from comms_exporter.simulator import Fate, Faults, World, make_app
+from comms_exporter.store import StoreError
 
 SENT = [Fate(sent=0, delivered=0)]
 BARE = {"TWILIO_ACCOUNT_SID": "", "TWILIO_AUTH_TOKEN": ""}
@@ -351,3 +358,89 @@ class TestCheck:
         code, printed, _ = await answer("check", *flags)
 
         assert (1, [True, False]) == (code, [report["good"] for report in json.loads(printed)])
+
+
+class TestReloadUnderWay:
+    """In this process, so that every moment of a reload can be met."""
+
+    @pytest.fixture
+    async def silent_api(self):
+        """An API that takes its time."""
+
+        async def wait(_):
+            await asyncio.sleep(60)
+
+        app = web.Application()
+        app.router.add_get("/v1/Emails/Operations", wait)
+        async with TestServer(app, handler_cancellation=True) as server:
+            yield str(server.make_url("/v1"))
+
+    @pytest.fixture
+    def start(self, tmp_path, silent_api):
+        """Return what starts an exporter of four accounts, whose interval is another at each reload."""
+        intervals = itertools.count(10)
+
+        def read():
+            listed = [
+                {"name": f"a{n}", "account_sid": "ACtest", "auth_token": "canary", "base_url": silent_api}
+                for n in range(4)
+            ]
+            file = tmp_path / "accounts.yml"
+            file.write_text(json.dumps({"accounts": listed, "collect": {"interval": f"{next(intervals)}s"}}))
+            flags = [f"--config.file={file}", f"--state.path={tmp_path}/state.db", "--web.listen-address=127.0.0.1:0"]
+            return load(flags, {}, parser=build_parser())
+
+        log = structlog.wrap_logger(structlog.ReturnLogger(), processors=[])
+        return lambda: running(read(), load=read, log=log, redactor=Redactor([]))
+
+    @pytest.mark.parametrize("turns", range(8))
+    async def test_being_told_to_stop_in_the_middle_stops_everything(self, start, turns):
+        async with asyncio.timeout(20):
+            async with start() as (service, _):
+                await asyncio.sleep(0)
+                loading = asyncio.Event()
+                load_states = service._keeper.load
+
+                async def load_and_tell(*arguments):
+                    states = await load_states(*arguments)
+                    loading.set()
+                    return states
+
+                service._keeper.load = load_and_tell
+                reload = asyncio.create_task(service.reload())
+                await loading.wait()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            await reload
+
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("poll ")]
+
+    async def test_no_account_is_ever_missing_on_the_page(self, start):
+        async with start() as (service, (url,)), aiohttp.ClientSession() as session:
+            pages = []
+
+            async def look():
+                while True:
+                    async with session.get(f"{url}/metrics") as response:
+                        pages.append((await response.text()).count("\ncomms_up{"))
+
+            looking = asyncio.create_task(look())
+            while len(pages) < 20:
+                assert await service.reload() is None
+            looking.cancel()
+
+        assert {4} == set(pages)
+
+    async def test_a_state_that_cannot_be_read_now_fails_the_reload_and_not_the_next_one(self, start):
+        async with start() as (service, _):
+
+            async def unreadable(*_):
+                raise StoreError("state.db: database is locked")
+
+            load_states, service._keeper.load = service._keeper.load, unreadable
+            assert "state.db: database is locked" == await service.reload()
+            assert not service.reloads.successful
+
+            service._keeper.load = load_states
+            assert await service.reload() is None
+            assert service.reloads.successful

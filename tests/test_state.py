@@ -231,6 +231,20 @@ class TestForgetting:
 
 
 class TestView:
+    def test_what_left_the_window_comes_back_with_a_longer_one(self, state):
+        """After a reload, or when a clock that was ahead is right again."""
+        for hours in (0, 2, 9):
+            apply(state, listing(operation(f"{hours} hours", status="COMPLETED", created=NOW - hours * 3600, total=1)))
+
+        def shown(window, now=NOW):
+            return {each.id for each in view(state, now=now, active_window=window * 3600, limit=9).exposed}
+
+        assert {"0 hours"} == shown(1)
+        assert {"0 hours", "2 hours"} == shown(3)
+        assert set() == shown(3, now=NOW + 20 * 3600)
+        assert {"0 hours", "2 hours"} == shown(3)
+        assert {"0 hours", "2 hours", "9 hours"} == shown(24)
+
     def view(self, state, limit=10, now=NOW):
         return view(state, now=now, active_window=3600, limit=limit)
 

@@ -381,6 +381,58 @@ class TestTrouble:
 
         assert memory(state) == memory(loaded(path)[0]["shop"])
 
+    def test_every_account_is_told_of_a_file_that_was_replaced(self, store, state, path):
+        """Not only the one that saves first: what the file lacks of the others would count again after a restart."""
+        other = AccountState()
+        apply(other, listing(sweep=True, at=NOW - 60))
+        apply(other, listing(operation("x", total=500, sent=500), operation("y", total=3)))
+        saved(store, state, "shop")
+        saved(store, other, "other")
+        for file in path.parent.glob("state.db*"):
+            if not file.name.endswith(".lock"):
+                file.unlink()
+        for name, each in (("shop", state), ("other", other)):
+            apply(each, listing(operation("late", total=1)))
+            snapshot = each.snapshot()
+            for _ in range(2):  # whoever did not hear it the first time, because it was cancelled, hears it again
+                with pytest.raises(StateLostError):
+                    store.save(name, snapshot)
+            each.not_saved(snapshot)
+            each.save_everything()
+            saved(store, each, name)
+        store.close()
+
+        states, _ = loaded(path, "shop", "other")
+        assert memory(state) == memory(states["shop"])
+        assert memory(other) == memory(states["other"])
+
+    def test_accounts_that_run_are_told_when_loading_another_puts_the_file_aside(self, store, state, path):
+        saved(store, state)
+        with database(path) as connection:
+            connection.execute("INSERT INTO accounts VALUES ('broken', 1, 1, 1, 'noise', '{}')")
+
+        store.load({"broken": AccountState()})
+        apply(state, listing(operation("late", total=1)))
+
+        assert store.put_aside is not None
+        with pytest.raises(StateLostError):
+            store.save("shop", state.snapshot())
+
+    def test_a_file_that_was_locked_can_be_loaded_from_again(self, store, state, path):
+        saved(store, state)
+        impatient = Store.__new__(Store)
+        impatient.__dict__.update(store.__dict__, _patience=0.01)
+        impatient._disconnect()
+        with database(path) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreError, match="locked"):
+                impatient.load({"shop": AccountState()})
+        states = {"shop": AccountState()}
+        impatient.load(states)
+        impatient._disconnect()
+
+        assert memory(state) == memory(states["shop"])
+
     def test_a_file_that_turns_to_noise_is_put_aside_and_written_anew(self, store, state, path):
         saved(store, state)
         store._disconnect()
