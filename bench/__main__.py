@@ -33,6 +33,13 @@ def main():
     unknown = set(parsed.parts) - set(PARTS)
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    into = parsed.into or (page.PAGE if not parsed.parts and not parsed.quick else None)
+    if into is not None:
+        # Now, rather than when everything has been measured.
+        try:
+            page.read(into)
+        except page.MarksError as error:
+            parser.error(str(error))
     signal.signal(signal.SIGTERM, end_as_by_interrupt)
     began = time.monotonic()
 
@@ -47,7 +54,6 @@ def main():
     progress("done")
     figures.insert(0, machine.described(time.monotonic() - began) + "\n")
     print(figures[0])
-    into = parsed.into or (page.PAGE if not parsed.parts and not parsed.quick else None)
     if into is not None:
         page.write(into, "\n".join(figures))
 

@@ -11,11 +11,19 @@ class MarksError(Exception):
     """The page has no place for figures."""
 
 
-def write(path, figures):
-    """Put *figures* between the marks of the page at *path*; the rest of it stays as it is."""
-    text = path.read_text(encoding="utf-8")
+def read(path):
+    """Return the page at *path*; MarksError says why nothing can be written to it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise MarksError(f"{path} is no page that figures can be written to: {error}") from None
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise MarksError(f"{path} lacks its marks: {BEGIN.strip()} and {END.strip()}")
-    before, _, rest = text.partition(BEGIN)
+    return text
+
+
+def write(path, figures):
+    """Put *figures* between the marks of the page at *path*; the rest of it stays as it is."""
+    before, _, rest = read(path).partition(BEGIN)
     after = rest.partition(END)[2]
     path.write_text(f"{before}{BEGIN}\n{figures}\n{END}{after}", encoding="utf-8")

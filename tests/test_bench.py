@@ -255,6 +255,20 @@ def adds_up(stats):
     return everything == stats["total"] and in_order and min(stats.values()) >= 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [(["nonsense"], "there is no part nonsense"), (["--into", "/nowhere/page.md"], "/nowhere/page.md is no page")],
+)
+def test_what_is_wrong_is_said_before_anything_is_measured(arguments, complaint):
+    bench = subprocess.run(
+        [sys.executable, "-m", "bench", *arguments], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+    )
+
+    assert 2 == bench.returncode
+    assert complaint in bench.stderr.splitlines()[-1]
+    assert "" == bench.stdout
+
+
 def test_table():
     table = Table("Title", "Note.", ["what", "ms"])
     table.add("a", 0.012345)
