@@ -253,6 +253,9 @@ def _write(segments: Segments, *, gzip: bool) -> Steps[None]:
 def _join(shown: list[Segments], *, gzip: bool, wanted: frozenset[str]) -> Steps[_Text]:
     """Return all samples of each family after its HELP and TYPE, account by account."""
     lists = [segment.pieces(gzip=gzip) for segments in shown for segment in segments]
+    if wanted:
+        # These chunks are sent once: the pieces stay parts of those that are kept.
+        lists = [pieces.copy() for pieces in lists]
     chunks = Chunks()
     for index, (name, text) in enumerate(OPERATION_FAMILIES):
         if wanted and name not in wanted:
@@ -264,4 +267,4 @@ def _join(shown: list[Segments], *, gzip: bool, wanted: frozenset[str]) -> Steps
             if chunks.add(pieces, index):
                 yield
     chunks.close()
-    return _Text(shown, chunks.done, sum(map(len, chunks.done)), chunks.total if gzip else Sum())
+    return _Text(shown, chunks.done, sum(map(len, chunks.done)), chunks.total)

@@ -274,6 +274,7 @@ class TestPreparing:
         for number in range(4):
             body = at_once(exposition.body(openmetrics=False, gzip=compressed))
             chunks = set(map(id, body.chunks))
+            page_of(exposition, gzip=compressed, names=["comms_email_operation_sent"])
             ((_, segments), *_) = reversed(exposition._shelves["shop"])
             for segment in segments:
                 assert {id(piece.data.obj) for piece in segment.pieces(gzip=compressed)} <= chunks
