@@ -295,7 +295,7 @@ class AccountState:
     def _follow(self, known: Tracked, operation: Operation, now: float) -> None:
         before, stats = known.operation.stats, operation.stats
         reading = self._reading(stats, known.reading)
-        old_marks = known.exceptional or _marks(before, known.operation.status, known.reading)
+        old_marks = known.marks
         said = _marks(stats, operation.status, reading)
         marks = said if all(map(ge, said, old_marks)) else tuple(map(max, said, old_marks))
         self._count(old_marks, marks, operation, now)

@@ -6,7 +6,6 @@ Twilio's own samples disagree. In some, an email that was opened still counts as
 """
 
 from enum import StrEnum
-from operator import ge
 
 from comms_exporter.models import STATS, Stats
 
@@ -56,8 +55,6 @@ def fallen(before: Stats, now: Stats, reading: Reading) -> list[str]:
     """Return the stages of REACHED that fewer emails have reached *now* than *before*, which no history explains."""
     # What an answer leaves out has not fallen.
     now = tuple(b if n is None else n for b, n in zip(before, now, strict=True))
-    if all(map(ge, _plain(now), _plain(before))):
-        return []
     readings = (reading,) if reading is not Reading.UNDECIDED else (Reading.CUMULATIVE, Reading.EXCLUSIVE)
     pairs = [(reached(before, each), reached(now, each)) for each in readings]
     return [
