@@ -5,9 +5,13 @@ import itertools
 import json
 import re
 import signal
+import sqlite3
 import ssl
 import subprocess
 import time
+from contextlib import closing
+from functools import partial
+from unittest.mock import Mock
 
 import aiohttp
 import pytest
@@ -16,11 +20,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from process import CREDENTIALS, answer, exporter, scrape, until, unused_port
 
+from comms_exporter import service as service_module
+from comms_exporter.cli import _reload_on
 from comms_exporter.config import build_parser, load
 from comms_exporter.logs import Redactor
+from comms_exporter.service import CannotStartError
 from comms_exporter.service import exporter as running
 from comms_exporter.simulator import Fate, Faults, World, make_app
-from comms_exporter.store import StoreError
+from comms_exporter.store import Store, StoreError
 
 SENT = [Fate(sent=0, delivered=0)]
 BARE = {"TWILIO_ACCOUNT_SID": "", "TWILIO_AUTH_TOKEN": ""}
@@ -444,3 +451,34 @@ class TestReloadUnderWay:
             service._keeper.load = load_states
             assert await service.reload() is None
             assert service.reloads.successful
+
+    async def test_a_state_that_is_locked_at_the_start_is_said_in_one_line(self, start, tmp_path, monkeypatch):
+        async with start():
+            pass
+        monkeypatch.setattr(service_module, "Store", partial(Store, patience=0.01))
+        with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as somebody:
+            somebody.execute("BEGIN IMMEDIATE")
+            with pytest.raises(CannotStartError, match=r"state\.db: database is locked"):
+                async with start():
+                    pass
+
+    async def test_a_reload_that_crashes_is_logged_and_not_the_last(self):
+        hangup = asyncio.Event()
+        reloads = asyncio.Queue()
+
+        class Crashing:
+            async def reload(self):
+                reloads.put_nowait("begun")
+                raise ZeroDivisionError
+
+        log = Mock()
+        task = asyncio.create_task(_reload_on(hangup, Crashing(), log))
+        async with asyncio.timeout(10):
+            for _ in range(2):
+                hangup.set()
+                await reloads.get()
+        task.cancel()
+        await asyncio.wait({task})
+
+        assert log.exception.called
+        assert task.cancelled()
