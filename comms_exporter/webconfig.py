@@ -250,8 +250,6 @@ def _tls(node: yaml.Node | None, directory: Path, doubts: list[str]) -> Tls | No
         lowest = ssl.TLSVersion.TLSv1_3
     if lowest > highest:
         raise WebConfigError(f"{where}.max_version: is below the lowest version; no client could come in")
-    if len(curves) > 1:
-        doubts.append(f"{where}.curve_preferences: only a single curve can be asked for; OpenSSL chooses among its own")
     return Tls(
         cert=cert,
         private_key=key,
@@ -262,8 +260,27 @@ def _tls(node: yaml.Node | None, directory: Path, doubts: list[str]) -> Tls | No
         max_version=highest,
         ciphers=ciphers,
         server_prefers=server_prefers,
-        curve=curves[0] if len(curves) == 1 else None,
+        curve=_only_curve(curves, doubts),
     )
+
+
+def _only_curve(curves: list[str], doubts: list[str]) -> str | None:
+    """Return the one curve that handshakes are restricted to; None leaves OpenSSL its own curves, X25519 first."""
+    where = "tls_server_config.curve_preferences"
+    if len(curves) > 1:
+        doubts.append(f"{where}: only a single curve can be asked for; OpenSSL chooses among its own")
+    if len(curves) != 1:
+        return None
+    if curves == ["X25519"]:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ecdh_curve("X25519")
+        except (ssl.SSLError, ValueError):
+            # Python 3.11.2, for one, asks OpenSSL by an interface that does not know this curve.
+            doubts.append(
+                f"{where}: this Python cannot restrict handshakes to X25519; OpenSSL offers its other curves too"
+            )
+            return None
+    return curves[0]
 
 
 def _given_pem(given: Mapping[str, yaml.Node], name: str, directory: Path, doubts: list[str]) -> Pem | None:

@@ -618,6 +618,23 @@ class TestHandshake:
         with pytest.raises(ssl.SSLError):
             shake(self.serve(f"{TLS}  cipher_suites: [TLS_AES_128_GCM_SHA256]\n", here), client)
 
+    def test_shakes_hands_with_x25519_on_every_python(self, here, made):
+        assert shake(self.serve(f"{TLS}  curve_preferences: [X25519]\n", here), trusting(made / "server.pem"))
+
+    def test_leaves_openssl_its_curves_where_python_cannot_ask_for_x25519(self, here, made, monkeypatch):
+        """Python 3.11.2, which Debian 12 has, raises here; every Go exporter takes the file."""
+
+        def refuse(*_):
+            raise ssl.SSLError(129, "[EC: UNKNOWN_GROUP] unknown group")
+
+        monkeypatch.setattr(ssl.SSLContext, "set_ecdh_curve", refuse)
+        text = f"{TLS}  curve_preferences: [X25519]\n"
+        assert (
+            "tls_server_config.curve_preferences: this Python cannot restrict handshakes to X25519;"
+            " OpenSSL offers its other curves too",
+        ) == check(text, here).warnings
+        assert shake(self.serve(text, here), trusting(made / "server.pem"))
+
     def test_uses_the_curve_that_is_asked_for(self, here, made):
         server = self.serve(f"{TLS}  curve_preferences: [CurveP521]\n", here)
         client = trusting(made / "server.pem")
