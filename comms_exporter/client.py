@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -31,6 +31,7 @@ from comms_exporter.models import (
     read_page,
     read_single,
 )
+from comms_exporter.times import is_representable, rfc3339
 
 # A page of 1,000 operations is 0.3 MB; what is fifty times larger is not one.
 LARGEST_BODY = 16 * 2**20
@@ -342,18 +343,12 @@ def _parameters(query: Query, page_size: int) -> dict[str, str]:
     parameters = {"pageSize": str(page_size)}
     # Whether the bounds are inclusive is not said: a second more on either side costs nothing.
     if query.created_after is not None:
-        parameters["startDate"] = _rfc3339(query.created_after - 1)
+        parameters["startDate"] = rfc3339(query.created_after - 1)
     if query.created_before is not None:
-        parameters["endDate"] = _rfc3339(query.created_before + 1)
+        parameters["endDate"] = rfc3339(query.created_before + 1)
     if query.status is not None:
         parameters["status"] = query.status
     return parameters
-
-
-def _rfc3339(moment: float) -> str:
-    # Not fromtimestamp(), which refuses what a broken clock may say.
-    whole = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=max(0, int(moment)))
-    return whole.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
@@ -373,9 +368,10 @@ def _http_date(value: str) -> float | None:
     try:
         date = parsedate_to_datetime(value)
         # HTTP knows no other zone; without one, it would be taken for ours.
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError, TypeError):
+        moment = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, TypeError, IndexError):
         return None
+    return moment if is_representable(moment) else None
 
 
 def _entry(entry: dict[str, Any]) -> str:

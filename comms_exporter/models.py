@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
+from comms_exporter.times import EARLIEST, LATEST, is_representable
+
 STATS = (
     "total",
     "recipients",
@@ -98,7 +100,9 @@ def read_page(body: bytes) -> Page:
     except (msgspec.DecodeError, ValueError, RecursionError):
         return _read_unusual_page(body)
     operations = list(map(_from_usual, usual.operations))
-    if not all(each.id.isascii() for each in operations):
+    if not all(
+        each.id.isascii() and EARLIEST <= each.created <= LATEST >= each.updated >= EARLIEST for each in operations
+    ):
         return _read_unusual_page(body)
     _check_length(len(operations))
     token = _next_token({"pagination": usual.pagination, "meta": usual.meta, "nextPageToken": usual.nextPageToken})
@@ -271,9 +275,12 @@ def _epoch(raw: dict[str, Any], name: str) -> float:
     if not isinstance(value, str):
         raise MalformedOperationError(f"{name} is a JSON {_kind(value)}, not a string")
     try:
-        return _moment(value).timestamp()
-    except ValueError:
+        moment = _moment(value).timestamp()
+    except (ValueError, OverflowError):
         raise MalformedOperationError(f"{name} is no RFC 3339 time") from None
+    if not is_representable(moment):
+        raise MalformedOperationError(f"{name} is outside the years 1 to 9999")
+    return moment
 
 
 def _moment(text: str) -> datetime:

@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import structlog
 
@@ -18,6 +17,7 @@ from comms_exporter.models import Operation, Page
 from comms_exporter.slices import SIZE, Steps, parts, sliced
 from comms_exporter.state import DAY, MARGIN, RETENTION, AccountState, Listing, Snapshot, View
 from comms_exporter.store import StateLostError, StoreError
+from comms_exporter.times import iso
 
 HOUR = 3600.0
 # A poll in which nothing moves for this long has died, not slowed down.
@@ -177,7 +177,7 @@ class Poller:
         if seen is not None and sweep.started - seen > RETENTION:
             self._log.warning(
                 "counts may be missing: nothing was seen for longer than Twilio keeps operations",
-                since=datetime.fromtimestamp(seen, UTC).isoformat(timespec="seconds"),
+                since=iso(seen),
             )
 
     async def _settle(self) -> None:

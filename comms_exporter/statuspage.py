@@ -7,13 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from hashlib import sha256
 from heapq import nsmallest
 from html import escape
 from itertools import zip_longest
 from typing import NamedTuple
 from urllib.parse import urlencode
+
+from comms_exporter.times import EARLIEST, LATEST, as_utc, iso
 
 PAGE_SIZE = 50
 REFRESH_SECONDS = 10
@@ -188,7 +189,6 @@ def find(operations: Iterable[Watched], search: Search, *, now: float) -> Found:
 def status_page(status: Status, search: Search) -> str:
     """Return the page as HTML."""
     answer = find(status.operations, search, now=status.now)
-    moment = datetime.fromtimestamp(status.now, UTC)
     return _PAGE.format(
         css=escape(STYLE.url),
         js=escape(SCRIPT.url),
@@ -196,8 +196,8 @@ def status_page(status: Status, search: Search) -> str:
         seconds=REFRESH_SECONDS,
         version=escape(status.version),
         title=escape(_title(status.accounts)),
-        iso=moment.isoformat(timespec="seconds"),
-        clock=moment.strftime("%H:%M:%S UTC"),
+        iso=iso(status.now),
+        clock=as_utc(status.now).strftime("%H:%M:%S UTC"),
         summary=escape(_summary(status.accounts)),
         accounts="\n".join(_account(each, status.now) for each in _worst_first(status.accounts)),
         form=_form(search, [each.name for each in status.accounts]),
@@ -230,7 +230,7 @@ def settings_text(
 
 def ago(seconds: float) -> str:
     """Return a span in the words people use for it, in two units at most."""
-    seconds = max(0, int(seconds))
+    seconds = int(max(0.0, min(seconds, LATEST - EARLIEST)))
     if seconds < 60:
         return f"{seconds} s"
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
@@ -410,7 +410,7 @@ def _count(answer: Found) -> str:
 def _operation(operation: Watched, now: float) -> str:
     funnel = operation.funnel()
     known = operation.status.lower() if operation.status in _KNOWN_STATUSES else "other"
-    created = datetime.fromtimestamp(operation.created, UTC).isoformat(timespec="seconds")
+    created = iso(operation.created)
     waiting = (
         f' <span class="badge stuck">unchanged {ago(now - operation.updated)}</span>' if _stuck(operation, now) else ""
     )
