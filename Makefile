@@ -1,24 +1,28 @@
 # Every target sets up what it needs: the only thing to install first is Python 3.11 or newer, with make and git.
+# Another Python than the first on PATH: make test PYTHON=/usr/bin/python3
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack dashboards docs test soak bench tools wheel sbom image lint lock clean
+.PHONY: help demo stack dashboards docs test smoke soak bench tools wheel sbom image lint lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+# A virtualenv belongs to one Python: another PYTHON gets a new one.
+MADE_BY := $(VENV)/.made-by$(shell $(PYTHON) -c 'import platform, sys; print(sys.base_prefix.replace("/", "-"), platform.python_version(), sep="-")')
+$(MADE_BY):
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
 # What runs: the locked dependencies and this package.
-$(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
+$(VENV)/.runtime: requirements.lock pyproject.toml $(MADE_BY)
 	$(RUN)pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@touch $@
 
 # What tests: everything in the development lock, and the package in place of its wheel.
-$(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+$(VENV)/.dev: requirements-dev.lock pyproject.toml $(MADE_BY)
 	$(RUN)pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(RUN)pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/.runtime
@@ -38,6 +42,9 @@ docs: $(VENV)/.dev ## write docs/configuration.md and docs/metrics.md anew
 
 test: $(VENV)/.dev tools ## pass every test; PYTEST="-k name" passes some
 	$(RUN)python -m pytest $(PYTEST)
+
+smoke: wheel ## install the wheel with every other Python here, and see it run
+	$(RUN)python tools/smoke.py dist/comms_exporter-$$($(RUN)hatchling version)-*.whl
 
 soak: $(VENV)/.dev tools ## let the proofs of the counters run for many minutes
 	SOAK=25 $(RUN)python -m pytest tests/test_counters.py tests/test_crash.py --timeout=3600 $(PYTEST)

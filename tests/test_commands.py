@@ -207,7 +207,7 @@ PROOFS = {
     r"make( .+)?": is_made,
     r"comms-exporter( .+)?": is_understood,
     r"python -m bench( .+)?": is_measured,
-    r"(deploy|tools)/\S+": is_there,
+    r"(deploy|tools|\.ci)/\S+": is_there,
     r"docker (build|push) .+": is_built,
     r"docker run .+": is_run,
     r"docker compose .+": is_composed,

@@ -629,10 +629,10 @@ class TestHandshake:
 
         monkeypatch.setattr(ssl.SSLContext, "set_ecdh_curve", refuse)
         text = f"{TLS}  curve_preferences: [X25519]\n"
-        assert (
-            "tls_server_config.curve_preferences: this Python cannot restrict handshakes to X25519;"
-            " OpenSSL offers its other curves too",
-        ) == check(text, here).warnings
+        (warning,) = check(text, here).warnings
+        assert warning.startswith(
+            "tls_server_config.curve_preferences: this Python cannot restrict handshakes to X25519"
+        )
         assert shake(self.serve(text, here), trusting(made / "server.pem"))
 
     def test_uses_the_curve_that_is_asked_for(self, here, made):
