@@ -66,7 +66,7 @@ class Exposition:
         *,
         reloads: Reloads,
         clock: Callable[[], float],
-        shard: Shard | None = None,
+        shard: Callable[[], Shard] = Shard,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._accounts = accounts
@@ -77,7 +77,10 @@ class Exposition:
             collector(registry=process)
         self._parts = (
             _Part(process.collect, lambda: int(monotonic() / PROCESS_SECONDS)),
-            _Part(lambda: _about_us(reloads, shard or Shard()), lambda: (reloads.successful, reloads.last_success)),
+            _Part(
+                lambda: _about_us(reloads, shard()),
+                lambda: (reloads.successful, reloads.last_success, shard()),
+            ),
             _Part(
                 lambda: live_families(accounts(), now=clock()),
                 lambda: [live_key(account, now=clock()) for account in accounts()],

@@ -82,7 +82,6 @@ class Poller:
         self.name = name
         self.state = state
         self.health = health
-        self.health.interval_seconds = interval
         self.traffic = client.traffic
         # What is shown has been saved: whatever a crash takes away, nobody has seen.
         self.view = view
@@ -122,7 +121,8 @@ class Poller:
         )
 
     def take_over(self, before: "Poller") -> None:
-        """Go on in the place of *before*: an account that has to wait is not excused by new settings."""
+        """Go on in the place of *before*, which has ended: an account that has to wait is not excused by new settings."""
+        self.view = before.view
         self._not_before = before._not_before  # noqa: SLF001
         self._set_stretch(before._stretch)  # noqa: SLF001
         self._expect(max(0.0, self._not_before - self._monotonic()))

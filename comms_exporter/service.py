@@ -150,14 +150,22 @@ class Keeper:
         await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
 
 
+class PollLoopEndedError(Exception):
+    """A poll loop has ended although nobody cancelled it; this is a bug."""
+
+
 @dataclass(slots=True)
 class _Member:
-    """An account that is being polled, and what it was joined from."""
+    """An account with its poller, the settings that it was built from, and the task that runs it."""
 
     account: Account
     settings: tuple[Any, ...]
     poller: Poller
     task: asyncio.Task[None] | None = None
+
+    def can_stay(self, account: Account, settings: tuple[Any, ...]) -> bool:
+        """Whether a reload to *account* and *settings* changes nothing here, and the poll loop still runs."""
+        return (self.account, self.settings) == (account, settings) and not (self.task and self.task.done())
 
 
 class Service:
@@ -188,7 +196,7 @@ class Service:
             lambda: self.pollers,
             reloads=self.reloads,
             clock=time.time,
-            shard=Shard(settings.shard_index, settings.shard_total),
+            shard=lambda: Shard(self._settings.shard_index, self._settings.shard_total),
         )
 
     @property
@@ -208,7 +216,7 @@ class Service:
     async def prepare(self) -> None:
         """Take up what was counted before, so that it can be shown; CannotStartError says why that cannot be."""
         try:
-            await self._join(self._settings)
+            self._adopt(self._settings, await self._build(self._settings))
         except StoreError as error:
             raise CannotStartError(str(error)) from None
 
@@ -234,49 +242,66 @@ class Service:
         async with self._reloading:
             try:
                 settings = await asyncio.to_thread(self._load)
-                await self._join(settings)
+                members = await self._build(settings)
             except (SettingsError, StoreError) as error:
                 self.reloads.successful = False
                 self._log.error("reload failed: the settings stay as they were", error=str(error))
                 return str(error)
+            except Exception:
+                self.reloads.successful = False
+                raise
             fixed = [name for name in FIXED if getattr(settings, name) != getattr(self._settings, name)]
             if fixed:
                 self._log.warning("some settings need a restart", settings=fixed)
-            self._settings = settings
-            self.reloads.successful = True
-            self.reloads.last_success = time.time()
-            self._log.info("reloaded", accounts=len(self._members))
+            try:
+                # Two pollers must never count into the same state. Meanwhile, pages show the old accounts.
+                await _ended(member for name, member in self._members.items() if members.get(name) is not member)
+            finally:
+                # Also if this reload is cancelled: the old pollers have ended, so the new ones have to begin.
+                self._adopt(settings, members)
+            self._log.info("reloaded", accounts=len(members))
             return None
 
-    async def _join(self, settings: Settings) -> None:
+    async def _build(self, settings: Settings) -> dict[str, _Member]:
+        """Return the members for *settings*, those that can stay as they are; all that can fail happens here.
+
+        The others are new and not polled yet. Nothing that is polled now changes.
+        """
         needs = _what_pollers_need(settings)
-        wanted = {account.name: (account, needs) for account in settings.accounts if is_ours(account.name, settings)}
-        reading = None if settings.collect_stats_reading == "auto" else Reading(settings.collect_stats_reading)
-        states = await self._keeper.load([name for name in wanted if name not in self._members], reading)
-        before = self._members
-        staying = {
-            name
-            for name, (account, needs) in wanted.items()
-            if name in before and (before[name].account, before[name].settings) == (account, needs)
-        }
-        # Two loops at once would count into the same state. Meanwhile, pages show what was shown last.
-        await _ended([member for name, member in before.items() if name not in staying])
+        accounts = [account for account in settings.accounts if is_ours(account.name, settings)]
+        states = await self._keeper.load(
+            [account.name for account in accounts if account.name not in self._members], _forced_reading(settings)
+        )
         members: dict[str, _Member] = {}
-        for name, (account, needs) in wanted.items():
-            if name in staying:
-                members[name] = before[name]
-                continue
-            old = before[name].poller if name in before else None
-            state = old.state if old is not None else states[name]
-            state.forced_reading = reading
-            members[name] = _Member(account, needs, self._poller(account, settings, state, old))
-        self._members = members
+        for account in accounts:
+            before = self._members.get(account.name)
+            if before is not None and before.can_stay(account, needs):
+                members[account.name] = before
+            else:
+                state = states[account.name] if before is None else before.poller.state
+                poller = self._poller(account, settings, state, before.poller if before else None)
+                members[account.name] = _Member(account, needs, poller)
+        return members
+
+    def _adopt(self, settings: Settings, members: dict[str, _Member]) -> None:
+        """Put *settings* and *members* in the place of the old ones, which have ended, and poll the new ones."""
+        for name, member in members.items():
+            before = self._members.get(name)
+            if before is not member:
+                member.poller.state.forced_reading = _forced_reading(settings)
+                if before is not None:
+                    member.poller.take_over(before.poller)
+        self._settings, self._members = settings, members
+        self.reloads.successful = True
+        self.reloads.last_success = time.time()
         for member in members.values():
             self._poll(member)
 
     def _poll(self, member: _Member) -> None:
         if self._group is not None and member.task is None and not self._stopping:
-            member.task = self._group.create_task(member.poller.run(), name=f"poll {member.poller.name}")
+            member.task = self._group.create_task(
+                _poll_until_cancelled(member.poller), name=f"poll {member.poller.name}"
+            )
 
     def _poller(self, account: Account, settings: Settings, state: AccountState, before: Poller | None) -> Poller:
         client = client_for(
@@ -287,12 +312,11 @@ class Service:
             redactor=self._redactor,
             log=self._log,
         )
-        health = before.health if before else PollHealth(interval_seconds=settings.collect_interval)
-        poller = Poller(
+        return Poller(
             account.name,
             client=client,
             state=state,
-            health=health,
+            health=before.health if before else PollHealth(interval_seconds=settings.collect_interval),
             # What was not shown may not have been saved either.
             view=before.view if before else View.before_the_first_poll(state),
             interval=settings.collect_interval,
@@ -303,9 +327,6 @@ class Service:
             save=self._keeper.saver(account.name),
             prepare=self.page.prepare,
         )
-        if before is not None:
-            poller.take_over(before)
-        return poller
 
 
 @asynccontextmanager
@@ -335,8 +356,10 @@ async def exporter(
                     log.info("listening", address=url, version=__version__)
                 async with asyncio.TaskGroup() as group:
                     service.start(group)
-                    yield service, urls
-                    service.stop()
+                    try:
+                        yield service, urls
+                    finally:
+                        service.stop()
     finally:
         keeper.close()
 
@@ -529,11 +552,34 @@ def _what_pollers_need(settings: Settings) -> tuple[Any, ...]:
     )
 
 
+def _forced_reading(settings: Settings) -> Reading | None:
+    return None if settings.collect_stats_reading == "auto" else Reading(settings.collect_stats_reading)
+
+
+async def _poll_until_cancelled(poller: Poller) -> None:
+    """Run *poller* until this task is cancelled; PollLoopEndedError says that it has ended by itself."""
+    stray = None
+    try:
+        await poller.run()
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Something that the loop awaited was cancelled. A TaskGroup would take that for an orderly end.
+        stray = error
+    raise PollLoopEndedError(f"the poll loop of the account {poller.name} has ended by itself") from stray
+
+
 async def _ended(members: Iterable[_Member]) -> None:
-    """Stop polling *members*, and wait until all have stopped."""
+    """Stop polling *members* and wait until all have stopped, even if cancelled meanwhile."""
     tasks = [member.task for member in members if member.task is not None]
     for task in tasks:
         task.cancel()
-    if tasks:
-        # Unlike awaiting them, this lets pass that we are told to stop ourselves.
-        await asyncio.wait(tasks)
+    cancelled = None
+    while pending := [task for task in tasks if not task.done()]:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

@@ -122,7 +122,7 @@ async def house(*, dialect=None, reading="cumulative", rate=0, page_size=40, sec
             "test",
             client=client,
             state=AccountState(),
-            health=PollHealth(interval_seconds=INTERVAL),
+            health=PollHealth(interval_seconds=poller.get("interval", INTERVAL)),
             view=View(),
             log=log,
             mask=lambda text: text,

@@ -1,0 +1,336 @@
+"""Reloads of every kind, in any order: whatever they come to, the accounts of the last good settings are polled."""
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import time
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import structlog
+from aiohttp.test_utils import TestServer
+
+from comms_exporter.config import build_parser, load
+from comms_exporter.logs import Redactor
+from comms_exporter.poller import Poller
+from comms_exporter.service import PollLoopEndedError, exporter, is_ours
+from comms_exporter.simulator import World, make_app
+from comms_exporter.store import StoreError
+
+SOAK = int(os.environ.get("SOAK", "1"))
+NAMES = [f"a{n}" for n in range(6)]
+STEPS = 40
+
+
+@pytest.fixture
+async def api():
+    async with TestServer(make_app(World(clock=time.time))) as server:
+        yield server
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    """Return what went wrong: a state that two pollers counted into at the same time."""
+    running, wrong = {}, []
+    run = Poller.run
+
+    async def alone(self):
+        if id(self.state) in running:
+            wrong.append(self.name)
+        running[id(self.state)] = self
+        try:
+            await run(self)
+        finally:
+            del running[id(self.state)]
+
+    monkeypatch.setattr(Poller, "run", alone)
+    return wrong
+
+
+class Files:
+    """The files that an exporter reads; calls in *during* run once, after it has read them and before it takes them over."""
+
+    def __init__(self, folder, api):
+        self._folder = folder
+        self._api = api
+        self.accounts = dict.fromkeys(NAMES[:4], "127.0.0.1")
+        self.other = {}
+        self.during = []
+        for name in NAMES:
+            self.secret(name).write_text("canary-token")
+        self.write()
+
+    def secret(self, name):
+        return self._folder / f"{name}.token"
+
+    def write(self):
+        listed = [
+            {
+                "name": name,
+                "account_sid": "ACtest",
+                "auth_token_file": str(self.secret(name)),
+                "base_url": f"http://{host}:{self._api.port}/v1",
+            }
+            for name, host in self.accounts.items()
+        ]
+        content = {"accounts": listed, "collect.interval": "30ms", "state.path": "state.db", **self.other}
+        (self._folder / "comms.yml").write_text(json.dumps(content))
+
+    def load(self):
+        flags = [f"--config.file={self._folder / 'comms.yml'}", "--web.listen-address=127.0.0.1:0"]
+        settings = load(flags, {}, parser=build_parser())
+        while self.during:
+            self.during.pop()()
+        return settings
+
+    @asynccontextmanager
+    async def exporter(self):
+        log = structlog.wrap_logger(structlog.ReturnLogger(), processors=[])
+        async with exporter(self.load(), load=self.load, log=log, redactor=Redactor([])) as (service, _):
+            yield service
+
+
+async def all_poll(service):
+    """Wait until every account of the settings in force has been polled again; say which have not."""
+    named = {account.name for account in service.settings.accounts if is_ours(account.name, service.settings)}
+    before = {poller.name: poller.health.polls for poller in service.pollers}
+    assert named == before.keys()
+    dead = named
+    for _ in range(500):
+        dead = {poller.name for poller in service.pollers if poller.health.polls == before[poller.name]}
+        if not dead:
+            break
+        await asyncio.sleep(0.02)
+    assert set() == dead
+    tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith("poll ")]
+    assert sorted(f"poll {name}" for name in named) == sorted(task.get_name() for task in tasks)
+
+
+class History:
+    """A reload history: each step changes what a reload finds, or reloads."""
+
+    def __init__(self, files, service, rng):
+        self._files = files
+        self._service = service
+        self._random = rng
+        self._load_states = service._keeper.load
+        self.reloads = 0
+        self.good = 0
+
+    async def step(self):
+        step = self._random.choice([
+            self._secret_goes, self._secret_goes, self._secret_comes_back, self._secret_comes_back,
+            self._secrets_come_back, self._secrets_come_back, self._secrets_come_back, self._account_comes,
+            self._account_goes, self._account_changes, self._setting_changes, self._setting_changes,
+            self._file_is_broken, self._file_is_repaired,
+            self._reload, self._reload, self._reload, self._reload_while_a_secret_goes,
+            self._reload_while_a_secret_goes, self._reload_at_once,
+            self._reload_is_cancelled, self._reload_while_the_state_is_locked,
+        ])  # fmt: skip
+        await step()
+
+    async def _secret_goes(self):
+        secret = self._files.secret(self._random.choice(NAMES))
+        if self._random.random() < 0.5:
+            secret.unlink(missing_ok=True)
+        else:
+            secret.write_text("")
+
+    async def _secret_comes_back(self):
+        self._files.secret(self._random.choice(NAMES)).write_text(f"canary-token-{self._random.random()}")
+
+    async def _secrets_come_back(self):
+        for name in NAMES:
+            self._files.secret(name).write_text("canary-token")
+
+    async def _account_comes(self):
+        self._files.accounts.setdefault(self._random.choice(NAMES), "127.0.0.1")
+        self._files.write()
+
+    async def _account_goes(self):
+        if len(self._files.accounts) > 1:
+            del self._files.accounts[self._random.choice(list(self._files.accounts))]
+        self._files.write()
+
+    async def _account_changes(self):
+        name = self._random.choice(list(self._files.accounts))
+        self._files.accounts[name] = self._random.choice(["127.0.0.1", "localhost"])
+        self._files.write()
+
+    async def _setting_changes(self):
+        self._files.other = self._random.choice([
+            {"api.page-size": self._random.randint(1, 1000)},
+            {"collect.interval": f"{self._random.randint(20, 60)}ms"},
+            {"collect.stats-reading": self._random.choice(["auto", "cumulative", "exclusive"])},
+            {"shard.total": 2, "shard.index": self._random.randint(0, 1)},
+        ])  # fmt: skip
+        self._files.write()
+
+    async def _file_is_broken(self):
+        self._files.other = {"collect.intervall": "30ms"}
+        self._files.write()
+
+    async def _file_is_repaired(self):
+        self._files.other = {}
+        self._files.write()
+
+    async def _reload(self, *, predictable=True):
+        before = self._service.settings
+        can_be_good = "collect.intervall" not in self._files.other and all(
+            secret.exists() and secret.read_text() for secret in map(self._files.secret, self._files.accounts)
+        )
+        wrong = await self._service.reload()
+        assert not predictable or can_be_good == (wrong is None)
+        self.reloads += 1
+        self.good += wrong is None
+        assert self._service.reloads.successful == (wrong is None)
+        assert (self._service.settings is before) == (wrong is not None)
+
+    async def _reload_while_a_secret_goes(self):
+        """As a rotation does: the settings are read, and then a file is away for a moment."""
+        await self._secrets_come_back()
+        self._files.other = {"api.page-size": self._random.randint(1, 1000)}
+        self._files.write()
+        self._files.during = [
+            partial(self._files.secret(name).unlink, missing_ok=True)
+            for name in self._files.accounts
+            if self._random.random() < 0.5
+        ]
+        await self._reload(predictable=False)
+        self._files.during.clear()
+
+    async def _reload_at_once(self):
+        results = await asyncio.gather(*[self._service.reload() for _ in range(3)])
+        self.reloads += 3
+        self.good += results.count(None)
+
+    async def _reload_is_cancelled(self):
+        reload = asyncio.create_task(self._service.reload())
+        self.reloads += 1
+        for _ in range(self._random.randint(0, 60)):
+            await asyncio.sleep(0 if self._random.random() < 0.9 else 0.001)
+        reload.cancel()
+        await asyncio.wait({reload})
+
+    async def _reload_while_the_state_is_locked(self):
+        async def locked(*_):
+            raise StoreError("state.db: database is locked")
+
+        self._service._keeper.load = locked
+        await self._reload(predictable=False)
+        self._service._keeper.load = self._load_states
+
+
+class TestHistories:
+    @pytest.mark.parametrize("seed", range(5 * SOAK))
+    async def test_the_accounts_of_the_last_good_settings_are_polled(self, seed, tmp_path, api, counting):
+        files = Files(tmp_path, api)
+        async with files.exporter() as service:
+            history = History(files, service, random.Random(seed))
+            for _ in range(4):
+                for _ in range(STEPS // 4):
+                    await history.step()
+                await all_poll(service)
+            await history._secrets_come_back()
+            await history._file_is_repaired()
+            await history._reload()
+            await all_poll(service)
+        assert history.good > 0
+        assert [] == counting
+        print(f"seed {seed}: {history.reloads} reloads, {history.good} of them good, no account dead")  # noqa: T201
+
+
+class TestReload:
+    async def test_a_secret_file_that_goes_away_meanwhile_fails_it_and_stops_nothing(self, tmp_path, api, counting):
+        files = Files(tmp_path, api)
+        async with files.exporter() as service:
+            await all_poll(service)
+            before = service.pollers
+            files.other = {"collect.interval": "50ms"}
+            files.write()
+            # Three accounts could have been built by the time that this one cannot.
+            files.during = [files.secret("a3").unlink]
+
+            assert "account a3: cannot read" in await service.reload()
+            assert before == service.pollers
+            assert [0.03] * 4 == [poller.health.interval_seconds for poller in service.pollers]
+            await all_poll(service)
+
+            files.secret("a3").write_text("canary-token")
+            assert await service.reload() is None
+            assert [0.05] * 4 == [poller.health.interval_seconds for poller in service.pollers]
+            await all_poll(service)
+
+    async def test_a_poll_loop_that_has_stopped_is_not_taken_for_one_that_stays(self, tmp_path, api):
+        files = Files(tmp_path, api)
+        async with files.exporter() as service:
+            task = next(task for task in asyncio.all_tasks() if task.get_name() == "poll a2")
+            task.cancel()
+            await asyncio.wait({task})
+
+            assert await service.reload() is None
+            await all_poll(service)
+
+    async def test_one_that_is_cancelled_while_old_pollers_stop_takes_effect(self, tmp_path, api, monkeypatch):
+        """Those that it has stopped cannot be brought back."""
+        stopping, may_stop = asyncio.Event(), asyncio.Event()
+        run = Poller.run
+
+        async def run_and_stop_slowly(self):
+            try:
+                await run(self)
+            finally:
+                stopping.set()
+                await may_stop.wait()
+
+        monkeypatch.setattr(Poller, "run", run_and_stop_slowly)
+        files = Files(tmp_path, api)
+        async with files.exporter() as service:
+            await all_poll(service)
+            del files.accounts["a0"]
+            files.other = {"api.page-size": 7}
+            files.write()
+            reload = asyncio.create_task(service.reload())
+            await stopping.wait()
+            for _ in range(3):
+                reload.cancel()
+                await asyncio.sleep(0)
+            may_stop.set()
+            await asyncio.wait({reload})
+
+            assert reload.cancelled()
+            assert NAMES[1:4] == [poller.name for poller in service.pollers]
+            assert 7 == service.settings.api_page_size
+            await all_poll(service)
+
+    async def test_the_shard_is_told_as_it_is_now(self, tmp_path, api):
+        files = Files(tmp_path, api)
+        async with files.exporter() as service:
+            for index, total in itertools.chain([(0, 1)], [(n, 3) for n in range(3)]):
+                files.other = {"shard.index": index, "shard.total": total}
+                files.write()
+                assert await service.reload() is None
+
+                page = b"".join((await service.page.body(openmetrics=False)).chunks).decode()
+                wanted = f'comms_exporter_shard_info{{shard_index="{index}",shard_total="{total}"}} 1.0'
+                assert [wanted] == [line for line in page.splitlines() if line.startswith("comms_exporter_shard_info{")]
+
+
+class TestPollLoop:
+    @pytest.mark.parametrize("how", ["returns", "awaits something that was cancelled"])
+    async def test_one_that_ends_by_itself_ends_the_exporter(self, how, tmp_path, api, monkeypatch):
+        async def run(_):
+            if how != "returns":
+                raise asyncio.CancelledError
+
+        files = Files(tmp_path, api)
+        monkeypatch.setattr(Poller, "run", run)
+        with pytest.raises(ExceptionGroup) as caught:
+            async with asyncio.timeout(10), files.exporter():
+                await asyncio.Event().wait()
+
+        assert {PollLoopEndedError} == {type(each) for each in caught.value.exceptions}
+        assert "the poll loop of the account a0 has ended by itself" in str(caught.value.exceptions[0])
