@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from comms_exporter.client import CommsClient, CommsError, Patience, Query
 from comms_exporter.models import Page
 from comms_exporter.poller import requests_per_hour
+from comms_exporter.printable import printable
 from comms_exporter.state import RETENTION
 
 # More than this between our clock and the API's, and windows of time are no longer what they seem.
@@ -133,7 +134,7 @@ def _budget(page: Page, interval: float, page_size: int) -> Step:
 
 
 def as_text(reports: list[Report]) -> str:
-    """Return a table for people."""
+    """Return a table for people, on whose terminal nothing of it does more than appear."""
     lines = []
     for report in reports:
         lines.append(f"account {report.account}")
@@ -141,7 +142,7 @@ def as_text(reports: list[Report]) -> str:
             lines.append(f"  {'ok  ' if step.good else 'FAIL'}  {step.name:<12} {step.found}")
             if step.advice:
                 lines.append(f"  {'':<6}{'':<12}-> {step.advice}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def as_json(reports: list[Report]) -> list[dict[str, object]]:

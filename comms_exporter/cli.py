@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TextIO
 
 from aiohttp import web
 from pydantic import SecretStr
@@ -29,6 +30,7 @@ from comms_exporter.config import (
     parse_listen_address,
 )
 from comms_exporter.logs import Redactor, configure
+from comms_exporter.printable import printable
 from comms_exporter.service import CannotStartError, Service, check_accounts, exporter, security_of
 from comms_exporter.slices import spare
 from comms_exporter.webserver import CannotListenError, listening
@@ -58,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(arguments)
     except SettingsError as error:
         for problem in error.problems:
-            print(f"{PROG}: {problem}", file=sys.stderr)
+            _say(f"{PROG}: {problem}", file=sys.stderr)
         return 2
     except (CannotStartError, CannotListenError) as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
+        _say(f"{PROG}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         # Only before the loop listens to signals is an interrupt an exception.
@@ -80,7 +82,7 @@ def _serve_command(arguments: Sequence[str]) -> int:
     settings = read_settings()
     if settings.config_check:
         security_of(settings, _logger(settings)[0])
-        print(f"The settings are good: {len(settings.accounts)} account(s).")
+        _say(f"The settings are good: {len(settings.accounts)} account(s).")
         return 0
     return asyncio.run(serve(settings, read_settings))
 
@@ -94,7 +96,7 @@ def _check_command(arguments: Sequence[str]) -> int:
     settings = load([each for each in arguments if each != "--json"], os.environ, parser=parser)
     log, redactor = _logger(settings)
     reports = asyncio.run(check_accounts(settings, log=log, redactor=redactor))
-    print(json.dumps(as_json(reports), indent=2) if in_json else as_text(reports))
+    _say(*(json.dumps(as_json(reports), indent=2) if in_json else as_text(reports)).splitlines())
     return 0 if all(report.good for report in reports) else 1
 
 
@@ -175,10 +177,10 @@ async def demo(settings: Settings) -> int:
                 }
             )
             async with exporter(settings, load=lambda: settings, log=log, redactor=redactor) as (_, addresses):
-                print(f"A simulated sender is at work, sixty times as fast as a real one. Its API is at {api}/")
+                _say(f"A simulated sender is at work, sixty times as fast as a real one. Its API is at {api}/")
                 for address in addresses:
-                    print(f"Status page: {address}/\nMetrics:     {address}{settings.web_telemetry_path}")
-                print("Ctrl-C stops it.", flush=True)
+                    _say(f"Status page: {address}/", f"Metrics:     {address}{settings.web_telemetry_path}")
+                _say("Ctrl-C stops it.")
                 await stop.wait()
     return 0
 
@@ -186,9 +188,19 @@ async def demo(settings: Settings) -> int:
 async def _simulate(app: web.Application, address: ListenAddress) -> int:
     with _signals(signal.SIGTERM, signal.SIGINT) as stop:
         async with listening(app, [address]) as (url,):
-            print(f"The simulated API is at {url}/", flush=True)
+            _say(f"The simulated API is at {url}/")
             await stop.wait()
     return 0
+
+
+def _say(*lines: str, file: TextIO | None = None) -> None:
+    """Print *lines*, of which some hold what others have said, as far as the terminal's encoding allows."""
+    stream = file or sys.stdout
+    for line in map(printable, lines):
+        try:
+            print(line, file=stream, flush=True)
+        except UnicodeEncodeError:
+            print(line.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
 
 
 def _logger(settings: Settings) -> tuple[FilteringBoundLogger, Redactor]:

@@ -13,6 +13,8 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+from comms_exporter.printable import is_printable, printable
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 _MASK = "***"
 _DEEPEST = 8  # deeper than anything we log; also ends what contains itself
@@ -149,7 +151,7 @@ def _headed(logger: WrappedLogger, name: str, event_dict: EventDict) -> EventDic
 
 
 def _to_json(logger: WrappedLogger, name: str, event_dict: EventDict) -> str:  # noqa: ARG001
-    return json.dumps(event_dict)
+    return printable(json.dumps(event_dict))  # JSON leaves DEL as it is
 
 
 def _to_logfmt(logger: WrappedLogger, name: str, event_dict: EventDict) -> str:  # noqa: ARG001
@@ -158,20 +160,18 @@ def _to_logfmt(logger: WrappedLogger, name: str, event_dict: EventDict) -> str: 
 
 
 def _key(text: str) -> str:
-    return re.sub(r'[\s="]', "_", "".join(c if c.isprintable() else "_" for c in text)) or "_"
+    return re.sub(r'[\s="]', "_", "".join(c if is_printable(c) else "_" for c in text)) or "_"
 
 
 def _value(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    if isinstance(value, str) and re.search(r'[\s="\\]', text) is None and text.isprintable():
+    if isinstance(value, str) and re.search(r'[\s="\\]', text) is None and is_printable(text):
         return text or '""'
     return text if not isinstance(value, str | dict | list) else _quoted(text)
 
 
 def _quoted(text: str) -> str:
-    quoted = json.dumps(text, ensure_ascii=False)
-    # What JSON leaves as it is although some tool may take it for the end of a line.
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in quoted)
+    return printable(json.dumps(text, ensure_ascii=False))
 
 
 def _text(value: Any) -> str:

@@ -61,6 +61,8 @@ class TestLogfmt:
             ("\x1b[31mred", r'"\u001b[31mred"'),
             ("next\u0085line\u2028sep", r'"next\u0085line\u2028sep"'),
             ("half a \udc80 character", r'"half a \udc80 character"'),
+            ("de\x7fl", r'"de\u007fl"'),
+            ("hid\ufe0fden", r'"hid\ufe0fden"'),
             ("Zürich", "Zürich"),
             (True, "true"),
             (None, "null"),
@@ -106,6 +108,10 @@ class TestJson:
         logs.configure("info", "json", stream).info(event, value=value)
         (line,) = stream.getvalue().splitlines()
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+    def test_has_nothing_in_it_that_a_terminal_would_act_on(self, stream):
+        logs.configure("info", "json", stream).info("x", value="de\x7fl")
+        assert r'"value": "de\u007fl"' in stream.getvalue()
 
 
 class TestLevels:

@@ -339,6 +339,42 @@ class TestCheck:
         assert advice in failed["advice"]
         assert CREDENTIALS["TWILIO_AUTH_TOKEN"] not in printed
 
+    @pytest.mark.parametrize("flags", [(), ("--json",)], ids=["text", "json"])
+    async def test_leaves_the_terminal_alone(self, flags):
+        """What the API says is shown, and neither moves the cursor nor turns the text around."""
+        hostile = "\x1b]0;owned\x07\x1b[2J\0\x7f\x9b31m\u202emoc.elpmaxe\u2066\u200b"
+
+        async def refuse(_):
+            return web.json_response({"message": f"no: {hostile}"}, status=401)
+
+        app = web.Application()
+        app.router.add_get("/v1/Emails/Operations", refuse)
+        async with TestServer(app) as server:
+            base_url = f"--api.base-url={server.make_url('/v1')}"
+            code, printed, said = await answer("check", base_url, *flags, environ=CREDENTIALS)
+
+        assert (1, True) == (code, "moc.elpmaxe" in printed)
+        assert "" == "".join(c for c in printed + said if c != "\n" and not c.isprintable())
+        if flags:
+            (report,) = json.loads(printed)
+            (failed,) = [each for each in report["steps"] if not each["good"]]
+            assert f"401: no: {hostile}" == failed["found"]
+
+    async def test_can_be_read_where_ascii_is_all_there_is(self):
+        """What the terminal cannot show is escaped, rather than the end of the command."""
+
+        async def refuse(_):
+            return web.json_response({"message": "très " * 100}, status=401)
+
+        app = web.Application()
+        app.router.add_get("/v1/Emails/Operations", refuse)
+        async with TestServer(app) as server:
+            environ = {**CREDENTIALS, "PYTHONIOENCODING": "ascii"}
+            code, printed, said = await answer("check", f"--api.base-url={server.make_url('/v1')}", environ=environ)
+
+        assert (1, "") == (code, said)
+        assert r"401: tr\xe8s tr\xe8s" in printed
+
     async def test_names_a_host_that_does_not_exist(self):
         code, printed, _ = await answer("check", "--api.base-url=http://no-such-host.invalid/v1", environ=CREDENTIALS)
 
