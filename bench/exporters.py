@@ -26,6 +26,7 @@ class Exporter(Child):
             *where,
             "--web.listen-address=127.0.0.1:0",
             "--api.max-requests-per-second=1000000",
+            "--collect.max-tracked-operations=1000000000",
             "--log.level=info",
             *flags,
             environ=CREDENTIALS if api else {},

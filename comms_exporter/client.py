@@ -33,8 +33,11 @@ from comms_exporter.models import (
 )
 from comms_exporter.times import is_representable, rfc3339
 
-# A page of 1,000 operations is 0.3 MB; what is fifty times larger is not one.
-LARGEST_BODY = 16 * 2**20
+# Bytes of a body that are read at most, unpacked. A page of 1,000 operations is 0.3 MB and one operation 0.3 kB, so
+# there is room for many fields that we do not know; of an error, the first sentences say enough.
+LARGEST_PAGE = 8 * 2**20
+LARGEST_OPERATION = 256 * 2**10
+LARGEST_ERROR = 64 * 2**10
 # Twice the operations that anybody was ever reported to send in a week, at the largest page size.
 MOST_PAGES = 20_000
 LONGEST_WAIT = 3600.0
@@ -140,13 +143,14 @@ class CommsClient:
         """Yield every page of the listing *query*; a token that comes twice is an error, not a loop."""
         url = self._base / "Emails" / "Operations"
         parameters = _parameters(query, self.page_size)
-        seen: set[str] = set()
+        # Their hashes: 20,000 tokens of the longest kind would be 80 MB.
+        seen: set[int] = set()
         token: str | None = None
         while True:
             target = url.with_query(parameters if token is None else {**parameters, "pageToken": token})
             if token is not None and token.startswith(("http://", "https://")):
                 target = self._same_origin(token)
-            body = await self._get(target, patience, started=token is not None)
+            body = await self._get(target, patience, largest=LARGEST_PAGE, started=token is not None)
             # To read it is as much as one turn of the loop should hold.
             await asyncio.sleep(0)
             page = read(read_page, body)
@@ -154,9 +158,9 @@ class CommsClient:
             token = page.next
             if token is None:
                 return
-            if token in seen:
+            if hash(token) in seen:
                 raise CommsError("bad_payload", "the listing repeats a page token; it would never end")
-            seen.add(token)
+            seen.add(hash(token))
             if len(seen) >= MOST_PAGES:
                 raise CommsError("bad_payload", f"the listing does not end within {MOST_PAGES} pages")
 
@@ -168,15 +172,15 @@ class CommsClient:
             return Page([], None, [f"the id {segment} cannot be asked for"], Counter())
         url = (self._base / "Emails" / "Operations").joinpath(segment, encoded=True)
         try:
-            body = await self._get(url, patience)
+            body = await self._get(url, patience, largest=LARGEST_OPERATION)
         except CommsError as error:
             if error.reason == "not_found":
                 return None
             raise
         return read(read_single, body)
 
-    async def _get(self, url: URL, patience: Patience, *, started: bool = False) -> bytes:
-        """Return the body of the answer at *url*; the one place that decides to ask again.
+    async def _get(self, url: URL, patience: Patience, *, largest: int, started: bool = False) -> bytes:
+        """Return the body of the answer at *url*, of *largest* bytes at most; the one place that decides to ask again.
 
         A listing that is *started* would lose its earlier pages, so it rather sits out a bearable wait.
         """
@@ -185,7 +189,7 @@ class CommsClient:
         while True:
             await self._pace.turn()
             try:
-                return await self._request(url)
+                return await self._request(url, largest)
             except ConnectionLostError:
                 if not patience.again():
                     raise
@@ -204,7 +208,7 @@ class CommsClient:
             self.traffic.retries += 1
             await self._sleep(wait)
 
-    async def _request(self, url: URL) -> bytes:
+    async def _request(self, url: URL, largest: int) -> bytes:
         began = self._monotonic()
         code = "error"
         try:
@@ -215,7 +219,7 @@ class CommsClient:
                 timeout=self._timeout,
                 allow_redirects=False,
             ) as response:
-                body = await _body(response)
+                body = await _body(response, largest)
                 code = str(response.status)
                 self._set_clock(response.headers)
                 return decipher(response.status, response.headers, body, now=self.now())
@@ -351,16 +355,19 @@ def _parameters(query: Query, page_size: int) -> dict[str, str]:
     return parameters
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
+async def _body(response: aiohttp.ClientResponse, largest: int) -> bytes:
+    """Return the body, of an error its beginning; one of more than *largest* bytes is a bad payload."""
+    good = response.status == 200
+    limit = largest if good else LARGEST_ERROR
     body = bytearray()
     async for chunk in response.content.iter_chunked(2**16):
         body += chunk
-        if len(body) > LARGEST_BODY:
+        if len(body) > limit:
             response.close()
-            if response.status != 200:
-                # Its status and headers say enough.
+            if not good:
+                del body[limit:]
                 break
-            raise CommsError("bad_payload", f"{response.status} with a body of more than {LARGEST_BODY >> 20} MiB")
+            raise CommsError("bad_payload", f"{response.status} with a body of more than {limit >> 10} KiB")
     return bytes(body)
 
 

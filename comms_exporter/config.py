@@ -303,6 +303,12 @@ class Settings(BaseSettings):
         "How many operations of an account have series of their own: more of them show more, "
         "and cost Prometheus 17 series each. 0 means none at all.",
     )
+    collect_max_tracked_operations: Annotated[int, BeforeValidator(_whole_number(1, 1_000_000_000))] = _setting(
+        "100000",
+        "NUMBER",
+        "How many operations of an account to keep count of: those of a week, at up to 1.5 kB of memory each. A poll that "
+        "finds more of them fails, and says so.",
+    )
     collect_stats_reading: Annotated[
         Literal["auto", "cumulative", "exclusive"], BeforeValidator(_one_of("auto", "cumulative", "exclusive"))
     ] = _setting(

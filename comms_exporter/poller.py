@@ -71,6 +71,7 @@ class Poller:
         interval: float,
         active_window: float,
         max_operations: int,
+        max_tracked_operations: int,
         log: structlog.typing.FilteringBoundLogger,
         mask: Callable[[str], str],
         save: Callable[[Snapshot], Awaitable[None]] | None = None,
@@ -91,6 +92,7 @@ class Poller:
         self._interval = interval
         self._active_window = active_window
         self._max_operations = max_operations
+        self._max_tracked_operations = max_tracked_operations
         self._log = log.bind(account=name)
         self._mask = mask
         self._clock = clock
@@ -269,6 +271,7 @@ class Poller:
         listing = Listing({}, started=started, ended=started, sweep=sweep)
         async for page in self._client.pages(query, patience):
             await sliced(self._gather(page, listing))
+            self._check_length(listing)
             self._check_filters(query, page)
             self._expect()
         # The first answer may have told that our clock is wrong.
@@ -278,22 +281,37 @@ class Poller:
 
     def _gather(self, page: Page, listing: Listing) -> Steps[None]:
         """Add what is new in *page* to *listing*."""
-        listing.malformed += page.malformed
+        listing.malformed += len(page.malformed)
+        if page.malformed and not listing.first_malformed:
+            listing.first_malformed = page.malformed[0]
         listing.unknown.update(page.unknown)
         # Even if there is nothing: connections that answer at once would never let others have the loop.
         yield
         for part in parts(page.operations):
             for operation in part:
                 known = self.state.tracked.get(operation.id)
+                if known is None and self.state.ignores(operation):
+                    continue
                 # Rather the id that is in memory already.
                 listing.seen.add(operation.id if known is None else known.operation.id)
                 if known is not None and known.operation == operation and not known.gone:
                     continue
                 # Pages shift while they are read: what comes twice counts as it was last.
                 earlier = listing.operations.get(operation.id)
+                listing.new += known is None and earlier is None
                 if earlier is None or operation.updated >= earlier.updated:
                     listing.operations[operation.id] = operation
             yield
+
+    def _check_length(self, listing: Listing) -> None:
+        """Refuse a listing that would have us track more operations than agreed: memory is for those that there are."""
+        tracked = len(self.state.tracked)
+        if tracked + listing.new > self._max_tracked_operations:
+            raise CommsError(
+                "bad_payload",
+                f"the listing brings at least {listing.new} new operations to {tracked} that are tracked, which is more "
+                f"than --collect.max-tracked-operations={self._max_tracked_operations}",
+            )
 
     def _ended(self) -> float:
         # The earlier of two clocks: one odd Date must not make us forget what has yet to be counted.
@@ -314,7 +332,7 @@ class Poller:
     async def _apply(self, listing: Listing) -> None:
         await sliced(self.state.apply(listing))
         if listing.malformed:
-            self._log.warning("skipped malformed operations", count=len(listing.malformed), first=listing.malformed[0])
+            self._log.warning("skipped malformed operations", count=listing.malformed, first=listing.first_malformed)
 
     def _succeeded(self, *, took: float) -> None:
         recovered = self.health.problem

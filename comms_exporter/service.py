@@ -322,6 +322,7 @@ class Service:
             interval=settings.collect_interval,
             active_window=settings.collect_active_window,
             max_operations=settings.collect_max_operations,
+            max_tracked_operations=settings.collect_max_tracked_operations,
             log=self._log,
             mask=self._redactor.mask,
             save=self._keeper.saver(account.name),

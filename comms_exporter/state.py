@@ -73,16 +73,18 @@ class Tracked(msgspec.Struct, frozen=True, gc=False):
 class Listing:
     """All pages of one answer, applied whole or not at all; times are seconds on the API's clock.
 
-    *operations* are those that are not known as they are, *seen* are the ids of all. *sweep* says that the listing
-    covers all that the API still returns.
+    *operations* are those that are not known as they are, *new* is how many of these are not tracked yet, *seen* are the
+    ids of all. *sweep* says that the listing covers all that the API still returns.
     """
 
     operations: dict[str, Operation]
     started: float
     ended: float
     sweep: bool = False
+    new: int = 0
     seen: set[str] = field(default_factory=set)
-    malformed: list[str] = field(default_factory=list)
+    malformed: int = 0
+    first_malformed: str = ""
     unknown: Counter[str] = field(default_factory=Counter)
 
 
@@ -172,7 +174,14 @@ class AccountState:
             self.seen = listing.started
             yield from self._forget()
         self.unknown.update(listing.unknown)
-        self.malformed += len(listing.malformed)
+        self.malformed += listing.malformed
+
+    def ignores(self, operation: Operation) -> bool:
+        """Whether *operation*, which is not tracked, is too old to become so: it was counted and forgotten, or never ours.
+
+        Neither a server that keeps its operations longer nor a replica that believes them unfinished changes that.
+        """
+        return operation.created < self.horizon and (self.first_look is not None or not operation.unfinished)
 
     def lost(self, operation_id: str) -> None:
         """Take over that the API no longer knows *operation_id*; its marks stay until its retention is over."""
@@ -274,10 +283,7 @@ class AccountState:
             self._follow(known, operation, now)
 
     def _meet(self, operation: Operation, now: float) -> None:
-        expired = operation.created < self.horizon
-        if expired and (self.first_look is not None or not operation.unfinished):
-            # Counted and forgotten, or never ours: neither a server that keeps its operations longer nor a replica that
-            # believes them unfinished changes that.
+        if self.ignores(operation):
             return
         stats = operation.stats
         reading = self._reading(stats, Reading.UNDECIDED)

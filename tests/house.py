@@ -129,6 +129,12 @@ async def house(*, dialect=None, reading="cumulative", rate=0, page_size=40, sec
             clock=clock,
             monotonic=clock,
             sleep=clock.sleep,
-            **{"interval": INTERVAL, "active_window": HOUR, "max_operations": 1000, **poller},
+            **{
+                "interval": INTERVAL,
+                "active_window": HOUR,
+                "max_operations": 1000,
+                "max_tracked_operations": 100_000,
+                **poller,
+            },
         )
         yield House(made, clock, world, faults, app[REQUESTS], log)

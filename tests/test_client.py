@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from operations import NOW, as_json, operation
 
 from comms_exporter.client import (
-    LARGEST_BODY,
+    LARGEST_PAGE,
     LONGEST_WAIT,
     CommsError,
     ConnectionLostError,
@@ -310,7 +310,7 @@ async def test_a_body_without_end_is_refused(aiohttp_session, clock):
     async def endless(request):
         response = web.StreamResponse()
         await response.prepare(request)
-        for _ in range(LARGEST_BODY // 2**20 + 1):
+        for _ in range(LARGEST_PAGE // 2**20 + 1):
             await response.write(b" " * 2**20)
         return response
 
@@ -319,7 +319,7 @@ async def test_a_body_without_end_is_refused(aiohttp_session, clock):
     async with TestServer(app) as server:
         client = make_client(aiohttp_session, clock, str(server.make_url("/v1")), page_size=2)
 
-        with pytest.raises(CommsError, match="200 with a body of more than 16 MiB"):
+        with pytest.raises(CommsError, match="200 with a body of more than 8192 KiB"):
             await ids(client)
 
 
