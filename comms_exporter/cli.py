@@ -29,7 +29,7 @@ from comms_exporter.config import (
     load,
     parse_listen_address,
 )
-from comms_exporter.logs import Redactor, configure
+from comms_exporter.logs import Redactor, configure, uncaught
 from comms_exporter.printable import printable
 from comms_exporter.service import CannotStartError, Service, check_accounts, exporter, security_of
 from comms_exporter.slices import spare
@@ -137,7 +137,7 @@ async def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     log, redactor = _logger(settings)
     spare()
     try:
-        with _signals(signal.SIGTERM, signal.SIGINT) as stop, _signals(signal.SIGHUP) as hangup:
+        with uncaught(log), _signals(signal.SIGTERM, signal.SIGINT) as stop, _signals(signal.SIGHUP) as hangup:
             async with exporter(settings, load=load, log=log, redactor=redactor) as (service, _):
                 reloading = asyncio.create_task(_reload_on(hangup, service, log))
                 await stop.wait()
@@ -147,6 +147,12 @@ async def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     except ExceptionGroup:
         # Said through the log, which shows no secret.
         log.exception("a poll loop has crashed; this is a bug")
+        return 1
+    except (SettingsError, CannotStartError, CannotListenError):
+        raise
+    except Exception:
+        # The interpreter would print it to stderr itself, and wait for a reader.
+        log.exception("the exporter has crashed; this is a bug")
         return 1
     return 0
 

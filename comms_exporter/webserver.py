@@ -8,6 +8,7 @@ import base64
 import binascii
 import errno
 import io
+import logging
 import os
 import resource
 import socket
@@ -17,10 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import blake2b
+from http import HTTPStatus
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any, Protocol
 
 import bcrypt
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from comms_exporter.webconfig import Rate, WebConfig, WebConfigFile
@@ -46,6 +51,10 @@ READING_SECONDS = 10.0
 # Written at once. What is larger goes out piece by piece, as the client takes it.
 _PIECE = 2**16
 _SYSTEMD_FIRST = 3  # SD_LISTEN_FDS_START
+_SERVER = "comms-exporter"  # without a version: nobody needs to know which holes we may have
+
+# Through the standard library's logging, which limits the rate: these lines are strangers' doing.
+_log = logging.getLogger(__name__)
 
 
 class CannotListenError(Exception):
@@ -314,7 +323,12 @@ class _Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         self._door.heard(self)
         known = self._request_count
-        super().data_received(data)
+        try:
+            super().data_received(data)
+        except Exception as error:  # noqa: BLE001  asyncio would log it with what was sent
+            self._report(error)
+            self.abort()
+            return
         if self._request_count != known:
             self._unfinished_bytes = 0
             if self._request_limit is not None:
@@ -341,6 +355,35 @@ class _Connection(web.RequestHandler):
     def _waits_for_request(self) -> bool:
         return self._waiter is not None and not self._waiter.done()
 
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  it repeats what was sent
+    ) -> web.StreamResponse:
+        """Return the answer to a request that is malformed, or that we failed to answer."""
+        self._report(exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun, and cannot become another one")
+        response = web.Response(
+            status=status, text=f"{status}: {HTTPStatus(status).phrase}\n", headers={"Server": _SERVER}
+        )
+        response.force_close()
+        return response
+
+    def log_exception(self, *_: Any, exc_info: BaseException | None = None, **__: Any) -> None:
+        """Log what went wrong while answering."""
+        self._report(exc_info)
+
+    def _report(self, error: BaseException | None) -> None:
+        """Log *error* in one line without its message or its locals: a stranger's request may be in them."""
+        if isinstance(error, HttpProcessingError | web.RequestPayloadError):
+            client = self.peername[0] if isinstance(self.peername, tuple) else "a Unix socket"
+            _log.warning("malformed request from %s", client)
+        elif not isinstance(error, ConnectionError):
+            _log.error("a request could not be answered; this is a bug: %s", _place(error))
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._expect_reading()
@@ -366,6 +409,17 @@ class _Connection(web.RequestHandler):
         self._reading_limit = self._loop.call_later(READING_SECONDS, self.abort)
 
 
+def _place(error: BaseException | None) -> str:
+    """Return the type of *error* and where it comes from, the innermost of our calls first."""
+    if error is None:
+        return "no exception"
+    calls = [
+        f"{Path(frame.f_code.co_filename).name}:{line} {frame.f_code.co_name}"
+        for frame, line in walk_tb(error.__traceback__)
+    ]
+    return " < ".join([type(error).__name__, *calls[:-6:-1]])
+
+
 # What they may do.
 
 
@@ -387,7 +441,7 @@ def guard(app: web.Application, security: WebConfigFile | None, *, clock: Callab
         return response
 
     async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Server"] = "comms-exporter"
+        response.headers["Server"] = _SERVER
         if security is not None:
             response.headers.update(security.current().config.headers)
 

@@ -5,7 +5,12 @@ import base64
 import io
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
+import threading
+import warnings
 
 import pytest
 import structlog
@@ -286,6 +291,28 @@ class TestLibraries:
         logging.getLogger("x").error("x", exc_info=True)  # noqa: LOG014  that is the case
         assert ["level=error msg=x logger=x"] == [line.partition(" exception")[0] for line in said(stream)]
 
+    def test_a_flood_is_held_back_and_counted(self, stream):
+        logs.configure("info", "logfmt", stream)
+        for _ in range(500):
+            logging.getLogger("loud").warning("x")
+        logging.getLogger("loud").error("y")
+        logging.getLogger("quiet").warning("z")
+        logging.getLogger().handlers[-1].close()
+        assert [
+            *(["level=warn msg=x logger=loud"] * 10),
+            "level=error msg=y logger=loud",
+            "level=warn msg=z logger=quiet",
+            'level=warn msg="more lines like these were suppressed" logger=loud suppressed=490',
+        ] == said(stream)
+
+    def test_a_rate_limit_lets_one_through_from_time_to_time(self):
+        now = [0.0]
+        limit = logs.RateLimit(2, 10.0, lambda: now[0])
+        assert [True, True, False, False] == [limit.admit() for _ in range(4)]
+        now[0] = 10.0
+        assert [True, False] == [limit.admit() for _ in range(2)]
+        assert 3 == limit.suppressed
+
     def test_configuring_twice_says_everything_once(self, stream):
         logs.configure("info", "logfmt", io.StringIO())
         logs.configure("info", "logfmt", stream)
@@ -309,3 +336,89 @@ class TestStream:
         raw = io.BytesIO()
         logs.configure("info", "logfmt", io.TextIOWrapper(raw, "ascii")).info("x", city="Zürich")
         assert raw.getvalue().endswith(b"city=Z\\xfcrich\n")
+
+    @pytest.mark.parametrize("style", ["logfmt", "json"])
+    def test_a_value_has_its_bounds(self, stream, style):
+        logs.configure("info", style, stream, [SECRET]).info(
+            "x", value="a" * 10_000_000 + SECRET, deep=[["b"] * 100_000]
+        )
+        assert len(stream.getvalue()) < 20_000
+        assert "***" in stream.getvalue()
+
+    def test_none_at_all_stops_nobody(self, monkeypatch):
+        monkeypatch.setattr("sys.stderr", None)
+        logs.configure("info", "logfmt").error("x")
+
+    def test_one_that_nobody_reads_is_not_waited_for_and_the_lost_lines_are_counted(self):
+        reading, writing = os.pipe()
+        with os.fdopen(reading) as reader, os.fdopen(writing, "w") as pipe:
+            log = logs.configure("info", "logfmt", pipe)
+            for number in range(50_000):
+                log.info("x", number=number)
+            lines = []
+            while not lines or "number=49999" not in lines[-1]:
+                lines.append(reader.readline())
+        told = [int(match[1]) for line in lines if (match := re.search(r"dropped .* lines=(\d+)", line))]
+        assert 50_000 == len(lines) - len(told) + sum(told)
+        assert 1 == len(told)
+        assert sum(map(len, lines)) < 2 * logs._MAX_WAITING_BYTES
+
+    def test_one_that_is_not_blocking_gets_every_line(self):
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        with os.fdopen(reading) as reader, os.fdopen(writing, "w") as pipe:
+            log = logs.configure("info", "logfmt", pipe)
+            for number in range(3000):
+                log.info("x" * 300, number=number)
+            assert list(range(3000)) == [int(reader.readline().rpartition("=")[2]) for _ in range(3000)]
+
+    @pytest.mark.parametrize(
+        ("end", "code"), [("", 0), ("raise SystemExit(3)", 3), ("raise RuntimeError", 1), ("asyncio.run(crash())", 1)]
+    )
+    def test_has_all_lines_when_the_process_has_ended(self, end, code):
+        done = subprocess.run([sys.executable, "-c", LAST_WORDS + end], capture_output=True, check=False, timeout=20)
+        numbers = re.findall(rb"number=(\d+)", done.stderr)
+        assert (code, 2000) == (done.returncode, len(numbers))
+
+    def test_that_nobody_reads_does_not_keep_the_process(self):
+        reading, writing = os.pipe()
+        try:
+            done = subprocess.run([sys.executable, "-c", LAST_WORDS], stderr=writing, check=False, timeout=20)
+        finally:
+            os.close(reading)
+            os.close(writing)
+        assert 0 == done.returncode
+
+
+LAST_WORDS = """
+import asyncio
+from comms_exporter.logs import configure
+log = configure("info", "logfmt")
+for number in range(2000):
+    log.info("x" * 200, number=number)
+async def crash():
+    raise RuntimeError
+"""
+
+
+class TestUncaught:
+    def test_exceptions_go_the_same_way(self, stream):
+        log = logs.configure("info", "logfmt", stream, [SECRET])
+        hooks = threading.excepthook, sys.unraisablehook
+
+        class Finished:
+            def __del__(self):
+                raise ValueError(SECRET)
+
+        with logs.uncaught(log):
+            thread = threading.Thread(target=_fail, args=("x",))
+            thread.start()
+            thread.join()
+            Finished()
+            warnings.showwarning(SECRET, UserWarning, "x.py", 1)
+        assert (threading.excepthook, sys.unraisablehook) == hooks
+        assert ["a thread has crashed", "an exception could not", "x.py:1: UserWarning"] == [
+            re.search(r'msg="(a thread has crashed|an exception could not|x.py:1: UserWarning)', line)[1]
+            for line in said(stream)
+        ]
+        assert SECRET not in stream.getvalue()
