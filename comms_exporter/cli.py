@@ -31,7 +31,7 @@ from comms_exporter.config import (
 )
 from comms_exporter.logs import Redactor, configure, uncaught
 from comms_exporter.printable import printable
-from comms_exporter.service import CannotStartError, Service, check_accounts, exporter, security_of
+from comms_exporter.service import CannotStartError, Service, check_accounts, check_settings, exporter
 from comms_exporter.slices import spare
 from comms_exporter.webserver import CannotListenError, listening
 
@@ -81,7 +81,8 @@ def _serve_command(arguments: Sequence[str]) -> int:
 
     settings = read_settings()
     if settings.config_check:
-        security_of(settings, _logger(settings)[0])
+        log, redactor = _logger(settings)
+        check_settings(settings, log=log, redactor=redactor)
         _say(f"The settings are good: {len(settings.accounts)} account(s).")
         return 0
     return asyncio.run(serve(settings, read_settings))

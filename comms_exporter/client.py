@@ -113,7 +113,7 @@ class CommsClient:
         timeout: float,
         requests_per_second: float,
         traffic: Traffic,
-        proxy: str | None = None,
+        proxy: URL | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,

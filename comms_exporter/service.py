@@ -11,18 +11,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
+from yarl import URL
 
 from comms_exporter import __version__
 from comms_exporter.check import ADVICE, Report, check
 from comms_exporter.client import CommsClient
-from comms_exporter.config import Account, Settings, SettingsError, flag_of
+from comms_exporter.config import Account, Settings, SettingsError, flag_of, parse_proxy_url
 from comms_exporter.exposition import Exposition
 from comms_exporter.health import PollHealth, Reloads, Traffic
 from comms_exporter.logs import Redactor
@@ -34,10 +35,12 @@ from comms_exporter.state import AccountState, Snapshot, View
 from comms_exporter.stats import REACHED, Reading, reached, stat
 from comms_exporter.statuspage import Account as AccountStatus
 from comms_exporter.statuspage import Funnel, Status, Watched, settings_text
-from comms_exporter.store import StateInUseError, Store, StoreError
+from comms_exporter.store import StateInUseError, Store, StoreError, check_path
 from comms_exporter.web import make_app
 from comms_exporter.webconfig import WebConfigError, WebConfigFile
 from comms_exporter.webserver import listening, systemd_sockets
+
+T = TypeVar("T")
 
 # Whoever is in the middle of a scrape gets this long to read it when we are told to stop.
 SHUTDOWN_SECONDS = 2.0
@@ -118,7 +121,7 @@ class Keeper:
         except StateInUseError as error:
             raise CannotStartError(str(error)) from None
         except StoreError as error:
-            raise SettingsError([f"--state.path: {error}; write a path that can be written to, or none"]) from None
+            raise SettingsError([_about_state_path(error)]) from None
         self._log = log
 
     async def load(self, names: Sequence[str], forced_reading: Reading | None) -> dict[str, AccountState]:
@@ -338,7 +341,7 @@ async def exporter(
 
     A poll loop that dies takes the context with it: a bug may stop us, it may not hide.
     """
-    security = security_of(settings, log)
+    security = check_settings(settings, log=log, redactor=redactor)
     sockets = systemd_sockets(os.environ, os.getpid()) if settings.web_systemd_socket else []
     addresses = () if sockets else settings.web_listen_address
     keeper = Keeper(settings.state_path, log)
@@ -410,29 +413,83 @@ async def check_accounts(settings: Settings, *, log: FilteringBoundLogger, redac
 
 def connections(settings: Settings) -> aiohttp.ClientSession:
     """Return a session that trusts whom the settings trust, and knows no cookies."""
-    try:
-        trust = ssl.create_default_context(cafile=str(settings.api_ca_file) if settings.api_ca_file else None)
-    except (OSError, ssl.SSLError) as error:
-        raise SettingsError(
-            [f"--api.ca-file: {settings.api_ca_file}: {error.strerror or error}; write a PEM file of certificates"]
-        ) from None
     # No account waits for another's connections: each has at most one request under way.
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=trust, limit=0), cookie_jar=aiohttp.DummyCookieJar()
+        connector=aiohttp.TCPConnector(ssl=_trust(settings), limit=0), cookie_jar=aiohttp.DummyCookieJar()
     )
 
 
-def proxy_for(base_url: str, redactor: Redactor) -> str | None:
+def _trust(settings: Settings) -> ssl.SSLContext:
+    """Return what tells trustworthy certificates."""
+    file = settings.api_ca_file
+    try:
+        trust = ssl.create_default_context(cafile=str(file) if file else None)
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or str(error)
+    else:
+        if file is None or trust.cert_store_stats()["x509"]:
+            return trust
+        reason = "there is no certificate in it"  # but something else, such as a revocation list
+    raise SettingsError([f"--api.ca-file: {file}: {reason}; write a PEM file of certificates"])
+
+
+def proxy_for(base_url: str, redactor: Redactor) -> URL | None:
     """Return the proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for *base_url*.
 
     Not by aiohttp's trust_env, which would also take credentials out of a .netrc.
     """
     url = urlsplit(base_url)
-    proxy = getproxies().get(url.scheme)
-    if proxy is None or proxy_bypass(url.netloc):
+    text = getproxies().get(url.scheme)
+    if text is None or proxy_bypass(url.netloc):
         return None
-    redactor.add(filter(None, [urlsplit(proxy).password]))
-    return proxy
+    try:
+        proxy = parse_proxy_url(text)
+    except ValueError as error:
+        variable = f"{url.scheme}_proxy"
+        complaint = f"{variable if os.environ.get(variable) else variable.upper()}: {error}"
+    else:
+        # As it is spelled in the URL, and as it is sent.
+        redactor.add(filter(None, [proxy.raw_password, proxy.password]))
+        return proxy
+    raise SettingsError([complaint])
+
+
+def check_settings(settings: Settings, *, log: FilteringBoundLogger, redactor: Redactor) -> WebConfigFile | None:
+    """Return what guards the pages, or raise a SettingsError with all that cannot be used; nothing is opened or changed.
+
+    The exporter starts with this, so `--config.check` passes what the exporter takes.
+    """
+    problems: dict[str, None] = {}
+
+    def tried(call: Callable[[], T]) -> T | None:
+        try:
+            return call()
+        except SettingsError as error:
+            # Accounts with the same trouble have it once.
+            problems.update(dict.fromkeys(error.problems))
+        return None
+
+    security = tried(lambda: security_of(settings, log))
+    tried(lambda: _check_state_path(settings.state_path))
+    tried(lambda: _trust(settings))
+    for account in settings.accounts:
+        tried(account.credentials)
+        tried(partial(proxy_for, account.base_url, redactor))
+    if problems:
+        raise SettingsError(problems)
+    return security
+
+
+def _check_state_path(path: Path | None) -> None:
+    try:
+        if path is not None:
+            check_path(path)
+    except StoreError as error:
+        raise SettingsError([_about_state_path(error)]) from None
+
+
+def _about_state_path(error: StoreError) -> str:
+    return f"--state.path: {error}; write a path that can be written to, or none"
 
 
 def security_of(settings: Settings, log: FilteringBoundLogger) -> WebConfigFile | None:

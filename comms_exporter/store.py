@@ -4,6 +4,7 @@ What was counted and the operations that it was counted from are written in one 
 process, or the machine, the file holds both or neither.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -75,6 +76,21 @@ class StateLostError(StoreError):
 
 class _UnreadableError(Exception):
     """The file holds no state that we could read."""
+
+
+def check_path(path: Path) -> None:
+    """Raise a StoreError where no state could be kept at *path*; nothing is made or opened."""
+    # Lacking directories are made in the nearest one that there is.
+    there = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if there == path and not path.is_file():
+        number = errno.EISDIR if path.is_dir() else errno.EINVAL
+    elif there != path and not there.is_dir():
+        number = errno.ENOTDIR
+    elif not os.access(there, os.R_OK | os.W_OK | (0 if there == path else os.X_OK)):
+        number = errno.EROFS if os.statvfs(there).f_flag & os.ST_RDONLY else errno.EACCES
+    else:
+        return
+    raise StoreError(f"{path}: {os.strerror(number).lower()}")
 
 
 class Store:

@@ -5,6 +5,7 @@ import json
 import re
 import signal
 import socket
+import subprocess
 import time
 
 import aiohttp
@@ -213,6 +214,13 @@ class TestSecrets:
         assert basic not in everything
 
 
+COMMANDS = {
+    "serve": ("serve", "--web.listen-address=127.0.0.1:0"),
+    "check": ("check",),
+    "--config.check": ("--config.check",),
+}
+
+
 class TestWrongSettings:
     """One clear line each, and exit code 2."""
 
@@ -278,6 +286,88 @@ class TestWrongSettings:
 
     async def test_good_ones_can_be_checked(self):
         assert (0, "The settings are good: 1 account(s).\n", "") == await answer("--config.check", environ=CREDENTIALS)
+
+    @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("HTTPS_PROXY", "http://me:canary@[::1"),
+            ("https_proxy", "socks5://me:canary@proxy:1080"),
+        ],
+    )
+    async def test_a_proxy_that_cannot_be_used_is_named_by_every_command(self, command, name, text):
+        environ = {**CREDENTIALS, "COMMS_EXPORTER_STATE_PATH": "", name: text}
+        wanted = (
+            f"comms-exporter: {name}: is not the URL of an HTTP proxy; write one such as http://proxy.example:3128\n"
+        )
+
+        assert (2, "", wanted) == await answer(*command, environ=environ)
+
+    @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+    @pytest.mark.parametrize(
+        ("content", "why"),
+        [
+            (None, "No such file or directory"),
+            ("nonsense", "NO_CERTIFICATE_OR_CRL_FOUND"),
+            ("a revocation list", "there is no certificate in it"),
+        ],
+    )
+    async def test_an_authority_that_cannot_be_read_is_named_by_every_command(self, command, content, why, tmp_path):
+        file = tmp_path / "ca.pem"
+        if content == "a revocation list":
+            revocation_list(file, tmp_path)
+        elif content is not None:
+            file.write_text(content)
+
+        code, printed, said = await answer(*command, "--state.path=", f"--api.ca-file={file}", environ=CREDENTIALS)
+
+        assert (2, "", 1) == (code, printed, said.count("\n"))
+        assert said.startswith(f"comms-exporter: --api.ca-file: {file}: ")
+        assert why in said
+
+    @pytest.mark.parametrize(
+        "command", [COMMANDS["serve"], COMMANDS["--config.check"]], ids=["serve", "--config.check"]
+    )
+    @pytest.mark.parametrize(
+        ("path", "why"),
+        [
+            ("directory", "is a directory"),
+            ("file/state.db", "not a directory"),
+            ("file/directory/state.db", "not a directory"),
+        ],
+    )
+    async def test_a_path_that_no_state_can_be_at_is_named(self, command, path, why, tmp_path):
+        (tmp_path / "file").touch()
+        (tmp_path / "directory").mkdir()
+
+        code, printed, said = await answer(*command, f"--state.path={tmp_path / path}", environ=CREDENTIALS)
+
+        assert (2, "", 1) == (code, printed, said.count("\n"))
+        assert said.startswith(f"comms-exporter: --state.path: {tmp_path / path}: {why}")
+
+    async def test_all_that_is_wrong_is_said_at_once_and_nothing_is_made(self, tmp_path):
+        environ = {**CREDENTIALS, "HTTPS_PROXY": "canary"}
+        flags = (f"--api.ca-file={tmp_path}/none", f"--web.config.file={tmp_path}/none", f"--state.path={tmp_path}/a/b")
+        code, _, said = await answer("--config.check", *flags, environ=environ)
+
+        names = ["--web.config.file", "--api.ca-file", "HTTPS_PROXY"]
+        assert (2, names) == (code, [line.split(": ")[1] for line in said.splitlines()])
+        assert [] == list(tmp_path.iterdir())
+
+
+def openssl(*arguments, **given):
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True, **given)
+
+
+def revocation_list(file, folder):
+    """Write a revocation list, and nothing else, into *file*."""
+    (folder / "index").touch()
+    (folder / "ca.cnf").write_text(
+        f"[ca]\ndefault_ca=it\n[it]\ndatabase={folder}/index\ndefault_md=sha256\ndefault_crl_days=1\n"
+    )
+    name, key = folder / "its.pem", folder / "its.key"
+    openssl("req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=it", "-keyout", key, "-out", name)
+    openssl("ca", "-gencrl", "-config", folder / "ca.cnf", "-cert", name, "-keyfile", key, "-out", file)
 
 
 class TestCommands:
