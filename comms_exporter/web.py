@@ -1,7 +1,7 @@
 """Answers over HTTP: the metrics, the probes, and a page for people who came to look."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from aiohttp import web
@@ -12,7 +12,6 @@ from comms_exporter.statuspage import ASSETS, CONTENT_SECURITY_POLICY, Asset, Se
 
 _HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
@@ -84,7 +83,9 @@ def make_app(
     async def configuration(_: web.Request) -> web.Response:
         return web.Response(text=settings(), headers=_HEADERS)
 
-    async def reloading(_: web.Request) -> web.Response:
+    async def reloading(request: web.Request) -> web.Response:
+        if _is_cross_site(request.headers):
+            return web.Response(text="A page of another site may not reload.\n", status=403)
         wrong = await reload()
         return web.Response(text="Reloaded.\n" if wrong is None else f"{wrong}\n", status=200 if wrong is None else 500)
 
@@ -100,6 +101,16 @@ def make_app(
     app.router.add_post("/-/reload", reloading)
     app.router.add_put("/-/reload", reloading)
     return app
+
+
+def _is_cross_site(headers: Mapping[str, str]) -> bool:
+    """Whether a browser sends the request on behalf of a page that is not ours; what is no browser sends neither header."""
+    site = headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site not in {"same-origin", "none"}
+    # Over plain HTTP, browsers send this one alone. A proxy in front of us may have ended TLS: the scheme says nothing.
+    origin = headers.get("Origin")
+    return origin is not None and origin.partition("://")[2].lower() != headers.get("Host", "").lower()
 
 
 class _Chunks(Payload):

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import bcrypt
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from comms_exporter.webconfig import Rate, WebConfig, WebConfigFile
@@ -51,7 +51,10 @@ READING_SECONDS = 10.0
 # Written at once. What is larger goes out piece by piece, as the client takes it.
 _PIECE = 2**16
 _SYSTEMD_FIRST = 3  # SD_LISTEN_FDS_START
-_SERVER = "comms-exporter"  # without a version: nobody needs to know which holes we may have
+_HEADERS = {
+    "Server": "comms-exporter",  # without a version: nobody needs to know which holes we may have
+    "X-Content-Type-Options": "nosniff",
+}
 
 # Through the standard library's logging, which limits the rate: these lines are strangers' doing.
 _log = logging.getLogger(__name__)
@@ -366,9 +369,11 @@ class _Connection(web.RequestHandler):
         self._report(exc)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun, and cannot become another one")
-        response = web.Response(
-            status=status, text=f"{status}: {HTTPStatus(status).phrase}\n", headers={"Server": _SERVER}
-        )
+        headers = dict(_HEADERS)
+        if isinstance(exc, BadHttpMethod):
+            # aiohttp knows no path yet, so these are the methods of all of them.
+            status, headers["Allow"] = 405, "GET, HEAD, POST, PUT"
+        response = web.Response(status=status, text=f"{status}: {HTTPStatus(status).phrase}\n", headers=headers)
         response.force_close()
         return response
 
@@ -441,7 +446,7 @@ def guard(app: web.Application, security: WebConfigFile | None, *, clock: Callab
         return response
 
     async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
-        response.headers["Server"] = _SERVER
+        response.headers.update(_HEADERS)
         if security is not None:
             response.headers.update(security.current().config.headers)
 

@@ -118,6 +118,41 @@ class TestReload:
     async def test_is_not_to_be_had_by_following_a_link(self, client):
         assert 405 == (await client.get("/-/reload")).status
 
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Sec-Fetch-Site": "cross-site"},
+            {"Sec-Fetch-Site": "same-site"},
+            {"Sec-Fetch-Site": ""},
+            {"Sec-Fetch-Site": "cross-site", "Origin": "http://us:10067", "Host": "us:10067"},
+            {"Origin": "http://elsewhere.example"},
+            {"Origin": "http://us:10068", "Host": "us:10067"},
+            {"Origin": "http://us.example:10067", "Host": "us:10067"},
+            {"Origin": "us:10067", "Host": "us:10067"},
+            {"Origin": "null"},
+            {"Origin": "http://[", "Host": "us:10067"},
+        ],
+    )
+    async def test_no_page_of_another_site_may_reload(self, client, exporter, headers):
+        exporter.wrong = "it was not to be called"
+        for method in (client.post, client.put):
+            answer = await method("/-/reload", headers=headers)
+            assert (403, "A page of another site may not reload.\n") == (answer.status, await answer.text())
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"Sec-Fetch-Site": "none"},
+            {"Sec-Fetch-Site": "same-origin", "Origin": "https://us", "Host": "127.0.0.1:10067"},
+            {"Origin": "http://us:10067", "Host": "US:10067"},
+            {"Origin": "https://us.example", "Host": "us.example"},
+            {"Origin": "http://[::1]:10067", "Host": "[::1]:10067"},
+        ],
+    )
+    async def test_who_is_no_browser_or_comes_from_our_own_page_may_reload(self, client, headers):
+        assert 200 == (await client.post("/-/reload", headers=headers)).status
+
 
 class TestLandingPage:
     async def test_says_what_this_is_and_where_to_look(self, client, exporter):

@@ -551,6 +551,36 @@ def webserver_connections(url):
     return [words for words in lines if words[1].endswith(port) and words[3] == "01"]
 
 
+class TestEveryAnswer:
+    @pytest.mark.parametrize(
+        ("request_line", "status"),
+        [
+            (b"GET / HTTP/1.1", b"200 OK"),
+            (b"GET /nowhere HTTP/1.1", b"404 Not Found"),
+            (b"DELETE / HTTP/1.1", b"405 Method Not Allowed"),
+            (b"PURR / HTTP/1.1", b"405 Method Not Allowed"),
+            (b"GET / HTTP/1.1\r\nX", b"400 Bad Request"),
+        ],
+    )
+    async def test_is_of_the_type_that_it_says(self, request_line, status):
+        async with serving() as url:
+            reader, _ = await connect(url, request_line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = await hung_up(reader)
+
+        assert status == answer.split(b"\r\n")[0].partition(b" ")[2]
+        assert 1 == answer.count(b"\r\nX-Content-Type-Options: nosniff\r\n")
+
+    @pytest.mark.parametrize("method", [b"PURR", b"get", b"Get", b"M-SEARCHED", b"DELETE", b"PROPFIND"])
+    async def test_to_an_unknown_method_says_which_are_known(self, method):
+        async with serving() as url:
+            reader, _ = await connect(url, method + b" / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = await hung_up(reader)
+
+        assert b"405 Method Not Allowed" == answer.split(b"\r\n")[0].partition(b" ")[2]
+        (allowed,) = re.findall(rb"\r\nAllow: (.*)\r\n", answer)
+        assert {b"GET", b"HEAD"} <= set(allowed.replace(b" ", b"").split(b","))
+
+
 class TestGreedyClients:
     @pytest.mark.parametrize(
         "flood",
