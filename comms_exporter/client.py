@@ -24,6 +24,7 @@ import aiohttp
 from aiohttp.http_exceptions import ContentEncodingError
 from yarl import URL
 
+from comms_exporter.aiohttp_internals import send_once
 from comms_exporter.health import Traffic
 from comms_exporter.models import (
     BadPayloadError,
@@ -120,8 +121,7 @@ class CommsClient:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._session = session
-        # One owner of retries: aiohttp would ask again by itself, uncounted and past the pace. There is no public switch.
-        session._retry_connection = False  # noqa: SLF001
+        send_once(session)
         self._base = URL(base_url)
         self._credentials = credentials
         self._proxy = proxy

@@ -28,6 +28,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 from aiohttp.typedefs import Handler
 
+from comms_exporter.aiohttp_internals import Connection
 from comms_exporter.webconfig import Rate, WebConfig, WebConfigFile
 
 # Connections at a time; less where the process may have few files open. An idle one costs some 10 kB; with TLS it is
@@ -278,16 +279,14 @@ class _Door:
         self._stalled.pop(connection, None)
 
 
-class _Connection(web.RequestHandler):
+class _Connection(Connection):
     """One client, with a time limit on what aiohttp would wait for without end."""
 
     def __init__(self, door: _Door, server: web.Server) -> None:
         super().__init__(
             server,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=KEEPALIVE_SECONDS,
-            access_log=None,  # type: ignore[arg-type]
-            lingering_time=1.0,  # for a body that nobody asked for
+            keepalive_seconds=KEEPALIVE_SECONDS,
+            lingering_seconds=1.0,  # for a body that nobody asked for
             max_headers=64,
         )
         self.begun = False
@@ -325,20 +324,20 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         self._door.heard(self)
-        known = self._request_count
+        known = self.requests_received
         try:
             super().data_received(data)
         except Exception as error:  # noqa: BLE001  asyncio would log it with what was sent
             self._report(error)
             self.abort()
             return
-        if self._request_count != known:
+        if self.requests_received != known:
             self._unfinished_bytes = 0
             if self._request_limit is not None:
                 self._request_limit.cancel()
                 self._request_limit = None
             return
-        if not self._waits_for_request:  # then this is a body, which aiohttp lets in no faster than it is read
+        if not self.waits_for_request:  # then this is a body, which aiohttp lets in no faster than it is read
             return
         self._unfinished_bytes += len(data)
         if self._unfinished_bytes > MAX_REQUEST_BYTES:
@@ -347,16 +346,12 @@ class _Connection(web.RequestHandler):
             self._expect_request()
 
     def _expect_request(self) -> None:
-        self._request_limit = self._loop.call_later(REQUEST_SECONDS, self._too_slow)
+        self._request_limit = asyncio.get_running_loop().call_later(REQUEST_SECONDS, self._too_slow)
 
     def _too_slow(self) -> None:
         self._request_limit = None
-        if self._waits_for_request:
+        if self.waits_for_request:
             self.abort()
-
-    @property
-    def _waits_for_request(self) -> bool:
-        return self._waiter is not None and not self._waiter.done()
 
     def handle_error(
         self,
@@ -411,7 +406,7 @@ class _Connection(web.RequestHandler):
     def _expect_reading(self) -> None:
         if self._reading_limit is not None:
             self._reading_limit.cancel()
-        self._reading_limit = self._loop.call_later(READING_SECONDS, self.abort)
+        self._reading_limit = asyncio.get_running_loop().call_later(READING_SECONDS, self.abort)
 
 
 def _place(error: BaseException | None) -> str:
