@@ -32,6 +32,7 @@ from comms_exporter.models import (
     read_page,
     read_single,
 )
+from comms_exporter.redaction import Secrets
 from comms_exporter.times import is_representable, rfc3339
 
 # Bytes of a body that are read at most, unpacked. A page of 1,000 operations is 0.3 MB and one operation 0.3 kB, so
@@ -115,6 +116,7 @@ class CommsClient:
         requests_per_second: float,
         traffic: Traffic,
         proxy: URL | None = None,
+        secrets: Secrets | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -125,6 +127,7 @@ class CommsClient:
         self._base = URL(base_url)
         self._credentials = credentials
         self._proxy = proxy
+        self._secrets = secrets or Secrets()
         self.page_size = page_size
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._pace = Pace(requests_per_second, monotonic=monotonic, sleep=sleep)
@@ -153,7 +156,7 @@ class CommsClient:
             body = await self._get(target, patience, largest=LARGEST_PAGE, started=token is not None)
             # To read it is as much as one turn of the loop should hold.
             await asyncio.sleep(0)
-            page = read(read_page, body)
+            page = self._named_harmlessly(read(read_page, body))
             yield page
             token = page.next
             if token is None:
@@ -177,7 +180,17 @@ class CommsClient:
             if error.reason == "not_found":
                 return None
             raise
-        return read(read_single, body)
+        return self._named_harmlessly(read(read_single, body))
+
+    def _named_harmlessly(self, page: Page) -> Page:
+        """Return *page* without the operations that a secret of ours names, which would be shown, exported and saved."""
+        # One look at all the names of a page, which are decoded by now, costs next to nothing.
+        names = [each.id for each in page.operations]
+        if not self._secrets.are_in("\n".join([*names, *{each.status for each in page.operations}])):
+            return page
+        good = [each for each in page.operations if not self._secrets.are_in(f"{each.id}\n{each.status}")]
+        malformed = ["id or status holds a secret of ours"] * (len(page.operations) - len(good))
+        return page._replace(operations=good, malformed=[*page.malformed, *malformed])
 
     async def _get(self, url: URL, patience: Patience, *, largest: int, started: bool = False) -> bytes:
         """Return the body of the answer at *url*, of *largest* bytes at most; the one place that decides to ask again.
@@ -222,9 +235,9 @@ class CommsClient:
                 body = await _body(response, largest)
                 code = str(response.status)
                 self._set_clock(response.headers)
-                return decipher(response.status, response.headers, body, now=self.now())
+                return decipher(response.status, response.headers, body, now=self.now(), mask=self._secrets.mask)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise explain(error, self._timeout.total or 0) from error
+            raise explain(error, self._timeout.total or 0, mask=self._secrets.mask) from error
         finally:
             self.traffic.requests[code] += 1
             self.traffic.seconds.observe(self._monotonic() - began)
@@ -242,7 +255,7 @@ class CommsClient:
         except ValueError:
             raise CommsError("bad_payload", "the next page has no proper address") from None
         if origin != self._base.origin():
-            raise CommsError("bad_payload", f"the next page is on another server: {origin}")
+            raise CommsError("bad_payload", f"the next page is on another server: {self._secrets.mask(str(origin))}")
         return target
 
 
@@ -269,14 +282,16 @@ class Pace:
             await self._sleep(-self._tokens / self._rate)
 
 
-def decipher(status: int, headers: Mapping[str, str], body: bytes, *, now: float) -> bytes:
-    """Return the *body* of a good answer; raise what any other answer means.
+def decipher(
+    status: int, headers: Mapping[str, str], body: bytes, *, now: float, mask: Callable[[str], str] = str
+) -> bytes:
+    """Return the *body* of a good answer; raise what any other answer means, with every secret in it masked.
 
     Statuses: https://www.twilio.com/docs/email/api/errors
     """
     if status == 200:
         return body
-    message = f"{status}: {complaint(body)}"
+    message = f"{status}: {complaint(body, mask)}"
     if status in {429, 503}:
         reason = "rate_limited" if status == 429 else "server"
         raise ThrottledError(reason, message, retry_after(headers.get("Retry-After"), now=now))
@@ -284,7 +299,7 @@ def decipher(status: int, headers: Mapping[str, str], body: bytes, *, now: float
         raise CommsError("server", message)
     if status < 400:
         # Without its query, which may hold a page token.
-        where = _line(headers.get("Location", "").partition("?")[0])
+        where = _line(headers.get("Location", "").partition("?")[0], mask)
         raise CommsError(
             "bad_payload", f"{status} instead of an answer" + (f", redirecting to {where}" if where else "")
         )
@@ -299,18 +314,18 @@ def read(reader: Callable[[bytes], Page], body: bytes) -> Page:
         raise CommsError("bad_payload", f"200, but {error}") from None
 
 
-def complaint(body: bytes) -> str:
+def complaint(body: bytes, mask: Callable[[str], str] = str) -> str:
     """Return what an error *body* says, in one line: Twilio's shapes first, then RFC 9457's, then text."""
     try:
         payload = json.loads(body)
     except (ValueError, RecursionError):
-        return _text(body)
+        return _text(body, mask)
     if not isinstance(payload, dict):
-        return _text(body)
+        return _text(body, mask)
     errors = payload.get("errors")
     entries = [each for each in errors if isinstance(each, dict)] if isinstance(errors, list) else []
     said = "; ".join(filter(None, map(_entry, entries or [payload])))
-    return _line(said) if said else _text(body)
+    return _line(said, mask) if said else _text(body, mask)
 
 
 def retry_after(value: str | None, *, now: float) -> float | None:
@@ -325,22 +340,22 @@ def retry_after(value: str | None, *, now: float) -> float | None:
     return None if date is None else min(max(0.0, date - now), LONGEST_WAIT)
 
 
-def explain(error: BaseException, timeout: float) -> CommsError:
-    """Return what a failure of the network means."""
+def explain(error: BaseException, timeout: float, *, mask: Callable[[str], str] = str) -> CommsError:
+    """Return what a failure of the network means, with every secret in it masked."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError | ssl.SSLError):
-        return CommsError("tls", f"no trustworthy connection: {_line(str(error))}")
+        return CommsError("tls", f"no trustworthy connection: {_line(str(error), mask)}")
     if isinstance(error, TimeoutError):
         return ConnectionLostError("timeout", f"no answer within {timeout:g} s")
     if isinstance(error, aiohttp.ClientResponseError):
         # Not str(error), which holds the address, and so the page token.
-        return CommsError("bad_payload", f"not an HTTP answer: {_line(error.message)}")
+        return CommsError("bad_payload", f"not an HTTP answer: {_line(error.message, mask)}")
     if isinstance(error, aiohttp.InvalidURL):
         return CommsError("bad_payload", "the next page has no proper address")
     if isinstance(error, aiohttp.ClientPayloadError):
         if isinstance(error.__cause__, ContentEncodingError):
             return CommsError("bad_payload", "the body is not encoded as its Content-Encoding says")
         return ConnectionLostError("connection", "the connection was lost in the middle of an answer")
-    return ConnectionLostError("connection", _line(str(error)) or type(error).__name__)
+    return ConnectionLostError("connection", _line(str(error), mask) or type(error).__name__)
 
 
 def _parameters(query: Query, page_size: int) -> dict[str, str]:
@@ -387,14 +402,16 @@ def _entry(entry: dict[str, Any]) -> str:
     return f"{message} (code {code})" if message and isinstance(code, int | str) else message
 
 
-def _text(body: bytes) -> str:
-    text = _line(body[:2000].decode("utf-8", "replace"))
+def _text(body: bytes, mask: Callable[[str], str]) -> str:
+    text = _line(body.decode("utf-8", "replace"), mask)
     if not text:
         return "no explanation"
     return "an HTML page" if text.startswith("<") else text
 
 
-def _line(text: str) -> str:
+def _line(text: str, mask: Callable[[str], str]) -> str:
     # JSON can spell half a surrogate pair, which no page could be encoded with.
     text = " ".join(text.encode("utf-8", "replace").decode().split())
+    # Before it is cut, which would leave a part of a secret that nothing recognises.
+    text = " ".join(mask(text).split())
     return text if len(text) <= 300 else text[:299] + "…"

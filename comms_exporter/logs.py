@@ -1,7 +1,6 @@
 """One line on stderr for each thing that happened, in logfmt or JSON, and never a credential in it."""
 
 import atexit
-import base64
 import json
 import logging
 import os
@@ -10,7 +9,6 @@ import select
 import sys
 import threading
 import time
-import urllib.parse
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,9 +19,9 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from comms_exporter.printable import is_printable, printable
+from comms_exporter.redaction import Secrets
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
-_MASK = "***"
 _DEEPEST = 8  # deeper than anything we log; also ends what contains itself
 # Characters of one value. A longer one keeps its beginning and its end: a traceback says the most there.
 _LONGEST = 8000
@@ -36,25 +34,8 @@ _BURST = 10
 _REFILL_SECONDS = 10.0
 
 
-class Redactor:
+class Redactor(Secrets):
     """A processor that masks credentials, however deep in an event they are and however they were encoded."""
-
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets: set[str] = set()
-        self._pattern: re.Pattern[str] | None = None
-        self.add(secrets)
-
-    def add(self, secrets: Iterable[str]) -> None:
-        """Mask these too from now on; those known already stay masked, since old ones still open doors for a while."""
-        self._secrets.update(secret for secret in secrets if secret)
-        forms = {form for secret in self._secrets for form in _forms(secret)}
-        # The longest first, lest a secret that starts with another be masked by half.
-        longest_first = sorted(forms, key=lambda form: (-len(form), form))
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
-
-    def mask(self, text: str) -> str:
-        """Return *text* with every secret in it masked."""
-        return self._pattern.sub(_MASK, text) if self._pattern else text
 
     def __call__(self, logger: WrappedLogger, name: str, event_dict: EventDict) -> EventDict:  # noqa: ARG002
         """Return the event with every secret in it masked, and nothing in it but what JSON has."""
@@ -354,7 +335,7 @@ def _short(value: Any) -> Any:
 
 
 def _to_json(logger: WrappedLogger, name: str, event_dict: EventDict) -> str:  # noqa: ARG001
-    return printable(json.dumps(event_dict))  # JSON leaves DEL as it is
+    return json.dumps(event_dict)
 
 
 def _to_logfmt(logger: WrappedLogger, name: str, event_dict: EventDict) -> str:  # noqa: ARG001
@@ -384,17 +365,3 @@ def _text(value: Any) -> str:
         return f"{type(value).__name__}: {value}" if isinstance(value, BaseException) else str(value)
     except Exception:  # noqa: BLE001  a line with a hole is better than none
         return f"<a {type(value).__name__} that cannot be shown>"
-
-
-def _forms(secret: str) -> Iterator[str]:
-    """Yield what a secret looks like in the places where secrets turn up."""
-    yield secret
-    yield repr(secret)[1:-1]
-    yield json.dumps(secret)[1:-1]
-    yield urllib.parse.quote(secret, safe="")
-    # Behind `user:` in a Basic header, the secret's Base64 depends on the length of the user by modulo 3 only.
-    for offset, spoiled in ((0, 0), (1, 2), (2, 3)):
-        encoded = base64.b64encode(b"." * offset + secret.encode("utf-8", "backslashreplace")).decode()
-        core = encoded.rstrip("=")[spoiled:]
-        if len(core) >= 8:  # shorter ones are parts of words
-            yield core

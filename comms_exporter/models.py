@@ -106,7 +106,7 @@ def read_page(body: bytes) -> Page:
         return _read_unusual_page(body)
     operations = list(map(_from_usual, usual.operations))
     if not all(
-        each.id.isascii() and EARLIEST <= each.created <= LATEST >= each.updated >= EARLIEST for each in operations
+        each.id.isprintable() and EARLIEST <= each.created <= LATEST >= each.updated >= EARLIEST for each in operations
     ):
         return _read_unusual_page(body)
     _check_length(len(operations))
@@ -287,8 +287,8 @@ def _word(raw: dict[str, Any], name: str, longest: int) -> str:
     value = raw.get(name)
     if not isinstance(value, str):
         raise MalformedOperationError(f"{name} is a JSON {_kind(value)}, not a string")
-    # JSON can spell half a surrogate pair, which no page of ours could be encoded with.
-    if not 0 < len(value) <= longest or not (value.isascii() or value.isprintable()):
+    # No control characters, and no half of a surrogate pair, which JSON can spell and no page of ours could be encoded with.
+    if not 0 < len(value) <= longest or not value.isprintable():
         raise MalformedOperationError(f"{name} is empty, too long or not text")
     return value
 

@@ -392,6 +392,7 @@ def client_for(
         requests_per_second=settings.api_max_requests_per_second,
         traffic=traffic,
         proxy=proxy_for(account.base_url, redactor),
+        secrets=redactor,
     )
 
 

@@ -10,6 +10,7 @@ from operations import NOW
 from comms_exporter.client import CommsClient
 from comms_exporter.health import PollHealth, Traffic
 from comms_exporter.poller import Poller
+from comms_exporter.redaction import Secrets
 from comms_exporter.simulator import REQUESTS, Dialect, Faults, World, make_app
 from comms_exporter.state import TOTALS, AccountState, View
 
@@ -63,7 +64,7 @@ class Credentials:
         return before != self.secret
 
 
-def make_client(session, clock, base_url, *, page_size=40, timeout=30, requests_per_second=1000):
+def make_client(session, clock, base_url, *, page_size=40, timeout=30, requests_per_second=1000, secrets=()):
     return CommsClient(
         session,
         base_url=base_url,
@@ -72,6 +73,7 @@ def make_client(session, clock, base_url, *, page_size=40, timeout=30, requests_
         timeout=timeout,
         requests_per_second=requests_per_second,
         traffic=Traffic(),
+        secrets=Secrets(secrets),
         clock=clock,
         monotonic=clock,
         sleep=clock.sleep,

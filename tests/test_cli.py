@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -183,12 +184,19 @@ class TestSecrets:
         """Whatever the API answers, even with the secret itself."""
         canary = "canary-5ecret-0f-the-account"
         basic = aiohttp.encode_basic_auth("ACtest", canary).removeprefix("Basic ")
+        named = [
+            {**as_json(operation("y", created=time.time())), field: value}
+            for field in ("id", "status")
+            for value in (canary, f"op-{canary}", quote(canary).replace("-", "%2D"), basic, canary.upper())
+        ]
         answers = iter(
             [
                 web.json_response({"message": f"bad token {canary}"}, status=401),
                 web.json_response({"message": f"Authorization was Basic {basic}"}, status=403),
                 web.Response(text=f"<html>{canary}", status=502),
                 web.json_response({"operations": [as_json(operation("x", created=time.time())), canary]}),
+                web.json_response({"operations": named}),
+                web.json_response({"operations": [], "pagination": {"next": canary}}),
             ]
         )
 
@@ -201,7 +209,7 @@ class TestSecrets:
         secret.write_text(canary)
         environ = {"TWILIO_AUTH_TOKEN": "", "TWILIO_AUTH_TOKEN_FILE": str(secret)}
         async with TestServer(app) as server:
-            flags = ("--log.level=debug", "--collect.interval=50ms")
+            flags = ("--log.level=debug", "--collect.interval=50ms", f"--state.path={tmp_path}/state.db")
             async with exporter(str(server.make_url("/v1")), *flags, environ=environ) as process:
                 await until(process.url, r'^comms_exporter_polls_total\{account="ACtest"\} ([7-9]|\d\d)')
                 seen = [await scrape(process.url, path) for path in ("/", "/metrics", "/-/healthy", "/-/ready", "/x")]
@@ -209,7 +217,11 @@ class TestSecrets:
                 await process.ended()
 
         everything = "".join(seen) + process.said + process.printed
+        everything += "".join(path.read_bytes().decode("latin-1") for path in tmp_path.glob("state.db*"))
         assert "poll failed" in everything
+        assert 'comms_exporter_malformed_operations_total{account="ACtest"} 11.0' in everything
+        assert "SQLite format 3" in everything
+        assert "anary" not in everything.lower()
         assert canary not in everything
         assert basic not in everything
 

@@ -1,5 +1,7 @@
 """Every answer and every silence of the API means one thing, and the right one is tried again."""
 
+import base64
+import json
 import ssl
 from unittest.mock import Mock
 
@@ -106,6 +108,70 @@ class TestListing:
         await ids(client)
 
         assert clock.now + 3600 == client.now()
+
+
+class TestSecrets:
+    """What knows our secrets, the API and the proxy, may repeat them anywhere: nothing of it goes further than the client."""
+
+    SECRET = "c4n4ry/5ecret+value"
+
+    @pytest.fixture
+    def client(self, aiohttp_session, clock):
+        return make_client(aiohttp_session, clock, BASE, page_size=2, secrets=[self.SECRET])
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            SECRET,
+            f"op_{SECRET}_1",
+            SECRET.upper(),
+            "c4n4ry%2F5ecret%2Bvalue",
+            "c4n4ry%252F5ecret%2bvalue",
+            base64.b64encode(f"ACtest:{SECRET}".encode()).decode(),
+        ],
+    )
+    @pytest.mark.parametrize("field", ["id", "status"])
+    async def test_an_operation_that_one_names_is_malformed(self, aioresponses, client, field, name):
+        named = {**as_json(operation("b")), field: name}
+        aioresponses.get(FIRST_PAGE, payload={"operations": [as_json(operation("a")), named, as_json(operation("c"))]})
+        aioresponses.get(f"{OPERATIONS}/b", payload=named)
+
+        (listed,) = [each async for each in client.pages(Query(), Patience())]
+        fetched = await client.operation("b", Patience())
+
+        assert ["a", "c"] == [each.id for each in listed.operations]
+        assert ["id or status holds a secret of ours"] == listed.malformed == fetched.malformed
+        assert [] == fetched.operations
+
+    async def test_an_escape_of_json_hides_none(self, aioresponses, client):
+        escaped = "".join(f"\\u{ord(c):04x}" for c in self.SECRET)
+        body = json.dumps({"operations": [as_json(operation("here"))]}).replace("here", escaped)
+        aioresponses.get(FIRST_PAGE, body=body)
+
+        assert [] == await ids(client)
+
+    @pytest.mark.parametrize("before", range(270, 300, 7))
+    @pytest.mark.parametrize("kind", ["text", "JSON", "location"])
+    async def test_none_is_left_by_half_where_a_message_is_cut(self, aioresponses, client, before, kind):
+        said = f"{'x' * before}{self.SECRET}"
+        match kind:
+            case "text":
+                aioresponses.get(FIRST_PAGE, status=400, body=said)
+            case "JSON":
+                aioresponses.get(FIRST_PAGE, status=400, payload={"message": said})
+            case "location":
+                aioresponses.get(FIRST_PAGE, status=302, headers={"Location": f"https://x.example/{said}"})
+
+        with pytest.raises(CommsError) as caught:
+            await ids(client)
+        assert "c4n" not in str(caught.value)
+
+    async def test_none_is_in_the_address_of_another_server(self, aioresponses, aiohttp_session, clock):
+        client = make_client(aiohttp_session, clock, BASE, page_size=2, secrets=["C4n4ry5ecret"])
+        aioresponses.get(FIRST_PAGE, payload=page(following="https://C4n4ry5ecret.example/"))
+
+        with pytest.raises(CommsError, match=r"on another server: https://\*\*\*\.example"):
+            await ids(client)
 
 
 class TestFetching:

@@ -114,10 +114,6 @@ class TestJson:
         (line,) = stream.getvalue().splitlines()
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
-    def test_has_nothing_in_it_that_a_terminal_would_act_on(self, stream):
-        logs.configure("info", "json", stream).info("x", value="de\x7fl")
-        assert r'"value": "de\u007fl"' in stream.getvalue()
-
 
 class TestLevels:
     @pytest.mark.parametrize(

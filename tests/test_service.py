@@ -303,6 +303,31 @@ class TestOnTheWay:
         assert address.startswith("http://comms.example/v1/Emails/Operations?")
         assert aiohttp.encode_basic_auth("me", "proxy-canary") == authorization
 
+    async def test_a_proxy_that_repeats_its_password_is_not_repeated(self):
+        """Neither as the URL spells it, nor as it was sent, nor without Base64."""
+        sent = []
+
+        async def refuse(request):
+            sent.append(request.headers["Proxy-Authorization"])
+            password = aiohttp.BasicAuth.decode(sent[-1]).password
+            message = f"{'x' * 230} {sent[-1]} {password} p%40ss%2Fw0rd-c4n4ry p%40ss/w0rd-c4n4ry"
+            return web.json_response({"message": message}, status=407)
+
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", refuse)
+        async with TestServer(app) as proxy:
+            environ = {"http_proxy": f"http://me:p%40ss%2Fw0rd-c4n4ry@127.0.0.1:{proxy.port}"}
+            base_url = "http://comms.example/v1"
+            async with exporter(base_url, "--collect.interval=100ms", environ=environ) as process:
+                await until(process.url, r"^comms_exporter_polls_total.* [2-9]")
+                seen = [process.said, *[await scrape(process.url, path) for path in ("/", "/metrics")]]
+            seen += (await answer("check", f"--api.base-url={base_url}", environ={**CREDENTIALS, **environ}))[1:]
+
+        assert "407: xxx" in seen[0]
+        assert "Basic bW" in seen[0]  # the user, who is no secret
+        assert {aiohttp.encode_basic_auth("me", "p@ss/w0rd-c4n4ry")} == set(sent)
+        assert [] == [text for text in seen if re.search("w0rd|c4n|MHJkL|WM0bjR|p%40", text)]
+
 
 class TestCheck:
     async def test_says_that_all_is_well_and_what_it_will_cost(self, api):
