@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from heapq import nsmallest
 from html import escape
 from itertools import zip_longest
 from typing import NamedTuple
 from urllib.parse import urlencode
 
+from comms_exporter.slices import SIZE, Steps, parts
 from comms_exporter.times import EARLIEST, LATEST, as_utc, iso
 
 PAGE_SIZE = 50
@@ -27,6 +27,7 @@ CONTENT_SECURITY_POLICY = (
 SORTS = {"worst": "Worst and stuck", "stuck": "Stuck", "newest": "Newest"}
 
 _LONGEST_SEARCH = 200
+_MOST_FOUND = 64
 _KNOWN_STATUSES = frozenset({"SCHEDULED", "PROCESSING", "COMPLETED", "CANCELED"})
 
 
@@ -78,7 +79,7 @@ class Watched(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """All that the page says."""
+    """All that the page says; *operations* are collected by whoever goes through them."""
 
     version: str
     now: float
@@ -125,8 +126,14 @@ class Search:
         """Whether *operation* is among those that are asked for."""
         if self.account and operation.account != self.account:
             return False
+        if not self.text:
+            return True
         text = self.text.casefold()
-        return not text or any(text in each.casefold() for each in (operation.id, operation.status, operation.account))
+        return any(text in each.casefold() for each in (operation.id, operation.status, operation.account))
+
+
+# The key of an operation, and its number, lest two of the same key be compared themselves.
+_Ranked = tuple[tuple[float | str, ...], int, Watched]
 
 
 @dataclass(slots=True)
@@ -170,25 +177,86 @@ class Asset:
         return f"static/{self.name}?{sha256(self.text.encode()).hexdigest()[:12]}"
 
 
-def find(operations: Iterable[Watched], search: Search, *, now: float) -> Found:
-    """Return what *search* finds among *operations*."""
-    answer = Found(search)
-    hits = []
-    for each in operations:
-        answer.watched += 1
-        if search.finds(each):
-            hits.append(each)
-            answer.troubled += each.trouble > 0
-            answer.stuck += _stuck(each, now)
-    answer.found = len(hits)
-    end = answer.first + PAGE_SIZE
-    answer.shown = _first(end, hits, search.sort, now)[answer.first : end]
-    return answer
+class Listing:
+    """The operations as they were at one moment, for everybody who looks, and what was found among them."""
+
+    def __init__(self, operations: Sequence[Watched], now: float) -> None:
+        self._operations = operations
+        self._now = now
+        self._found: dict[Search, Found] = {}
+
+    @classmethod
+    def collect(cls, operations: Iterable[Watched], now: float) -> "Steps[Listing]":
+        """Return a listing of *operations*."""
+        collected: list[Watched] = []
+        for part in parts(operations):
+            collected += part
+            yield
+        return cls(collected, now)
+
+    def find(self, search: Search) -> Steps[Found]:
+        """Return what *search* finds; it is searched and ordered once, however many ask the same."""
+        known = self._found.get(search)
+        if known is not None:
+            return known
+        answer = Found(search, watched=len(self._operations))
+        hits: list[Watched] = []
+        for part in parts(self._operations):
+            hits += [each for each in part if search.finds(each)]
+            yield
+        answer.found = len(hits)
+        end = answer.first + PAGE_SIZE
+        first = _First(end, _KEYS[search.sort])
+        stuck = _First(end, _by_patience)
+        for part in parts(hits):
+            first.add(part)
+            waiting = [each for each in part if _stuck(each, self._now)]
+            if search.sort == "worst":
+                stuck.add(waiting)
+            answer.stuck += len(waiting)
+            answer.troubled += sum(each.trouble > 0 for each in part)
+            yield
+        # They take turns, so that a hundred with failures do not bury the one that does not move.
+        turns = (each for pair in zip_longest(first.taken(), stuck.taken()) for each in pair if each is not None)
+        order = list({id(each): each for each in turns}.values())
+        answer.shown = order[answer.first : end]
+        if len(self._found) < _MOST_FOUND:
+            self._found[search] = answer
+        return answer
 
 
-def status_page(status: Status, search: Search) -> str:
-    """Return the page as HTML."""
-    answer = find(status.operations, search, now=status.now)
+class _First:
+    """The first *count* operations by *key*; to sort them all would take long where there are many."""
+
+    def __init__(self, count: int, key: Callable[[Watched], tuple[float | str, ...]]) -> None:
+        self._count = count
+        self._key = key
+        self._sorted: list[_Ranked] = []
+        self._new: list[_Ranked] = []
+        self._added = 0
+
+    def add(self, operations: Sequence[Watched]) -> None:
+        self._new += [(self._key(each), number, each) for number, each in enumerate(operations, self._added)]
+        self._added += len(operations)
+        if len(self._new) > max(4 * SIZE, self._count // 4):
+            self._sort()
+
+    def taken(self) -> list[Watched]:
+        self._sort()
+        return [each for _, _, each in self._sorted]
+
+    def _sort(self) -> None:
+        if len(self._sorted) == self._count:
+            last = self._sorted[-1]
+            self._new = [each for each in self._new if each < last]
+        # What is in order already is only merged.
+        self._sorted = sorted(self._sorted + sorted(self._new))[: self._count]
+        self._new = []
+
+
+def status_page(status: Status, answer: Found) -> str:
+    """Return the page as HTML, with the operations of *answer*."""
+    search = answer.search
     return _PAGE.format(
         css=escape(STYLE.url),
         js=escape(SCRIPT.url),
@@ -257,19 +325,6 @@ def _stuck(operation: Watched, now: float) -> bool:
     return not operation.finished and operation.status != "SCHEDULED" and now - operation.updated > STUCK_SECONDS
 
 
-def _first(count: int, operations: list[Watched], sort: str, now: float) -> list[Watched]:
-    """Return the first *count* operations, at least; to sort them all would take long where there are many."""
-    if sort == "newest":
-        return nsmallest(count, operations, key=_by_age)
-    if sort == "stuck":
-        return nsmallest(count, operations, key=_by_patience)
-    worst = nsmallest(count, operations, key=_by_trouble)
-    stuck = nsmallest(count, (each for each in operations if _stuck(each, now)), key=_by_patience)
-    # They take turns, so that a hundred with failures do not bury the one that does not move.
-    turns = (each for pair in zip_longest(worst, stuck) for each in pair if each is not None)
-    return list({(each.account, each.id): each for each in turns}.values())
-
-
 def _by_trouble(operation: Watched) -> tuple[int, bool, float, str]:
     return -operation.trouble, operation.finished, _longest_unchanged(operation), operation.id
 
@@ -286,6 +341,9 @@ def _by_age(operation: Watched) -> tuple[float, str]:
 def _longest_unchanged(operation: Watched) -> float:
     # What is finished will not change again: there the newest is the one to look at.
     return -operation.updated if operation.finished else operation.updated
+
+
+_KEYS = {"worst": _by_trouble, "stuck": _by_patience, "newest": _by_age}
 
 
 # The accounts.

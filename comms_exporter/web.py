@@ -8,7 +8,13 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
-from comms_exporter.statuspage import ASSETS, CONTENT_SECURITY_POLICY, Asset, Search, Status, status_page
+from comms_exporter.slices import sliced
+from comms_exporter.statuspage import ASSETS, CONTENT_SECURITY_POLICY, Asset, Listing, Search, Status, status_page
+
+# Scrapes at a time that are being written; the others wait for their turn. Neither they nor probes wait for people.
+MAX_SCRAPES = 16
+# A listing of the operations serves everybody who looks within so many seconds.
+LISTING_SECONDS = 1.0
 
 _HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
@@ -57,11 +63,14 @@ def make_app(
 
     *reload* returns what is wrong with the settings, None where nothing is; *settings* is what may be told of them.
     """
+    scraping = asyncio.Semaphore(MAX_SCRAPES)
+    board = _Board(status)
 
     async def metrics(request: web.Request) -> web.Response:
         wanted = negotiate(request.headers.get("Accept", ""))
         gzip = accepts_gzip(request.headers.get("Accept-Encoding", ""))
-        body = await write(openmetrics=wanted.openmetrics, gzip=gzip, names=request.query.getall("name[]", []))
+        async with scraping:
+            body = await write(openmetrics=wanted.openmetrics, gzip=gzip, names=request.query.getall("name[]", []))
         headers = {"Content-Type": wanted.content_type, "Vary": "Accept, Accept-Encoding"}
         if gzip:
             headers["Content-Encoding"] = "gzip"
@@ -76,8 +85,7 @@ def make_app(
         return web.Response(text="Ready.\n" if good else "The first poll is under way.\n", status=200 if good else 503)
 
     async def landing(request: web.Request) -> web.Response:
-        # Ten thousand operations take a while to sort.
-        page = await asyncio.to_thread(status_page, status(), Search.of(request.query))
+        page = await board.page(Search.of(request.query))
         return web.Response(text=page, content_type="text/html", headers=_HEADERS)
 
     async def configuration(_: web.Request) -> web.Response:
@@ -111,6 +119,29 @@ def _is_cross_site(headers: Mapping[str, str]) -> bool:
     # Over plain HTTP, browsers send this one alone. A proxy in front of us may have ended TLS: the scheme says nothing.
     origin = headers.get("Origin")
     return origin is not None and origin.partition("://")[2].lower() != headers.get("Host", "").lower()
+
+
+class _Board:
+    """Writes the status page, for one viewer after the other; collects the operations once in LISTING_SECONDS for all."""
+
+    def __init__(self, status: Callable[[], Status]) -> None:
+        self._status = status
+        self._turn = asyncio.Lock()
+        self._listing: Listing | None = None
+
+    async def page(self, search: Search) -> str:
+        """Return the page with what *search* finds."""
+        async with self._turn:
+            status = self._status()
+            listing = self._listing
+            if listing is None:
+                self._listing = listing = await sliced(Listing.collect(status.operations, status.now))
+                # Forgotten rather than outdated: nobody may look again, and it may be large.
+                asyncio.get_running_loop().call_later(LISTING_SECONDS, self._forget)
+            return status_page(status, await sliced(listing.find(search)))
+
+    def _forget(self) -> None:
+        self._listing = None
 
 
 class _Chunks(Payload):

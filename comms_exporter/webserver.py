@@ -37,8 +37,6 @@ MAX_CONNECTIONS = 500
 MAX_TLS_CONNECTIONS = 200
 # Answers at a time that wait for their client to read on: each holds a page.
 MAX_STALLED = 10
-# Requests at a time that are being answered; the others wait for their turn.
-MAX_HANDLING = 16
 # Passwords at a time that wait to be compared, one by one.
 MAX_COMPARING = 32
 MAX_REQUEST_BYTES = 2**15
@@ -426,15 +424,13 @@ def _place(error: BaseException | None) -> str:
 def guard(app: web.Application, security: WebConfigFile | None, *, clock: Callable[[], float] = time.monotonic) -> None:
     """Have *app* ask for passwords, count requests and add headers as *security* says."""
     passwords = Passwords()
-    handling = asyncio.Semaphore(MAX_HANDLING)
     bucket = Bucket(clock)
 
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         if security is not None:
             await _let_in(request, security.current().config, passwords, bucket)
-        async with handling:
-            response = await handler(request)
+        response = await handler(request)
         if isinstance(response, web.Response) and isinstance(response.body, bytes) and len(response.body) > _PIECE:
             # aiohttp would put bytes into the connection's buffer all at once, a copy for everybody who is slow to read.
             response.body = io.BytesIO(response.body)

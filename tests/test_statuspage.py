@@ -15,7 +15,8 @@ from comms_exporter import statuspage
 from comms_exporter.negotiation import accepts_gzip, negotiate
 from comms_exporter.simulator import Fate, World
 from comms_exporter.simulator import make_app as simulated
-from comms_exporter.statuspage import Account, Funnel, Search, Status, Watched, ago, find, settings_text, status_page
+from comms_exporter.slices import whole
+from comms_exporter.statuspage import Account, Funnel, Listing, Search, Status, Watched, ago, settings_text, status_page
 from comms_exporter.web import make_app
 
 NOW = 1_800_000_000.0
@@ -51,7 +52,11 @@ def status(*accounts, operations=()):
 
 
 def page(*accounts, operations=(), **query):
-    return status_page(status(*accounts, operations=operations), Search.of(query))
+    return status_page(status(*accounts), find(operations, Search.of(query)))
+
+
+def find(operations, search):
+    return whole(whole(Listing.collect(operations, NOW)).find(search))
 
 
 class Words(HTMLParser):
@@ -224,7 +229,7 @@ class TestOperations:
         assert 50 == len(shown(page(operations=thousand(), page=number))) or number == "٣"
 
     def test_shows_the_last_page_where_a_later_one_is_asked_for(self):
-        assert find(thousand(), Search(page=99), now=NOW).page == 20
+        assert find(thousand(), Search(page=99)).page == 20
 
     @pytest.mark.parametrize(
         "counts",

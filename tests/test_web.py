@@ -1,15 +1,20 @@
 """What is answered over HTTP, and that it is never asked of the API."""
 
+import asyncio
 import gzip as gzipped
 import re
+import time
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from comms_exporter import web
+from comms_exporter.config import parse_listen_address
 from comms_exporter.exposition import Body
 from comms_exporter.negotiation import accepts_gzip, negotiate
-from comms_exporter.statuspage import Account, Status
-from comms_exporter.web import make_app
+from comms_exporter.statuspage import Account, Funnel, Status, Watched
+from comms_exporter.web import LISTING_SECONDS, make_app
+from comms_exporter.webserver import listening
 
 BODY = b"# TYPE comms_up gauge\n" + b'comms_up{account="a"} 1.0\n' * 100
 
@@ -216,3 +221,88 @@ class TestLandingPage:
 
     async def test_is_only_there(self, client):
         assert 404 == (await client.get("/elsewhere")).status
+
+
+def funnel():
+    return Funnel(total=1, sent=1, delivered=1, opened=1, failed=0, undelivered=0, canceled=0)
+
+
+class Crowd:
+    """An exporter with many operations, which counts how often they are collected and which answers were begun."""
+
+    def __init__(self):
+        self.begun = []
+        self.collected = 0
+
+    async def write(self, **_):
+        self.begun.append("scrape")
+        return Body([BODY], len(BODY))
+
+    def status(self):
+        self.begun.append("view")
+        return Status(version="1", now=9.0, telemetry_path="/metrics", operations=self.operations())
+
+    def operations(self):
+        self.collected += 1
+        for number in range(2000):
+            yield Watched("shop", f"op{number}", "PROCESSING", False, 1.0, 2.0, 0, funnel)
+
+    def healthy(self):
+        self.begun.append("probe")
+        return True
+
+
+@pytest.fixture
+async def crowd():
+    """A crowd's exporter on the server that it really has."""
+    crowd = Crowd()
+    app = make_app(
+        telemetry_path="/metrics",
+        write=crowd.write,
+        negotiate=negotiate,
+        accepts_gzip=accepts_gzip,
+        healthy=crowd.healthy,
+        ready=bool,
+        reload=None,
+        status=crowd.status,
+        settings=str,
+    )
+    async with listening(app, [parse_listen_address("127.0.0.1:0")], shutdown_seconds=0.1) as [url]:
+        crowd.port = int(url.rpartition(":")[2])
+        yield crowd
+
+
+async def ask(port, path):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    return int(answer.split()[1])
+
+
+class TestPlaces:
+    async def test_of_scrapes_and_probes_are_their_own(self, crowd):
+        """250 who look, each for something else, are still waiting when those who came after them have been answered."""
+        views = [asyncio.create_task(ask(crowd.port, f"/?q=op{number}")) for number in range(250)]
+        while len(crowd.begun) == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+        assert 200 == await ask(crowd.port, "/metrics")
+        assert 200 == await ask(crowd.port, "/-/healthy")
+        begun = crowd.begun.copy()
+
+        assert {"scrape", "probe"} < set(begun)
+        assert begun.count("view") < 100
+        assert [200] * 250 == await asyncio.gather(*views)
+
+    async def test_are_enough_for_many_who_look_at_what_was_collected_once(self, crowd):
+        began = time.monotonic()
+        assert [200] * 250 == await asyncio.gather(*[ask(crowd.port, f"/?q=op{n % 9}") for n in range(250)])
+
+        assert 250 == crowd.begun.count("view")
+        assert crowd.collected <= 1 + (time.monotonic() - began) / LISTING_SECONDS
+
+    async def test_show_what_is_new_after_a_while(self, crowd, monkeypatch):
+        monkeypatch.setattr(web, "LISTING_SECONDS", 0.01)
+        while crowd.collected < 3:
+            assert 200 == await ask(crowd.port, "/")
