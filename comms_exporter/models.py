@@ -43,7 +43,7 @@ MOST_VALUES = 500_000
 # It becomes part of an address, and no server reads one of 8,000 characters.
 _LONGEST_TOKEN = 4096
 # Prometheus keeps floats: beyond this, a count is no longer exact.
-_LARGEST_COUNT = 2**53
+LARGEST_COUNT = 2**53
 
 # Eleven numbers of eight bytes, of which none is negative: that is what stands for a missing one.
 _PACKED = struct.Struct(f"<{len(STATS)}q")
@@ -87,6 +87,11 @@ def pack(stats: Stats) -> bytes:
     if None in stats:
         return _PACKED.pack(*(_MISSING if n is None else n for n in stats))
     return _PACKED.pack(*stats)
+
+
+def unpack(packed: bytes) -> tuple[int, ...]:
+    """Return the counters in *packed* as pack() took them, -1 for a missing one."""
+    return _PACKED.unpack(packed)
 
 
 class Page(NamedTuple):
@@ -145,7 +150,7 @@ def decode(body: bytes) -> Any:
 # What every answer looks like that Twilio documents, read and checked in one go: a fifth of the cost of looking at each
 # value. Whatever is different in any way is left to the patient reader below, whose answer is the same where both have one.
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST_COUNT)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]
 _UsualStats = msgspec.defstruct(
     "_UsualStats", [(name, _Count | None, None) for name in STATS], gc=False, forbid_unknown_fields=True
 )
@@ -270,7 +275,7 @@ def _read_stats(counters: dict[str, Any]) -> Stats:
     # The usual answer, eleven plain integers, is let through by three calls in C.
     if set(map(type, values)) != {int}:
         values = tuple(map(_count, STATS, values))
-    if any(not 0 <= value <= _LARGEST_COUNT for value in values if value is not None):
+    if any(not 0 <= value <= LARGEST_COUNT for value in values if value is not None):
         raise MalformedOperationError("stats holds a number that is no count")
     return values
 

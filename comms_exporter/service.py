@@ -128,20 +128,25 @@ class Keeper:
         """Return the states of the accounts called *names*, new where nothing was saved."""
         states = {name: AccountState(forced_reading=forced_reading) for name in names}
         if self._store is not None and states:
-            aside = self._store.put_aside
             await self._run(self._store.load, states)
-            if self._store.put_aside != aside or aside is not None:
-                self._log.error(
-                    "the state could not be read: it was put aside, and counting begins anew",
-                    put_aside=str(self._store.put_aside),
-                    error=self._store.why,
-                )
-                self._store.put_aside = None
+            self._tell_of_damage("the state could not be read: it was put aside, and counting begins anew")
         return states
 
     def saver(self, name: str) -> Callable[[Snapshot], Awaitable[None]] | None:
         """Return what saves snapshots of the account *name*; None where nothing is kept."""
-        return None if self._store is None else partial(self._run, self._store.save, name)
+        return None if self._store is None else partial(self._save, self._store, name)
+
+    async def _save(self, store: Store, name: str, snapshot: Snapshot) -> None:
+        try:
+            await self._run(store.save, name, snapshot)
+        finally:
+            self._tell_of_damage("the state was damaged: it was put aside, and everything is written again")
+
+    def _tell_of_damage(self, what: str) -> None:
+        store = self._store
+        if store is not None and store.put_aside is not None:
+            self._log.error(what, put_aside=str(store.put_aside), error=store.why)
+            store.put_aside = None
 
     def close(self) -> None:
         """Let a save that is under way come to its end, and let go of the file."""

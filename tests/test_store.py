@@ -2,12 +2,18 @@
 
 import json
 import os
+import random
+import resource
+import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from damage import fuzz
 from operations import NOW, apply, listing, operation
 
 from comms_exporter import store as store_module
@@ -15,6 +21,8 @@ from comms_exporter.state import AccountState
 from comms_exporter.stats import Reading
 from comms_exporter.store import APPLICATION_ID, StateInUseError, StateLostError, Store, StoreError
 
+SOAK = int(os.environ.get("SOAK", "1"))
+GOLDEN = Path(__file__).with_name("golden")
 HISTORY = [
     operation("a", total=5, queued=2, sent=3),
     operation("b", status="COMPLETED", updated=NOW + 40, total=2, sent=2, delivered=2, opened=1),
@@ -170,7 +178,9 @@ class TestSaving:
 
 
 def fail():
-    raise sqlite3.OperationalError("database or disk is full")
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    raise error
 
 
 def loaded_beside(path):
@@ -179,13 +189,16 @@ def loaded_beside(path):
         return store_module._load(connection, "shop", AccountState())
 
 
+def opened_by_another_process(path):
+    """Return what it complains about."""
+    script = "import sys, pathlib; from comms_exporter.store import Store; Store(pathlib.Path(sys.argv[1])).close()"
+    run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    return run.stderr
+
+
 class TestOpening:
     def test_a_second_process_is_refused(self, store, path):
-        script = "import sys, pathlib; from comms_exporter.store import Store; Store(pathlib.Path(sys.argv[1]))"
-        run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
-
-        assert 1 == run.returncode
-        assert f"StateInUseError: {path} is in use by another process" in run.stderr
+        assert f"StateInUseError: {path} is in use by another process" in opened_by_another_process(path)
         with pytest.raises(StateInUseError):
             Store(path)
 
@@ -243,6 +256,41 @@ class TestOpening:
             "DROP TABLE operations",
             "DROP TABLE file",
             "DELETE FROM file",
+            "UPDATE operations SET id = CAST(x'ff' AS TEXT) WHERE id = 'a'",
+            "UPDATE operations SET id = x'41' WHERE id = 'a'",
+            "UPDATE operations SET id = char(8238) WHERE id = 'a'",
+            "UPDATE operations SET status = x'41'",
+            "UPDATE operations SET status = ''",
+            "UPDATE operations SET status = CAST(zeroblob(70000) AS TEXT)",
+            "UPDATE operations SET created = 9e999",
+            "UPDATE operations SET updated = 'yesterday'",
+            "UPDATE operations SET created = 1e15",
+            "UPDATE operations SET reading = CAST(x'c3' AS TEXT)",
+            "UPDATE operations SET gone = 2",
+            "UPDATE operations SET stats = zeroblob(87)",
+            "UPDATE operations SET stats = randomblob(88)",
+            "UPDATE operations SET marks = '[1,1,1,1,1,1,1,1,1,1,1,true]'",
+            "UPDATE operations SET marks = '[1,1,1,1,1,1,1,1,1,1,1,-1]'",
+            "UPDATE operations SET marks = replace(hex(zeroblob(9000)), '0', '[')",
+            "UPDATE accounts SET name = x'41'",
+            "UPDATE accounts SET name = 'shoq'",
+            "UPDATE accounts SET seen = -9e999",
+            "UPDATE accounts SET horizon = x'00'",
+            "UPDATE accounts SET totals = replace(totals, 'sent', 'send')",
+            "UPDATE accounts SET totals = replace(totals, ': ', ': -')",
+            "UPDATE accounts SET totals = replace(totals, ': ', ': 1' || hex(zeroblob(3000)))",
+            "UPDATE accounts SET totals = replace(totals, ': ', ': 0.5')",
+            "UPDATE accounts SET durations = replace(durations, '[5, 15', '[15, 5')",
+            "UPDATE accounts SET durations = replace(durations, '[5, ', '[')",
+            "UPDATE accounts SET durations = replace(durations, '[0', '[-1')",
+            "UPDATE accounts SET durations = replace(durations, 'sum', 'sun')",
+            "UPDATE accounts SET durations = replace(durations, '40.0', '1e999')",
+            "UPDATE file SET saves = 9223372036854775807",
+            "UPDATE file SET id = 'x'",
+            "INSERT INTO file SELECT * FROM file",
+            "CREATE TABLE theirs (x)",
+            "CREATE TRIGGER theirs AFTER INSERT ON operations BEGIN DELETE FROM operations; END",
+            "PRAGMA user_version = -1",
         ],
     )
     def test_content_that_makes_no_sense_is_put_aside(self, store, state, path, change):
@@ -255,6 +303,79 @@ class TestOpening:
 
         assert aside is not None
         assert memory(AccountState()) == memory(states["shop"])
+
+    def test_a_damaged_name_that_is_no_text_is_put_aside(self, store, path):
+        """SQLite quotes it."""
+        store.close()
+        content = path.read_bytes()
+        assert 1 == content.count(b"tableaccountsaccounts")
+        path.write_bytes(
+            content.replace(b"tableaccounts", b"tableaccount\xff").replace(
+                b"CREATE TABLE accounts", b"CREATE TABLX accounts"
+            )
+        )
+
+        assert loaded(path)[1] is not None
+
+    def test_rows_that_are_out_of_order_are_noticed(self, store, path):
+        """They would not be found again, and so counted twice."""
+        state = AccountState()
+        apply(state, listing(*[operation(f"number {n:04}") for n in range(100)], sweep=True))
+        saved(store, state)
+        store.close()
+        content = path.read_bytes()
+        assert 1 == content.count(b"number 0050")
+        path.write_bytes(content.replace(b"number 0050", b"numbes 0050"))
+
+        assert loaded(path)[1] is not None
+
+    def test_a_file_of_0_1_0_is_loaded(self, tmp_path):
+        path = shutil.copy(GOLDEN / "state-0.1.0.db", tmp_path / "state.db")
+
+        states, aside = loaded(path)
+
+        state = states["shop"]
+        assert aside is None
+        assert [8, 0, 0, 5, 2, 1, 0, 0, 0, 3, 1, 0] == state.totals
+        assert (NOW - 60, NOW - 60 - 7 * 86400 - 3600 + 60) == (state.first_look, state.horizon)
+        assert (5, 0, 0, 3, 0, 0, 0, 0, 0, 1, 0, 0) == state.tracked["a"].marks
+        assert Reading.CUMULATIVE is state.tracked["b"].reading
+        assert state.tracked["c"].gone
+        assert (1, 40.0) == (sum(state.durations.counts), state.durations.sum)
+
+    def test_an_operation_of_a_time_that_is_no_longer_taken_is_left_out(self, store, state, path):
+        """0.1.0 kept what was created at 9999-12-31T23:59:59-23:59, and then could not start."""
+        saved(store, state)
+        store.close()
+        with database(path) as connection:
+            connection.execute("UPDATE operations SET created = 253402387139 WHERE id = 'a'")
+
+        states, aside = loaded(path)
+
+        assert aside is None
+        assert state.totals == states["shop"].totals
+        assert state.tracked.keys() - {"a"} == states["shop"].tracked.keys()
+
+    def test_the_largest_counts_are_loaded_again(self, store, path):
+        state = AccountState()
+        most = dict.fromkeys(("total", "sent", "delivered", "opened", "undelivered"), 2**53)
+        apply(state, listing(sweep=True, at=NOW - 60))
+        apply(state, listing(*[operation(f"a{n}", **most) for n in range(2000)]))
+        apply(state, listing(*[operation(f"a{n}", updated=NOW + 1) for n in range(2000)]))
+        saved(store, state)
+        store.close()
+
+        states, aside = loaded(path)
+
+        assert aside is None
+        assert memory(state) == memory(states["shop"])
+
+    def test_no_damage_is_neither_loaded_nor_put_aside(self, tmp_path):
+        """What is loaded can be shown, counted on and saved."""
+        counts, neither = fuzz(random.Random(os.environ.get("SEED", "disk")), 60 * SOAK, tmp_path)
+
+        assert [] == neither
+        assert min(counts.values()) > 10
 
     def test_the_database_of_another_program_is_put_aside_unharmed(self, path):
         path.parent.mkdir()
@@ -432,6 +553,75 @@ class TestTrouble:
 
         assert memory(state) == memory(states["shop"])
 
+    def test_damage_where_nothing_can_be_renamed_is_a_save_that_failed(self, store, state, path, monkeypatch):
+        saved(store, state)
+        # So that the next save reads the file again.
+        store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        store._connection.execute("PRAGMA shrink_memory")
+        path.write_bytes(b"noise" * 5000)
+        apply(state, listing(operation("late", total=1)))
+
+        def refuse(*_):
+            raise PermissionError(13, "Permission denied")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", refuse)
+            for _ in range(2):
+                snapshot = state.snapshot()
+                with pytest.raises(StoreError, match="Permission denied"):
+                    store.save("shop", snapshot)
+                state.not_saved(snapshot)
+        with pytest.raises(StateLostError):
+            store.save("shop", state.snapshot())
+        state.save_everything()
+        saved(store, state)
+        store.close()
+
+        assert memory(state) == memory(loaded(path)[0]["shop"])
+
+    def test_a_save_that_fails_at_its_very_end_is_not_taken_for_a_lost_file(self, store, state, path):
+        saved(store, state)
+        apply(state, listing(operation("late", total=1)))
+        snapshot = state.snapshot()
+        full = path.with_name("state.db-wal").stat().st_size + 1
+        with no_file_longer_than(full), pytest.raises(StoreError, match="I/O") as failure:
+            store.save("shop", snapshot)
+        assert StoreError is failure.type
+        state.not_saved(snapshot)
+        apply(state, listing(operation("later", total=1)))
+        snapshot = state.snapshot()
+
+        assert ["late", "later"] == list(snapshot.changed)
+        store.save("shop", snapshot)
+        store.close()
+        assert memory(state) == memory(loaded(path)[0]["shop"])
+
+    def test_a_log_that_was_removed_costs_nothing(self, store, state, path):
+        saved(store, state)
+        path.with_name("state.db-wal").unlink()
+        apply(state, listing(operation("late", total=1)))
+
+        saved(store, state)
+        assert path.with_name("state.db-wal").stat().st_size > 0
+        killed = copied(path)
+        assert memory(state) == memory(loaded(killed)[0]["shop"])
+
+    @pytest.mark.parametrize("pages", [0, 1, 5])
+    @pytest.mark.parametrize("large", [False, True])
+    def test_a_file_that_was_truncated_is_written_anew(self, store, state, path, pages, large):
+        apply(state, listing(*[operation(f"more {n}", total=1) for n in range(9999 if large else 9)]))
+        saved(store, state)
+        os.truncate(path, pages * 4096)
+        apply(state, listing(operation("late", total=1)))
+
+        try:
+            saved(store, state)
+        except StateLostError:
+            state.save_everything()
+            saved(store, state)
+        killed = copied(path)
+        assert memory(state) == memory(loaded(killed)[0]["shop"])
+
     def test_a_file_that_turns_to_noise_is_put_aside_and_written_anew(self, store, state, path):
         saved(store, state)
         store._disconnect()
@@ -444,3 +634,155 @@ class TestTrouble:
         store.close()
 
         assert memory(state) == memory(loaded(path)[0]["shop"])
+
+
+@contextmanager
+def no_file_longer_than(size):
+    """As on a full disk, no file grows beyond *size* bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def copied(path):
+    """Return the path of a copy of the state as kill -9 would leave it."""
+    copy = path.parent / "copy" / path.name
+    copy.parent.mkdir()
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        if file.exists():
+            shutil.copy(file, copy.parent)
+    return copy
+
+
+class TestEmptiness:
+    """Only a state that was never there begins without a word."""
+
+    def test_where_there_was_none(self, path):
+        assert loaded(path)[1] is None
+
+    def test_a_state_of_no_account(self, path):
+        loaded(path)
+
+        assert loaded(path)[1] is None
+
+    @pytest.mark.parametrize("name", ["state.db", "state.db-wal"])
+    @pytest.mark.parametrize("harm", ["truncated", "removed"])
+    def test_after_a_kill(self, store, state, path, name, harm):
+        saved(store, state)
+        killed = copied(path)
+        harmed = killed.with_name(name)
+        if harm == "truncated":
+            os.truncate(harmed, 0)
+        else:
+            harmed.unlink()
+
+        store = Store(killed)
+
+        assert store.put_aside is not None
+        assert store.why
+        store.close()
+
+    def test_an_empty_file(self, path):
+        path.parent.mkdir()
+        path.touch()
+
+        store = Store(path)
+
+        assert "the file is empty" == store.why
+        store.close()
+
+    def test_a_disk_that_is_full_from_the_start_leaves_nothing_that_looks_emptied(self, path):
+        with no_file_longer_than(1000), pytest.raises(StoreError):
+            Store(path)
+
+        assert ["state.db.lock"] == [each.name for each in path.parent.iterdir()]
+        assert loaded(path)[1] is None
+
+
+class TestStrangers:
+    """Somebody else can read, plant or mix up nothing."""
+
+    @pytest.fixture(params=[0o000, 0o022])
+    def umask(self, request):
+        before = os.umask(request.param)
+        yield
+        os.umask(before)
+
+    @pytest.mark.usefixtures("umask")
+    def test_what_is_made_is_ours_alone(self, state, tmp_path):
+        path = tmp_path / "new" / "deep" / "state.db"
+        store = Store(path)
+        saved(store, state)
+
+        made = [path.parent.parent, path.parent, *path.parent.iterdir()]
+        assert {"state.db", "state.db-wal", "state.db-shm", "state.db.lock"} == {each.name for each in made[2:]}
+        for each in made:
+            assert stat.S_IMODE(each.stat().st_mode) == (0o700 if each.is_dir() else 0o600), each
+        store.close()
+
+    @pytest.mark.parametrize(("before", "after"), [(0o644, 0o600), (0o666, 0o600), (0o640, 0o640), (0o600, 0o600)])
+    def test_what_everybody_could_read_is_taken_back(self, store, state, path, before, after):
+        saved(store, state)
+        store.close()
+        path.chmod(before)
+        loaded(path)
+
+        assert after == stat.S_IMODE(path.stat().st_mode)
+
+    @pytest.mark.parametrize("suffix", ["", ".lock", "-wal", "-shm"])
+    def test_nothing_is_made_through_a_link(self, tmp_path, suffix):
+        planted, target = tmp_path / f"state.db{suffix}", tmp_path / "target"
+        planted.symlink_to(target)
+
+        with pytest.raises(StoreError, match=f"{planted} is a symbolic link"):
+            Store(tmp_path / "state.db")
+        assert not target.exists()
+
+    def test_a_file_of_somebody_else_is_not_touched_through_a_link(self, tmp_path):
+        target, path = tmp_path / "target", tmp_path / "state.db"
+        target.write_text("precious")
+        path.symlink_to(target)
+
+        _, aside = loaded(path)
+
+        assert "precious" == target.read_text()
+        assert aside.is_symlink()
+        assert not path.is_symlink()
+
+    def test_what_is_no_file_is_left_alone(self, tmp_path):
+        os.mkfifo(tmp_path / "state.db")
+
+        with pytest.raises(StoreError, match="not a regular file"):
+            Store(tmp_path / "state.db")
+
+    @pytest.mark.parametrize("way", ["symlink_to", "hardlink_to"])
+    def test_a_second_process_is_refused_by_any_name(self, store, path, tmp_path, way):
+        other = tmp_path / "other.db"
+        getattr(other, way)(path)
+
+        assert f"StateInUseError: {other} is in use by another process" in opened_by_another_process(other)
+
+    def test_a_second_process_is_refused_when_the_lock_file_is_gone(self, store, state, path):
+        # A save that failed begins with a new connection; the file is locked all the same.
+        store._disconnect()
+        saved(store, state)
+        path.with_name("state.db.lock").unlink()
+
+        assert "StateInUseError" in opened_by_another_process(path)
+        saved(store, state)
+
+    def test_one_that_was_put_in_its_place_is_locked_too(self, store, state, path, tmp_path):
+        Store(tmp_path / "new.db").close()
+        (tmp_path / "new.db").rename(path)
+        saved(store, state)
+        path.with_name("state.db.lock").unlink()
+
+        assert "StateInUseError" in opened_by_another_process(path)
+
+    def test_the_next_process_gets_it(self, store, path):
+        store.close()
+
+        assert opened_by_another_process(path) == ""
