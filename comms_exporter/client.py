@@ -82,9 +82,13 @@ class Query:
 
 @dataclass(slots=True)
 class Patience:
-    """How often one poll may still try again; shared by all its requests."""
+    """How often one poll may still try again; shared by all its requests.
+
+    *expect* is told how long the poll is about to wait at most, whether for an answer or for its turn.
+    """
 
     tries_left: int = 2
+    expect: Callable[[float], None] = lambda _: None
 
     def again(self) -> bool:
         """Take one more try, if there is one."""
@@ -129,8 +133,9 @@ class CommsClient:
         self._proxy = proxy
         self._secrets = secrets or Secrets()
         self.page_size = page_size
+        self._timeout_seconds = timeout
         self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self._pace = Pace(requests_per_second, monotonic=monotonic, sleep=sleep)
+        self._pace = Pace(requests_per_second, monotonic=monotonic)
         self.traffic = traffic
         self._clock = clock
         self._monotonic = monotonic
@@ -200,7 +205,10 @@ class CommsClient:
         attempt = 0
         refreshed = False
         while True:
-            await self._pace.turn()
+            wait = self._pace.reserve()
+            if wait > 0:
+                await self._wait(wait, patience)
+            patience.expect(self._timeout_seconds)
             try:
                 return await self._request(url, largest)
             except ConnectionLostError:
@@ -211,7 +219,7 @@ class CommsClient:
                 wait = self._jitter() * BACKOFF_LIMIT if error.retry_after is None else error.retry_after
                 if not started or wait > PATIENT_WAIT or not patience.again():
                     raise
-                self.traffic.waited_seconds += wait
+                self.traffic.throttled(wait)
             except CommsError as error:
                 # Rotated credentials heal by being read; the same ones are not tried twice.
                 if error.reason != "auth" or refreshed or not self._credentials.refresh():
@@ -219,7 +227,14 @@ class CommsClient:
                 refreshed, wait = True, 0.0
             attempt += 1
             self.traffic.retries += 1
-            await self._sleep(wait)
+            try:
+                await self._wait(wait, patience)
+            finally:
+                self.traffic.resumed()
+
+    async def _wait(self, seconds: float, patience: Patience) -> None:
+        patience.expect(seconds)
+        await self._sleep(seconds)
 
     async def _request(self, url: URL, largest: int) -> bytes:
         began = self._monotonic()
@@ -237,7 +252,7 @@ class CommsClient:
                 self._set_clock(response.headers)
                 return decipher(response.status, response.headers, body, now=self.now(), mask=self._secrets.mask)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise explain(error, self._timeout.total or 0, mask=self._secrets.mask) from error
+            raise explain(error, self._timeout_seconds, mask=self._secrets.mask) from error
         finally:
             self.traffic.requests[code] += 1
             self.traffic.seconds.observe(self._monotonic() - began)
@@ -262,24 +277,20 @@ class CommsClient:
 class Pace:
     """A token bucket: at most *rate* turns a second in the long run, and as many at once."""
 
-    def __init__(
-        self, rate: float, *, monotonic: Callable[[], float], sleep: Callable[[float], Awaitable[object]]
-    ) -> None:
+    def __init__(self, rate: float, *, monotonic: Callable[[], float]) -> None:
         self._rate = rate
         self._burst = max(1.0, rate)
         self._tokens = self._burst
         self._monotonic = monotonic
-        self._sleep = sleep
         self._filled = monotonic()
 
-    async def turn(self) -> None:
-        """Return when the next request may go out."""
+    def reserve(self) -> float:
+        """Take a turn, and return in how many seconds it comes."""
         now = self._monotonic()
         self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate) - 1
         self._filled = now
-        if self._tokens < 0:
-            # The token is already taken: whoever asks next waits behind this one.
-            await self._sleep(-self._tokens / self._rate)
+        # The token is already taken: whoever asks next waits behind this one.
+        return max(0.0, -self._tokens / self._rate)
 
 
 def decipher(

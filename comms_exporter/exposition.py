@@ -65,12 +65,10 @@ class Exposition:
         accounts: Callable[[], Sequence[Account]],
         *,
         reloads: Reloads,
-        clock: Callable[[], float],
         shard: Callable[[], Shard] = Shard,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._accounts = accounts
-        self._clock = clock
         self._monotonic = monotonic
         process = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -82,8 +80,8 @@ class Exposition:
                 lambda: (reloads.successful, reloads.last_success, shard()),
             ),
             _Part(
-                lambda: live_families(accounts(), now=clock()),
-                lambda: [live_key(account, now=clock()) for account in accounts()],
+                lambda: live_families(accounts(), now=monotonic()),
+                lambda: [live_key(account, now=monotonic()) for account in accounts()],
             ),
             _Part(
                 lambda: published_families(accounts()),
@@ -151,7 +149,7 @@ class Exposition:
 
     def _shown(self, following: dict[str, Segments]) -> list[Segments]:
         """Return the segments of every account of which single operations are shown, or will be with those *following*."""
-        now = self._clock()
+        now = self._monotonic()
         return [
             following[account.name]
             if account.name in following

@@ -1,8 +1,9 @@
 """How the collecting itself is going: what /metrics, the probes and the status page say about us."""
 
+import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -67,8 +68,25 @@ class Traffic:
     requests: Counter[str] = field(default_factory=Counter)
     seconds: Histogram = field(default_factory=lambda: Histogram(REQUEST_BUCKETS))
     retries: int = 0
-    # Only what the API made us wait; our own pacing is no trouble.
-    waited_seconds: float = 0.0
+    monotonic: Callable[[], float] = time.monotonic
+    _waited: float = 0.0
+    _wait_from: float = 0.0
+    _wait_until: float = 0.0
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long the API has made us wait until now; our own rate limiter has no part in it."""
+        return self._waited + max(0.0, min(self.monotonic(), self._wait_until) - self._wait_from)
+
+    def throttled(self, seconds: float) -> None:
+        """Note that the API makes us wait *seconds* from now."""
+        self.resumed()
+        self._wait_until = self._wait_from + seconds
+
+    def resumed(self) -> None:
+        """Note that whatever we had to wait for is over."""
+        self._waited = self.waited_seconds
+        self._wait_from = self._wait_until = self.monotonic()
 
 
 @dataclass(slots=True)
@@ -89,7 +107,10 @@ class Problem:
 
 @dataclass(slots=True)
 class PollHealth:
-    """How one account's polls are going; times are seconds since the epoch, 0 for never."""
+    """How one account's polls are going; times are seconds since the epoch, 0 for never.
+
+    Ages are computed on the monotonic clock, which nobody sets back.
+    """
 
     interval_seconds: float
     polls: int = 0
@@ -97,6 +118,7 @@ class PollHealth:
     problem: Problem | None = None
     last_duration_seconds: float = 0.0
     last_success: float = 0.0
+    last_success_monotonic: float = float("-inf")
     last_save: float = 0.0
     save_failures: int = 0
 
@@ -110,11 +132,12 @@ class PollHealth:
         """Whether the last poll succeeded."""
         return self.attempted and self.problem is None
 
-    def succeeded(self, *, at: float, took: float) -> None:
-        """Note a poll that was good to its end."""
+    def succeeded(self, *, at: float, monotonic: float, took: float) -> None:
+        """Note a poll that was good to its end, *at* which time on either clock."""
         self.polls += 1
         self.problem = None
         self.last_success = at
+        self.last_success_monotonic = monotonic
         self.last_duration_seconds = took
 
     def failed(self, problem: Problem, *, took: float) -> None:
@@ -125,5 +148,8 @@ class PollHealth:
         self.last_duration_seconds = took
 
     def stale(self, now: float) -> bool:
-        """Whether what we know of single operations is too old to be shown: five polls missed, and five minutes."""
-        return now - self.last_success > max(5 * self.interval_seconds, 300)
+        """Whether what we know of single operations is too old to be shown: five polls missed, and five minutes.
+
+        *now* is on the monotonic clock.
+        """
+        return now - self.last_success_monotonic > max(5 * self.interval_seconds, 300)

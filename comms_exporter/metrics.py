@@ -148,7 +148,7 @@ def published_families(accounts: Sequence[Account]) -> Iterator[Metric]:
 
 
 def live_families(accounts: Sequence[Account], *, now: float) -> Iterator[Metric]:
-    """Yield how the collecting is going, as it is *now*."""
+    """Yield how the collecting is going, as it is *now* on the monotonic clock."""
     yield from _health(accounts)
     yield from _audit(accounts, now)
 

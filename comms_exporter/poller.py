@@ -1,7 +1,8 @@
 """Asks for one account's operations, again and again, and keeps its state and its health up to date.
 
 Operations are asked for in proportion to their age: those created within the hour, and all unfinished ones, at
-every poll; a day's at every tenth; all that the API still returns every hour, and at the start.
+every poll; a day's at every tenth; all that the API still returns every hour, and at the start. The first good poll after
+failures looks further back by as long as they lasted, and at all after ten intervals of them.
 """
 
 import asyncio
@@ -20,12 +21,14 @@ from comms_exporter.store import StateLostError, StoreError
 from comms_exporter.times import iso
 
 HOUR = 3600.0
-# A poll in which nothing moves for this long has died, not slowed down.
+# A poll that does nothing for this long, beyond what it said it would wait, has died, not slowed down.
 GRACE = 300.0
 # Seconds between our clock and the API's that no window minds.
 BEARABLE_SKEW = 60.0
 # Polls in a row that the API may stretch the interval: 2, 4, 8 times.
 MOST_STRETCH = 8
+# Polls from one look at the last day to the next.
+DAY_POLLS = 10
 
 
 def requests_per_hour(operations_a_week: int, *, interval: float, page_size: int) -> float:
@@ -36,7 +39,7 @@ def requests_per_hour(operations_a_week: int, *, interval: float, page_size: int
 
     polls = HOUR / interval
     sweeps = min(1.0, polls)
-    days = max(0.0, polls / 10 - sweeps)
+    days = max(0.0, polls / DAY_POLLS - sweeps)
     return sweeps * pages(7 * DAY) + days * pages(DAY) + (polls - sweeps - days) * pages(HOUR)
 
 
@@ -101,20 +104,20 @@ class Poller:
         self._plan = Plan(day=monotonic(), sweep=monotonic())
         self._not_before = monotonic()
         self._stretch = 1
+        self._due = monotonic()
         self._expected_by = monotonic() + GRACE
         self._save_fails = False
         self._ignored_filters: set[str] = set()
 
     @property
     def alive(self) -> bool:
-        """Whether the loop has moved when it said it would."""
+        """Whether the loop has moved when it said it would; an API that does not answer in time leaves it alive."""
         return self._monotonic() <= self._expected_by
 
     @property
     def next_poll_seconds(self) -> float:
         """How long it is until the next poll; 0 during one."""
-        # Between polls, the loop is expected when the next one is due; during one, at any moment.
-        return max(0.0, self._expected_by - GRACE - self._monotonic())
+        return max(0.0, self._due - self._monotonic())
 
     def requests_per_hour(self) -> float:
         """Return how many requests an hour of polls takes, if the next week is like the last."""
@@ -127,20 +130,18 @@ class Poller:
         self.view = before.view
         self._not_before = before._not_before  # noqa: SLF001
         self._set_stretch(before._stretch)  # noqa: SLF001
-        self._expect(max(0.0, self._not_before - self._monotonic()))
+        self._schedule(self._monotonic())
 
     async def run(self) -> None:
         """Poll at once and then at every interval, in step and never two at a time, until cancelled."""
-        due = max(self._monotonic(), self._not_before)
+        self._schedule(self._monotonic())
         while True:
-            await self._sleep(max(0.0, due - self._monotonic()))
+            await self._sleep(max(0.0, self._due - self._monotonic()))
             await self.poll()
             interval = self.health.interval_seconds
-            now = self._monotonic()
             # Turns that a long poll has missed are not made up for.
-            due += interval * max(1, -(-(now - due) // interval))
-            due = max(due, self._not_before)
-            self._expect(due - now)
+            missed = -(-(self._monotonic() - self._due) // interval)
+            self._schedule(self._due + interval * max(1, missed))
 
     async def poll(self) -> None:
         """Bring state and health up to date; whatever the API does ends up in them, not in an exception."""
@@ -159,20 +160,27 @@ class Poller:
             self._failed(failure, took=took)
 
     async def _collect(self) -> None:
-        patience = Patience()
+        patience = Patience(expect=self._expect)
         now = self._monotonic()
-        listing = await self._list(patience, sweep=now >= self._plan.sweep, day=now >= self._plan.day)
+        outage = self._outage(now)
+        # What was missed for longer than any recent operation ever is may have moved, whatever its age.
+        sweep = now >= self._plan.sweep or outage >= DAY_POLLS * self._interval
+        listing = await self._list(patience, sweep=sweep, day=now >= self._plan.day, outage=outage)
         if listing.sweep:
             self._mention_gap(listing)
         await self._apply(listing)
         if listing.sweep:
             self._plan.sweep = now + HOUR
         if listing.sweep or now >= self._plan.day:
-            self._plan.day = now + 10 * self._interval
+            self._plan.day = now + DAY_POLLS * self._interval
         missing = await sliced(_unseen(self.state.unfinished(), listing.seen))
         if missing:
             await self._settle()
             await self._follow_up(missing, patience)
+
+    def _outage(self, now: float) -> float:
+        """Return how long no poll has succeeded, in seconds; 0 where the last one did."""
+        return 0.0 if self.health.up else max(0.0, now - self.health.last_success_monotonic)
 
     def _mention_gap(self, sweep: Listing) -> None:
         seen = self.state.seen
@@ -184,6 +192,7 @@ class Poller:
 
     async def _settle(self) -> None:
         """Save what is new, then show it; a disk that fails costs safety, not sight."""
+        self._expect()
         snapshot = self.state.snapshot()
         if self._save is not None and snapshot is not None:
             try:
@@ -218,9 +227,9 @@ class Poller:
         self._save_fails = True
         say("state is not saved: a crash now would cost counts", error=str(error))
 
-    async def _list(self, patience: Patience, *, sweep: bool, day: bool) -> Listing:
-        """Return all pages of the narrowest window that is due."""
-        window = RETENTION + MARGIN if sweep else DAY if day else HOUR
+    async def _list(self, patience: Patience, *, sweep: bool, day: bool, outage: float) -> Listing:
+        """Return all pages of the narrowest window that is due, and that reaches as far back as before an *outage*."""
+        window = RETENTION + MARGIN if sweep else max(DAY if day else 0.0, HOUR + outage)
         asked = self._client.now()
         listing = await self._read(Query(created_after=asked - window), patience, sweep=sweep)
         if asked - listing.started > BEARABLE_SKEW:
@@ -336,7 +345,7 @@ class Poller:
 
     def _succeeded(self, *, took: float) -> None:
         recovered = self.health.problem
-        self.health.succeeded(at=self._clock(), took=took)
+        self.health.succeeded(at=self._clock(), monotonic=self._monotonic(), took=took)
         self._set_stretch(max(1, self._stretch // 2))
         if recovered is not None:
             self._log.info("polls succeed again", after=recovered.reason)
@@ -351,7 +360,7 @@ class Poller:
             self._set_stretch(min(MOST_STRETCH, self._stretch * 2))
             wait = self._interval * self._stretch if error.retry_after is None else error.retry_after
             self._not_before = self._monotonic() + wait
-            self.traffic.waited_seconds += wait
+            self.traffic.throttled(wait)
         # The same trouble at every interval is one piece of news.
         say = self._log.debug if before is not None and before.reason == problem.reason else self._log.error
         say("poll failed", reason=problem.reason, error=problem.message, seconds=round(took, 3))
@@ -359,6 +368,11 @@ class Poller:
     def _set_stretch(self, stretch: int) -> None:
         self._stretch = stretch
         self.health.interval_seconds = self._interval * stretch
+
+    def _schedule(self, due: float) -> None:
+        """Have the next poll at *due*, or as soon as the API allows it."""
+        self._due = max(due, self._not_before)
+        self._expect(max(0.0, self._due - self._monotonic()))
 
     def _expect(self, after: float = 0.0) -> None:
         self._expected_by = self._monotonic() + after + GRACE

@@ -203,7 +203,6 @@ class Service:
         self.page = Exposition(
             lambda: self.pollers,
             reloads=self.reloads,
-            clock=time.time,
             shard=lambda: Shard(self._settings.shard_index, self._settings.shard_total),
         )
 
@@ -534,7 +533,7 @@ def _line(poller: Poller) -> AccountStatus:
         name=poller.name,
         good=health.up if health.attempted else None,
         alive=poller.alive,
-        last_success=health.last_success or None,
+        success_age_seconds=time.monotonic() - health.last_success_monotonic if health.last_success else None,
         reason=problem.reason if problem else "",
         message=problem.message if problem else "",
         advice=ADVICE.get(problem.reason, "") if problem else "",

@@ -33,7 +33,7 @@ _KNOWN_STATUSES = frozenset({"SCHEDULED", "PROCESSING", "COMPLETED", "CANCELED"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """How one account's polls are going; times are seconds since the epoch.
+    """How one account's polls are going.
 
     *good* is None before the first poll has ended; *next_poll_seconds* is 0 while a poll is under way.
     """
@@ -41,7 +41,7 @@ class Account:
     name: str
     good: bool | None
     alive: bool = True
-    last_success: float | None = None
+    success_age_seconds: float | None = None
     reason: str = ""
     message: str = ""
     advice: str = ""
@@ -267,7 +267,7 @@ def status_page(status: Status, answer: Found) -> str:
         iso=iso(status.now),
         clock=as_utc(status.now).strftime("%H:%M:%S UTC"),
         summary=escape(_summary(status.accounts)),
-        accounts="\n".join(_account(each, status.now) for each in _worst_first(status.accounts)),
+        accounts="\n".join(map(_account, _worst_first(status.accounts))),
         form=_form(search, [each.name for each in status.accounts]),
         operations=_operations(answer, status),
         metrics=escape(f".{status.telemetry_path}"),
@@ -376,9 +376,9 @@ def _summary(accounts: Sequence[Account]) -> str:
     )
 
 
-def _account(account: Account, now: float) -> str:
+def _account(account: Account) -> str:
     health = _health(account)
-    since = None if account.last_success is None else ago(now - account.last_success)
+    since = None if account.success_age_seconds is None else ago(account.success_age_seconds)
     success = "No poll has succeeded since the start." if since is None else f"Last success {since} ago."
     words = {
         "good": success,

@@ -72,7 +72,7 @@ def make_client(session, clock, base_url, *, page_size=40, timeout=30, requests_
         page_size=page_size,
         timeout=timeout,
         requests_per_second=requests_per_second,
-        traffic=Traffic(),
+        traffic=Traffic(monotonic=clock),
         secrets=Secrets(secrets),
         clock=clock,
         monotonic=clock,

@@ -46,7 +46,7 @@ async def history(file, *, start=NOW, hours=4.0, incident=None, trouble=None):
     async with AsyncExitStack() as stack:
         shop, news = [await stack.enter_async_context(house(page_size=500, save=_save)) for _ in range(2)]
         shop.poller.name, news.poller.name = "shop", "newsletter"
-        page = Exposition(lambda: [shop.poller, news.poller], reloads=Reloads(start), clock=shop.clock)
+        page = Exposition(lambda: [shop.poller, news.poller], reloads=Reloads(start), monotonic=shop.clock)
         with file.open("w", encoding="utf-8") as out:
             for seconds in range(0, round(hours * HOUR) + 1, POLL_SECONDS):
                 for each in (shop, news):

@@ -48,7 +48,7 @@ def page(*operations, following=None):
 
 def samples(home):
     """Return what a scrape shows now, as {name: [(labels, value)]}."""
-    page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), clock=home.clock)
+    page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), monotonic=home.clock)
     found = {}
     for family in text_string_to_metric_families(page_of(page).decode()):
         for sample in family.samples:

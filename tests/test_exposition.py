@@ -59,7 +59,7 @@ def shop():
             unknown={"status": 1},
         )
     )  # fmt: skip
-    account.health.succeeded(at=NOW, took=0.25)
+    account.health.succeeded(at=NOW, monotonic=NOW, took=0.25)
     account.traffic.requests.update({"200": 2})
     for seconds in (0.04, 0.21):
         account.traffic.seconds.observe(seconds)
@@ -76,7 +76,7 @@ def newsletter():
 
 
 def make(accounts, clock):
-    return Exposition(accounts, reloads=Reloads(last_success=NOW - 60), clock=clock)
+    return Exposition(accounts, reloads=Reloads(last_success=NOW - 60), monotonic=clock)
 
 
 def write(*accounts, openmetrics=False, names=(), now=NOW + 10):
@@ -203,7 +203,7 @@ class ByTheLibrary:
 @given(words, st.lists(operations, max_size=4, unique_by=lambda each: each.id))
 def test_operations_are_written_as_prometheus_client_writes_them(name, shown):
     account = Account(name, view=View(exposed=shown))
-    account.health.succeeded(at=NOW, took=1)
+    account.health.succeeded(at=NOW, monotonic=NOW, took=1)
     registry = CollectorRegistry()
     registry.register(ByTheLibrary(name, shown))
 

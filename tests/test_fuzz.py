@@ -91,7 +91,7 @@ class Promise:
         self._home = home
         self._before = list(home.poller.state.totals)
         self._good = 0
-        self._page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), clock=home.clock)
+        self._page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), monotonic=home.clock)
 
     async def poll(self):
         polls = self._home.poller.health.polls

@@ -1,12 +1,14 @@
 """One account is asked in step, as little as its operations' age allows, and how that goes is told."""
 
 import asyncio
+import json
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from house import HOUR, house
+from house import HOUR, Clock, house
 from operations import NOW, rfc3339
 
+from comms_exporter.client import ConnectionLostError, Pace, ThrottledError
 from comms_exporter.poller import requests_per_hour
 from comms_exporter.simulator import Dialect, Fate
 from comms_exporter.store import StateLostError, StoreError
@@ -61,6 +63,42 @@ class TestWhatIsAsked:
 
         assert 3 == len({start for start, _ in windows(home.asked())})
         assert home.poller.health.up
+
+    @pytest.mark.parametrize(
+        ("failures", "window"), [(1, HOUR + 60), (8, HOUR + 270), (9, 7 * DAY + HOUR), (100, 7 * DAY + HOUR)]
+    )
+    async def test_after_failures_as_much_more_as_they_lasted_and_after_ten_intervals_everything(
+        self, failures, window
+    ):
+        """What was missed is not left to the next sweep, which may be an hour away."""
+        async with house() as home:
+            await home.poll()
+            home.faults.add("500", times=failures)
+            for _ in range(failures):
+                await home.poll()
+            home.asked()
+            home.poller._plan.day = float("inf")
+
+            await home.poll()
+            await home.poll()
+
+        assert [since(home.clock.now - 30 - window), since(home.clock.now - HOUR)] == [
+            start for start, _ in windows(home.asked())
+        ]
+
+    async def test_late_opens_of_old_operations_are_counted_by_the_first_good_poll_after_an_outage(self):
+        async with house() as home:
+            await home.poll()
+            home.world.send(fates=[Fate(sent=1, delivered=2, opened=2 * DAY + 300)])
+            await home.poll(after=2 * DAY)
+            home.faults.add("500", times=20)
+            for _ in range(20):
+                await home.poll()
+            assert "opened" not in home.totals
+
+            await home.poll()
+
+            assert 1 == home.totals["opened"]
 
     async def test_an_old_unfinished_operation_is_asked_for_by_itself(self):
         async with house() as home:
@@ -389,3 +427,64 @@ class TestTheLoop:
             home.clock.now += 301
 
             assert not home.poller.alive
+
+    @pytest.mark.parametrize("fault", ["hang", "429"])
+    async def test_a_loop_that_waits_within_its_bounds_is_alive(self, fault):
+        """Three requests of two minutes each, a wait that the API asks for, or its turn: Twilio's trouble is not ours."""
+        async with house() as home:
+            client = home.poller._client
+            client._timeout_seconds = 120
+            client._pace = Pace(0.001, monotonic=home.clock)
+            alive, asked = [], 0
+
+            async def request(*_):
+                nonlocal asked
+                asked += 1
+                if fault == "429" and asked == 2:
+                    raise ThrottledError("rate_limited", "429", 60.0)
+                home.clock.now += 119
+                alive.append(home.poller.alive)
+                if fault == "hang":
+                    raise ConnectionLostError("timeout", "no answer")
+                return json.dumps(
+                    {"operations": [], "pagination": {"next": str(asked) if asked < 4 else None}}
+                ).encode()
+
+            async def sleep(seconds):
+                home.clock.now += seconds - 1
+                alive.append(home.poller.alive)
+                home.clock.now += 1
+
+            client._request, client._sleep = request, sleep
+            began = home.clock.now
+            await home.poller.poll()
+
+            assert home.clock.now - began > 600
+            assert {True} == set(alive)
+            assert 0 == home.poller.next_poll_seconds
+
+    async def test_a_wait_is_counted_while_it_happens(self):
+        """A Retry-After of 100 s is 10 s after 10 s, and no more when it is over."""
+        async with house() as home:
+            home.faults.add("429", times=1, retry_after=100)
+            await home.poll()
+            waited = []
+            for _ in range(12):
+                waited.append(home.poller.traffic.waited_seconds)
+                home.clock.now += 10
+
+        assert [*range(0, 101, 10), 100] == waited
+
+    async def test_ages_do_not_depend_on_the_clock(self):
+        """A clock that is set back, or ahead, neither keeps gauges for longer nor takes them away."""
+        async with house() as home:
+            await home.poll()
+            health = home.poller.health
+            home.faults.add("500")
+            for ahead in (-HOUR, HOUR):
+                home.poller._clock = Clock(home.clock.now + ahead)
+                await home.poll()
+                assert not health.stale(home.clock.now)
+            home.clock.now += 301
+
+            assert health.stale(home.clock.now)

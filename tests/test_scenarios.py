@@ -56,7 +56,7 @@ async def history(scenario, *, before, lasting, step, rate):
 
     # Few operations at a time have series, which is what writing a page costs.
     async with house(page_size=1000, interval=float(step), active_window=600, rate=rate, save=save) as home:
-        page = Exposition(lambda: [home.poller], reloads=Reloads(NOW), clock=home.clock)
+        page = Exposition(lambda: [home.poller], reloads=Reloads(NOW), monotonic=home.clock)
         turns = range(0, before + lasting, step)
         waiting_until = 0.0
         for turn, seconds in enumerate(turns):

@@ -22,7 +22,7 @@ from comms_exporter.web import make_app
 NOW = 1_800_000_000.0
 HOSTILE = "\"><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> '{0} &amp;"
 GOOD = Account(
-    name="shop", good=True, last_success=NOW - 3, next_poll_seconds=27, requests_a_day=2881, tracked=120, hidden=0
+    name="shop", good=True, success_age_seconds=3, next_poll_seconds=27, requests_a_day=2881, tracked=120, hidden=0
 )
 
 
@@ -99,7 +99,7 @@ class TestAccounts:
 
     def test_says_why_it_fails_and_what_to_do(self):
         failing = replace(
-            GOOD, good=False, last_success=NOW - 7300, reason="auth", message="401: no", advice="compare the token"
+            GOOD, good=False, success_age_seconds=7300, reason="auth", message="401: no", advice="compare the token"
         )
 
         text = Words(page(failing)).text

@@ -74,7 +74,7 @@ class Hour:
         self._stretch = 1
         self._ends = float("inf")
         self._before = list(home.poller.state.totals)
-        self._page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), clock=home.clock)
+        self._page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), monotonic=home.clock)
         self._poll = home.poller.poll
         home.poller.poll = self.poll
 

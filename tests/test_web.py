@@ -162,7 +162,7 @@ class TestReload:
 class TestLandingPage:
     async def test_says_what_this_is_and_where_to_look(self, client, exporter):
         exporter.accounts = [
-            Account(name="shop", good=True, last_success=6.0),
+            Account(name="shop", good=True, success_age_seconds=3.0),
             Account(name="news", good=False, reason="auth", message="401: no"),
         ]
 

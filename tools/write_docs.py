@@ -216,10 +216,10 @@ def families():
         name="...",
         state=state,
         view=whole(state.view(now=now, active_window=1, limit=1)),
-        health=PollHealth(interval_seconds=30, last_success=now),
+        health=PollHealth(interval_seconds=30, last_success=now, last_success_monotonic=now),
         traffic=Traffic(),
     )
-    exposition = Exposition(lambda: [account], reloads=Reloads(now), clock=lambda: now)
+    exposition = Exposition(lambda: [account], reloads=Reloads(now), monotonic=lambda: now)
     page = b"".join(asyncio.run(exposition.body(openmetrics=False)).chunks)
     for family in parse(page.decode()):
         labels = {}
