@@ -14,9 +14,10 @@ from test_fuzz import SOAK
 from comms_exporter.client import retry_after
 from comms_exporter.models import BadPayloadError, read_page
 from comms_exporter.service import _watched
+from comms_exporter.slices import whole
 from comms_exporter.state import Tracked
 from comms_exporter.stats import Reading
-from comms_exporter.statuspage import Search, Status, status_page
+from comms_exporter.statuspage import Listing, Search, Status, status_page
 from comms_exporter.times import EARLIEST, LATEST, as_utc, is_representable, iso, rfc3339
 
 AFTER_THE_YEAR_9999 = "9999-12-31T23:59:59-23:59"
@@ -51,9 +52,9 @@ def listing(*operations):
 
 
 def status_page_of(home):
-    return status_page(
-        Status(version="0", now=home.clock.now, telemetry_path="/metrics", operations=_watched(home.poller)), Search()
-    )
+    now = home.clock.now
+    operations = whole(Listing.collect(_watched(home.poller), now))
+    return status_page(Status(version="0", now=now, telemetry_path="/metrics"), whole(operations.find(Search())))
 
 
 class TestOperations:
