@@ -150,6 +150,7 @@ class _Chunks(Payload):
     def __init__(self, body: Body) -> None:
         super().__init__(body)
         self._size = body.length
+        self.chunks = body.chunks
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return b"".join(self._value.chunks).decode(encoding, errors)

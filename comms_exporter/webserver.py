@@ -7,25 +7,31 @@ import asyncio
 import base64
 import binascii
 import errno
-import io
+import fcntl
 import logging
 import os
 import resource
 import socket
+import struct
+import termios
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from hashlib import blake2b
 from http import HTTPStatus
+from itertools import islice
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, Protocol
 
 import bcrypt
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
+from aiohttp.payload import Payload
 from aiohttp.typedefs import Handler
 
 from comms_exporter.aiohttp_internals import Connection
@@ -35,8 +41,15 @@ from comms_exporter.webconfig import Rate, WebConfig, WebConfigFile
 # 280 kB, since asyncio has a buffer of 256 KiB for each.
 MAX_CONNECTIONS = 500
 MAX_TLS_CONNECTIONS = 200
-# Answers at a time that wait for their client to read on: each holds a page.
+# Clients at a time that have stopped to read their answer, after STALLED_SECONDS without a byte.
 MAX_STALLED = 10
+STALLED_SECONDS = 1.0
+# Bytes at a time that are kept for the sake of unfinished answers, or four of the largest where that is more; what several
+# answers share is counted once. Where it is exceeded, those who read nothing are shown out first, then the slowest.
+MAX_HELD_BYTES = 2**26
+MAX_HELD_ANSWERS = 4
+# Bytes a second. Clients that take as much are not shown out to make room for a new one.
+BUSY_RATE = 2**16
 # Passwords at a time that wait to be compared, one by one.
 MAX_COMPARING = 32
 MAX_REQUEST_BYTES = 2**15
@@ -45,8 +58,10 @@ HANDSHAKE_SECONDS = 10.0
 REQUEST_SECONDS = 10.0
 # Longer than Prometheus's default of a minute between scrapes.
 KEEPALIVE_SECONDS = 90.0
-# For a client to take the next 512 KiB, or the rest of an answer after which the connection ends.
+# For a client to take another byte of an answer, whether or not the connection ends after it.
 READING_SECONDS = 10.0
+# Between two looks at how much clients have taken.
+_LOOK_SECONDS = 0.25
 # Written at once. What is larger goes out piece by piece, as the client takes it.
 _PIECE = 2**16
 _SYSTEMD_FIRST = 3  # SD_LISTEN_FDS_START
@@ -176,7 +191,11 @@ class _Door:
         most = MAX_CONNECTIONS if self.scheme == "http" else MAX_TLS_CONNECTIONS
         self._room = min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
         self._inside: dict[_Connection, None] = {}
-        self._stalled: dict[_Connection, None] = {}
+        self._answering: dict[_Connection, None] = {}
+        self._next_look: asyncio.TimerHandle | None = None
+        # How many unfinished answers each chunk is a part of.
+        self._holders: Counter[int] = Counter()
+        self._held_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: list[socket.socket] = []
 
@@ -206,6 +225,8 @@ class _Door:
             for connection in list(self._inside):
                 connection.abort()
             await asyncio.sleep(0)
+        if self._next_look is not None:
+            self._next_look.cancel()
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -252,7 +273,9 @@ class _Door:
 
     def _make_room(self, room: int) -> None:
         while len(self._inside) > room:
-            connection = next(iter(self._inside))
+            # The last one has only come.
+            earlier = islice(self._inside, len(self._inside) - 1)
+            connection = next((each for each in earlier if not each.is_busy()), next(iter(self._inside)))
             del self._inside[connection]
             connection.abort()
 
@@ -264,17 +287,66 @@ class _Door:
             del self._inside[connection]
             self._inside[connection] = None
 
-    def stalled(self, connection: "_Connection") -> None:
-        self._stalled[connection] = None
-        if len(self._stalled) > MAX_STALLED:
-            next(iter(self._stalled)).abort()
+    def begins(self, connection: "_Connection", chunks: Sequence[bytes]) -> None:
+        """Watch how *connection* takes an answer of *chunks*, and make room for them."""
+        self._answering[connection] = None
+        for chunk in chunks:
+            self._holders[id(chunk)] += 1
+            if self._holders[id(chunk)] == 1:
+                self._held_bytes += len(chunk)
+        while self._held_bytes > self._most_held() and (least := self._least(connection)) is not None:
+            least.abort()
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
 
-    def flows(self, connection: "_Connection") -> None:
-        self._stalled.pop(connection, None)
+    def releases(self, chunks: Sequence[bytes]) -> None:
+        for chunk in chunks:
+            self._holders[id(chunk)] -= 1
+            if self._holders[id(chunk)] == 0:
+                del self._holders[id(chunk)]
+                self._held_bytes -= len(chunk)
+
+    def _most_held(self) -> int:
+        largest = max(sum(map(len, each.holding)) for each in self._answering)
+        return max(MAX_HELD_BYTES, MAX_HELD_ANSWERS * largest)
+
+    def _least(self, newest: "_Connection") -> "_Connection | None":
+        """Return who takes least of those without whom less would be held."""
+        others = [
+            each
+            for each in self._answering
+            if each is not newest and any(self._holders[id(chunk)] == 1 for chunk in each.holding)
+        ]
+        for each in others:
+            each.look()
+        return min(others, key=lambda each: (each.idle_seconds < STALLED_SECONDS, each.rate), default=None)
+
+    def _look(self) -> None:
+        """Show out those who have stopped to read; whoever makes progress counts as heard."""
+        self._next_look = None
+        stalled = []
+        for connection in list(self._answering):
+            connection.look()
+            if connection.idle_seconds < _LOOK_SECONDS:
+                self.heard(connection)
+            if connection.has_all():
+                del self._answering[connection]
+            elif connection.idle_seconds >= READING_SECONDS:
+                connection.abort()
+            elif connection.idle_seconds >= STALLED_SECONDS:
+                stalled.append(connection)
+        stalled.sort(key=lambda each: each.idle_seconds)
+        for connection in stalled[MAX_STALLED:]:
+            connection.abort()
+        if self._answering:
+            self._next_look = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+
+    def hung_up(self, connection: "_Connection") -> None:
+        self._answering.pop(connection, None)
 
     def gone(self, connection: "_Connection") -> None:
         self._inside.pop(connection, None)
-        self._stalled.pop(connection, None)
+        self.hung_up(connection)
 
 
 class _Connection(Connection):
@@ -293,11 +365,18 @@ class _Connection(Connection):
         self._door = door
         self._unfinished_bytes = 0
         self._request_limit: asyncio.TimerHandle | None = None
-        self._reading_limit: asyncio.TimerHandle | None = None
+        # Of the answer: what it keeps in memory, how much of it the client has taken, and since when, and when last.
+        self.holding: Sequence[bytes] = ()
+        self._answer: AbstractStreamWriter | None = None
+        self._sending = False
+        self._taken = 0
+        self._begun = 0.0
+        self._progress = 0.0
 
     def abort(self) -> None:
         """Hang up, whatever is under way."""
-        self._door.flows(self)
+        self._door.hung_up(self)
+        self._release()
         if self.wire is not None:
             self.wire.abort()
         elif self.handshake is not None:
@@ -315,9 +394,8 @@ class _Connection(Connection):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.wire = None
         self._door.gone(self)
-        for limit in (self._request_limit, self._reading_limit):
-            if limit is not None:
-                limit.cancel()
+        if self._request_limit is not None:
+            self._request_limit.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -382,29 +460,92 @@ class _Connection(Connection):
         elif not isinstance(error, ConnectionError):
             _log.error("a request could not be answered; this is a bug: %s", _place(error))
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._expect_reading()
-        self._door.stalled(self)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._reading_limit is not None:
-            self._reading_limit.cancel()
-        self._door.flows(self)
-
-    async def start(self) -> None:
-        """Answer until the client or we have had enough; what was not read some time later never will be."""
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer, as fast as the client takes it."""
+        self._answer = request.writer
+        self._sending = True
+        self._taken = 0
+        self._begun = self._progress = self._loop.time()
+        self.holding = _chunks(resp)
+        self._door.begins(self, self.holding)
         try:
-            await super().start()
+            return await super().finish_response(request, resp, start_time)
         finally:
-            if self.wire is not None:
-                self._expect_reading()
+            self._sending = False
+            self._release()
 
-    def _expect_reading(self) -> None:
-        if self._reading_limit is not None:
-            self._reading_limit.cancel()
-        self._reading_limit = asyncio.get_running_loop().call_later(READING_SECONDS, self.abort)
+    def _release(self) -> None:
+        self._door.releases(self.holding)
+        self.holding = ()
+
+    def look(self) -> None:
+        """Note how much of its answer the client has taken."""
+        unread = self._unread()
+        taken = (self._answer.output_size if self._answer else 0) - unread
+        if taken != self._taken or not unread:
+            self._taken, self._progress = taken, self._loop.time()
+
+    def has_all(self) -> bool:
+        """Say whether nothing more of the answer has to be taken."""
+        return not self._sending and not self._unread()
+
+    def is_busy(self) -> bool:
+        """Say whether the client is taking an answer."""
+        if self.has_all():
+            return False
+        self.look()
+        return self.idle_seconds < STALLED_SECONDS and self.rate >= BUSY_RATE
+
+    @property
+    def idle_seconds(self) -> float:
+        """For how long the client has not taken anything of its answer."""
+        return self._loop.time() - self._progress
+
+    @property
+    def rate(self) -> float:
+        """How many bytes a second the client has taken of its answer."""
+        return self._taken / max(self._loop.time() - self._begun, _LOOK_SECONDS)
+
+    def _unread(self) -> int:
+        """Return how many bytes wait for the client in our buffer and in the system's."""
+        if self.wire is None:
+            return 0
+        return self.wire.get_write_buffer_size() + _unacknowledged(self.wire.get_extra_info("socket"))
+
+
+def _unacknowledged(connected: socket.socket) -> int:
+    try:
+        (count,) = struct.unpack("i", fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(4)))
+    except OSError:  # there is no such thing here: then our own buffer has to do
+        return 0
+    return int(count)
+
+
+def _chunks(response: web.StreamResponse) -> Sequence[bytes]:
+    body = response.body if isinstance(response, web.Response) else None
+    chunks: Sequence[bytes] = getattr(body, "chunks", ())
+    return [body] if isinstance(body, bytes) else chunks
+
+
+class _Pieces(Payload):
+    """Bytes that go out piece by piece: aiohttp would copy them all into the connection's buffer at once."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body)
+        self._size = len(body)
+        self.chunks = [body]
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return bytes(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        view = memoryview(self._value)
+        for start in range(0, len(view), _PIECE):
+            await writer.write(view[start : start + _PIECE])
+            # A client as fast as we are would never have us wait.
+            await asyncio.sleep(0)
 
 
 def _place(error: BaseException | None) -> str:
@@ -432,8 +573,7 @@ def guard(app: web.Application, security: WebConfigFile | None, *, clock: Callab
             await _let_in(request, security.current().config, passwords, bucket)
         response = await handler(request)
         if isinstance(response, web.Response) and isinstance(response.body, bytes) and len(response.body) > _PIECE:
-            # aiohttp would put bytes into the connection's buffer all at once, a copy for everybody who is slow to read.
-            response.body = io.BytesIO(response.body)
+            response.body = _Pieces(response.body)
         return response
 
     async def add_headers(_: web.Request, response: web.StreamResponse) -> None:

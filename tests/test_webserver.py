@@ -26,6 +26,8 @@ from comms_exporter.webserver import Bucket, BusyError, CannotListenError, Passw
 
 PAGE = b"# a page\n" * 2_000_000  # more than the system takes off our hands for one connection
 
+HUGE = bytes(25_000_000)
+
 
 def make_app():
     app = web.Application()
@@ -35,6 +37,12 @@ def make_app():
 
     async def large(_):
         return web.Response(body=PAGE)
+
+    async def huge(_):
+        return web.Response(body=HUGE)
+
+    async def own(_):
+        return web.Response(body=bytes(2**23))
 
     async def medium(_):
         return web.Response(body=b"x" * 60_000)
@@ -47,6 +55,8 @@ def make_app():
 
     app.router.add_get("/", small)
     app.router.add_get("/large", large)
+    app.router.add_get("/huge", huge)
+    app.router.add_get("/own", own)
     app.router.add_get("/medium", medium)
     app.router.add_get("/broken", broken)
     app.router.add_post("/", small)
@@ -79,6 +89,7 @@ async def connect(url, sent=b"", **options):
 
 
 _connected = []
+_stalling = []
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +99,8 @@ async def hanging_up():
     while _connected:
         writer = _connected.pop()
         writer.transport.abort()
+    while _stalling:
+        _stalling.pop().close()
     await asyncio.sleep(0)
 
 
@@ -650,6 +663,82 @@ class TestGreedyClients:
             assert PAGE.decode() == (await get(url, "/large"))[1]
             while len(webserver_connections(url)) > 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+
+
+async def stall(url, path):
+    """Ask for *path*, and read nothing of it."""
+    loop = asyncio.get_running_loop()
+    client = socket.socket()
+    _stalling.append(client)
+    client.setblocking(False)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    await loop.sock_connect(client, ("127.0.0.1", port_of(url)))
+    await loop.sock_sendall(client, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+
+async def take(url, path, *, megabits):
+    """Return the size of all that a link of so many *megabits* a second brings."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setblocking(False)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        await loop.sock_connect(client, ("127.0.0.1", port_of(url)))
+        await loop.sock_sendall(client, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        began, taken = loop.time(), 0
+        with suppress(ConnectionError):
+            while piece := await loop.sock_recv(client, 65536):
+                taken += len(piece)
+                await asyncio.sleep(began + taken * 8 / (megabits * 1e6) - loop.time())
+    return taken
+
+
+class TestProgress:
+    """Who takes an answer is not shown out for the sake of those who take none."""
+
+    async def test_is_enough_amid_40_who_stall(self):
+        async def crowd(url):
+            while True:
+                for _ in range(40):
+                    await stall(url, "/huge")
+                await asyncio.sleep(0.2)
+
+        async with serving(shutdown_seconds=0.1) as url:
+            crowding = asyncio.create_task(crowd(url))
+            try:
+                assert await take(url, "/huge", megabits=100) > len(HUGE)
+            finally:
+                crowding.cancel()
+
+    async def test_is_enough_amid_newcomers(self, monkeypatch):
+        monkeypatch.setattr(webserver, "MAX_CONNECTIONS", 10)
+        async with serving(shutdown_seconds=0.1) as url:
+            taking = asyncio.create_task(take(url, "/large", megabits=300))
+            while not taking.done():
+                await connect(url)
+                await asyncio.sleep(0.002)
+            assert await taking > len(PAGE)
+            assert (200, "ok\n") == await get(url)
+
+    async def test_is_enough_at_any_speed(self, monkeypatch):
+        monkeypatch.setattr(webserver, "READING_SECONDS", 0.5)
+        monkeypatch.setattr(webserver, "STALLED_SECONDS", 0.4)
+        monkeypatch.setattr(webserver, "MAX_STALLED", 0)
+        async with serving(shutdown_seconds=0.1) as url:
+            taking = asyncio.create_task(take(url, "/large", megabits=1))
+            await asyncio.sleep(2)
+            assert not taking.done(), "shown out at a megabit a second"
+            taking.cancel()
+
+    async def test_of_the_slowest_ends_where_their_pages_need_too_much_memory(self, monkeypatch):
+        monkeypatch.setattr(webserver, "MAX_HELD_BYTES", 1)
+        monkeypatch.setattr(webserver, "STALLED_SECONDS", 60)
+        async with serving(shutdown_seconds=0.1) as url:
+            taking = asyncio.create_task(take(url, "/large", megabits=100))
+            for _ in range(20):
+                await stall(url, "/own")
+            while len(webserver_connections(url)) > 9:  # noqa: ASYNC110  18 MB allow four times as much
+                await asyncio.sleep(0.02)
+            assert await taking > len(PAGE)
 
 
 CROWDED = """
