@@ -5,7 +5,7 @@ Nothing here does I/O or awaits. What takes long comes in steps (see slices.py);
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 from math import floor
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from comms_exporter.health import Exemplar, Histogram
-from comms_exporter.models import STATS, Operation, Stats
+from comms_exporter.models import STATS, STATUSES, Operation, Stats
 from comms_exporter.slices import SIZE, Steps, parts
 from comms_exporter.stats import REACHED, Reading, at_most, fallen, reached, reading_of
 
@@ -31,6 +31,10 @@ EXEMPLIFIED = ("undelivered", "failed")
 
 # Seconds to a week: a transactional mail takes seconds, a campaign hours, a schedule days.
 DURATION_BUCKETS = (5, 15, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600, 6 * 3600, 12 * 3600, DAY, 3 * DAY, 7 * DAY)
+
+# How many statuses that we do not know have series of their own; the rest are OTHER. A label needs a bounded list of values.
+MOST_UNKNOWN_STATUSES = 20
+OTHER = "OTHER"
 
 Marks = tuple[int, ...]
 
@@ -227,10 +231,13 @@ class AccountState:
 
         Of more than *limit*, unfinished ones and then the most recently updated are shown.
         """
+        by_status = +self._by_status
+        named = _named(by_status)
         oldest: dict[str, float] = {}
         for part in parts(self._unfinished.values()):
             for each in part:
-                status, created = each.operation.status, each.operation.created
+                created = each.operation.created
+                status = each.operation.status if each.operation.status in named else OTHER
                 oldest[status] = min(created, oldest.get(status, created))
             yield
         earliest = now - active_window
@@ -262,7 +269,7 @@ class AccountState:
             hidden=len(active) - len(exposed),
             queued=self._queued,
             scheduled=self._scheduled,
-            by_status=+self._by_status,
+            by_status=_by_name(by_status, named),
             by_reading=+readings,
             oldest_unfinished=oldest,
         )
@@ -399,6 +406,22 @@ class AccountState:
                 del self.tracked[operation_id]
                 self._unsaved[operation_id] = None
             yield
+
+
+def _named(by_status: Counter[str]) -> Container[str]:
+    """Return those of the statuses that are shown by their names: what the API documents, and the most frequent others."""
+    if len(by_status) <= MOST_UNKNOWN_STATUSES:
+        return by_status
+    unknown = (status for status in by_status if status not in STATUSES)
+    frequent = heapq.nsmallest(MOST_UNKNOWN_STATUSES, unknown, key=lambda status: (-by_status[status], status))
+    return {*STATUSES, *frequent}
+
+
+def _by_name(by_status: Counter[str], named: Container[str]) -> Counter[str]:
+    sums: Counter[str] = Counter()
+    for status, count in by_status.items():
+        sums[status if status in named else OTHER] += count
+    return sums
 
 
 def _first(operations: list[Operation], limit: int) -> Steps[list[Operation]]:

@@ -303,3 +303,25 @@ class TestView:
         shown = self.view(state)
 
         assert ([], 0, {}) == (shown.exposed, shown.queued, shown.oldest_unfinished)
+
+
+class TestUnknownStatuses:
+    def test_a_few_have_their_names_and_the_rest_are_other(self):
+        """An API that invents a status for every operation makes no more series than that."""
+        state = AccountState()
+        some = [operation(f"o{n}", status=f"S{n:03d}", created=NOW + n) for n in range(100)]
+        known = operation("p", status="PROCESSING", created=NOW)
+        apply(state, listing(known, operation("twice", status="S099", created=NOW), *some, sweep=True))
+
+        shown = view(state, now=NOW, active_window=3600, limit=10)
+
+        names = {"PROCESSING", "S099", *(f"S{n:03d}" for n in range(19))}
+        assert {**dict.fromkeys(names, 1), "S099": 2, "OTHER": 80} == shown.by_status
+        assert {*names, "OTHER"} == shown.oldest_unfinished.keys()
+        assert NOW + 19 == shown.oldest_unfinished["OTHER"]
+
+    def test_one_has_its_name(self):
+        state = AccountState()
+        apply(state, listing(operation(status="PAUSED"), sweep=True))
+
+        assert {"PAUSED": 1} == view(state, now=NOW, active_window=3600, limit=10).by_status
