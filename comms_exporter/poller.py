@@ -313,13 +313,15 @@ class Poller:
             yield
 
     def _check_length(self, listing: Listing) -> None:
-        """Refuse a listing that would have us track more operations than agreed: memory is for those that there are."""
+        """Reject a listing with which the account would have more operations than allowed."""
         tracked = len(self.state.tracked)
-        if tracked + listing.new > self._max_tracked_operations:
+        # An account that was larger when it was saved has proved that its operations are real.
+        limit = max(self._max_tracked_operations, 2 * self.state.restored)
+        if tracked + listing.new > limit:
             raise CommsError(
                 "bad_payload",
-                f"the listing brings at least {listing.new} new operations to {tracked} that are tracked, which is more "
-                f"than --collect.max-tracked-operations={self._max_tracked_operations}",
+                f"the listing has at least {listing.new} new operations beside {tracked} tracked ones; the limit is "
+                f"{limit}: raise --collect.max-tracked-operations if the account has more",
             )
 
     def _ended(self) -> float:

@@ -136,6 +136,8 @@ class AccountState:
     def __init__(self, *, forced_reading: Reading | None = None) -> None:
         self.forced_reading = forced_reading
         self.tracked: dict[str, Tracked] = {}
+        # How many operations the process started with.
+        self.restored = 0
         self.totals = [0] * len(TOTALS)
         self.durations = Histogram(DURATION_BUCKETS)
         self.exemplars: dict[str, Exemplar] = {}
@@ -194,10 +196,11 @@ class AccountState:
         self._replace(known, stats, msgspec.structs.replace(known, gone=True), stats)
 
     def restore(self, tracked: Iterable[Tracked]) -> None:
-        """Take over what was saved of operations."""
+        """Continue from the operations that were saved."""
         for each in tracked:
             self.tracked[each.operation.id] = each
             self._enter(each, each.operation.stats)
+        self.restored = len(self.tracked)
 
     def snapshot(self) -> Snapshot | None:
         """Return what is new since the last one; None before the first look."""

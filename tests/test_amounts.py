@@ -14,6 +14,8 @@ from test_fuzz import SOAK
 from comms_exporter import models
 from comms_exporter.client import LARGEST_ERROR, LARGEST_OPERATION, LARGEST_PAGE
 from comms_exporter.models import MOST_VALUES, BadPayloadError, decode, read_page
+from comms_exporter.state import Tracked
+from comms_exporter.stats import Reading
 
 MIB = 2**20
 WEEK = 7 * 86400.0
@@ -45,8 +47,8 @@ class TestOperations:
             assert (
                 "bad_payload",
                 (
-                    "the listing brings at least 1100 new operations to 0 that are tracked, which is more than "
-                    "--collect.max-tracked-operations=1000"
+                    "the listing has at least 1100 new operations beside 0 tracked ones; the limit is 1000: raise "
+                    "--collect.max-tracked-operations if the account has more"
                 ),
             ) == problem_of(home)
             assert {} == home.poller.state.tracked
@@ -67,6 +69,20 @@ class TestOperations:
             await home.poll()
             await home.poll()
             assert home.poller.health.up
+            await home.poll()
+            assert "bad_payload" == home.poller.health.problem.reason
+
+    async def test_an_account_that_was_larger_when_it_was_saved_may_grow_to_twice_its_size(self):
+        """An upgrade or a lower setting does not stop polls that worked before."""
+        saved = [operation(f"o{n}", total=1) for n in range(100)]
+        answers = iter(
+            [page(*saved), page(*saved, *(operation(f"n{n}", total=1) for n in range(100))), page(operation("x"))]
+        )
+        async with strange_house(lambda _: next(answers), max_tracked_operations=10) as home:
+            home.poller.state.restore([Tracked(each, Reading.UNDECIDED) for each in saved])
+            await home.poll()
+            await home.poll()
+            assert (None, 200) == (problem_of(home), len(home.poller.state.tracked))
             await home.poll()
             assert "bad_payload" == home.poller.health.problem.reason
 
