@@ -2,19 +2,23 @@
 
 import asyncio
 import os
+import random
 import re
 import signal
 import sys
 import time
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestServer
-from process import CREDENTIALS, exporter, scrape, until, unused_port
+from process import CREDENTIALS, exporter, scrape, until
 
 from comms_exporter.simulator import World
 from comms_exporter.simulator import make_app as simulated
 
+SOAK = int(os.environ.get("SOAK", "1"))
+SEED = int(os.environ.get("SEED", "1"))
 CANARY = "c4n4ry"
 AUTHORIZATION = f"Authorization: Basic {CANARY}\r\nX-{CANARY}: {CANARY}\r\n"
 MALFORMED = {
@@ -86,29 +90,36 @@ class TestMalformedRequests:
 
 @asynccontextmanager
 async def speaking_to(stderr, api, *shell):
-    """Run the exporter with *stderr*; gives its URL and the process, once it answers."""
-    port = unused_port()
+    """Run the exporter with *stderr*; gives its URL and the process, once it listens."""
     process = await asyncio.create_subprocess_exec(
         *shell,
-        *(sys.executable, "-m", "comms_exporter", f"--api.base-url={api}", f"--web.listen-address=127.0.0.1:{port}"),
+        *(sys.executable, "-m", "comms_exporter", f"--api.base-url={api}", "--web.listen-address=127.0.0.1:0"),
         *("--state.path=", "--collect.interval=1s"),
         env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **CREDENTIALS},
         stderr=stderr,
     )
-    url = f"http://127.0.0.1:{port}"
     try:
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    await scrape(url, "/-/healthy")
-                    break
-                except OSError:
-                    await asyncio.sleep(0.05)
-        yield url, process
+        async with asyncio.timeout(60):
+            while (port := listening_port(process.pid)) is None:
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+        yield f"http://127.0.0.1:{port}", process
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+def listening_port(pid):
+    """Return where the process listens, as the system knows it: nobody may read what it says of it."""
+    inodes = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            inodes.add(str(file.readlink()))
+    for words in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:]):
+        if words[3] == "0A" and f"socket:[{words[9]}]" in inodes:
+            return int(words[1].rpartition(":")[2], 16)
+    return None
 
 
 async def ended(process):
@@ -164,3 +175,124 @@ def polls(page):
     return sum(
         float(count) for count in re.findall(r"^comms_exporter_api_requests_total\{.*\} (\S+)$", page, re.MULTILINE)
     )
+
+
+PATHS = ("/", "/metrics", "/?q=a&sort=stuck&page=2", "/-/healthy", "/-/reload", "/static/style.css", "/nowhere")
+HEADERS = (
+    "Accept-Encoding: gzip",
+    "Expect: 100-continue",
+    "Upgrade: websocket\r\nConnection: Upgrade",
+    "Connection: close",
+    "Content-Type: application/x-www-form-urlencoded",
+    "Cookie: a=b; " + "c" * 200,
+    "Origin: http://x",
+)
+
+
+class Stranger:
+    """Draws what is sent, from *seed*."""
+
+    def __init__(self, seed):
+        self._rng = random.Random(f"{seed}/stranger")
+
+    def request(self):
+        rng = self._rng
+        method = rng.choice(["GET", "GET", "GET", "HEAD", "POST", "PUT", "OPTIONS", "CONNECT", "TRACE", "BREW"])
+        version = rng.choice(["1.1", "1.1", "1.1", "1.0", "0.9", "2.0", "1.10"])
+        head = f"{method} {rng.choice(PATHS)} HTTP/{version}\r\nHost: x\r\n{AUTHORIZATION}"
+        head += "".join(f"{each}\r\n" for each in HEADERS if rng.random() < 0.15)
+        body = CANARY.encode() * rng.randrange(4)
+        framing = rng.choice(["none", "none", "length", "wrong length", "chunks", "bad chunks", "two", "gzip"])
+        if framing in {"length", "wrong length", "two", "gzip"}:
+            head += f"Content-Length: {len(body) + rng.randrange(-9, 99) * (framing == 'wrong length')}\r\n"
+        if framing in {"chunks", "bad chunks", "two"}:
+            head += "Transfer-Encoding: chunked\r\n"
+            size = f"{len(body):x}" if framing != "bad chunks" else rng.choice(["-1", "g", "f" * 40, "1;" * 3000, ""])
+            body = f"{size}\r\n".encode() + body + b"\r\n" + rng.choice([b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b""])
+        if framing == "gzip":
+            head += "Content-Encoding: gzip\r\n"
+        return head.encode() + b"\r\n" + (body if framing != "none" else b"")
+
+    def mutated(self, data):
+        rng, data = self._rng, bytearray(data)
+        for _ in range(rng.choice([1, 1, 2, 8])):
+            start = rng.randrange(len(data) + 1)
+            end = min(len(data), start + rng.choice([0, 1, 1, 5, 50]))
+            data[start:end] = rng.choice(
+                [rng.randbytes(end - start), b"", b"\0", b"\r\n", b"\r", b" ", b"\xff\xfe", bytes(data[:end]), b":" * 9]
+            )
+        return bytes(data)
+
+    def sent(self):
+        """Return what one connection sends."""
+        rng = self._rng
+        kind = rng.choice(["good", "mutated", "mutated", "mutated", "half", "large", "pipeline", "TLS", "noise"])
+        data = self.request()
+        if kind == "mutated":
+            return self.mutated(data)
+        if kind == "half":
+            return data[: rng.randrange(len(data))]
+        if kind == "large":
+            line = rng.choice([b"X: " + b"y" * 9000, b"X: y", f"X-{CANARY}: ".encode() + b"y" * 500])
+            return data[:-2] + (line + b"\r\n") * rng.choice([1, 63, 70, 500]) + b"\r\n"
+        if kind == "pipeline":
+            return b"".join(self.request() for _ in range(rng.choice([2, 5, 40, 200])))
+        if kind == "TLS":
+            return b"\x16\x03\x01" + rng.randbytes(rng.choice([2, 60, 600]))
+        return data if kind == "good" else rng.randbytes(rng.choice([1, 100, 10_000]))
+
+    def parts(self, data):
+        """Return *data* as it comes over the wire."""
+        cuts = sorted(self._rng.randrange(len(data) + 1) for _ in range(self._rng.choice([0, 0, 1, 5])))
+        return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+    def patience(self):
+        """Return after how many bytes of an answer, and whether at all, the client goes away."""
+        return self._rng.choice([None, None, None, 0, 1000])
+
+
+async def speak(url, parts, patience):
+    answer = b""
+    with suppress(ConnectionError, TimeoutError):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        try:
+            async with asyncio.timeout(0.25):
+                for part in parts:
+                    writer.write(part)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                while patience is None or len(answer) < patience:
+                    if not (piece := await reader.read(2**16)):
+                        break
+                    answer += piece
+        finally:
+            writer.transport.abort()
+    return answer
+
+
+def size_of(pid):
+    """Return how many megabytes a process had at most, and how many files it has open."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1000, len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+class TestFuzz:
+    async def test_no_bytes_disturb_the_exporter(self, api):
+        """SOAK=100 sends a hundred times as much; SEED=2 something else."""
+        stranger = Stranger(SEED)
+        async with exporter(api) as process:
+            await until(process.url, r"^comms_up")
+            for _ in range(10 * SOAK):
+                spoken = [speak(process.url, stranger.parts(stranger.sent()), stranger.patience()) for _ in range(30)]
+                for answer in await asyncio.gather(*spoken):
+                    assert not re.search(rb"(?i)\nserver: (?!comms-exporter\r)", answer)
+                    assert b"Traceback" not in answer
+                assert "comms_up" in await scrape(process.url)
+            megabytes, files = size_of(process.pid)
+            process.send(signal.SIGTERM)
+            assert 0 == await process.ended()
+
+        assert CANARY not in process.said
+        assert [] == [line for line in process.said.splitlines() if "level=error" in line or not line.startswith("ts=")]
+        assert megabytes < 200
+        assert files < 100

@@ -261,6 +261,17 @@ class TestTls:
             assert b"" == await hung_up(nonsense)
             assert (200, "ok\n") == await get(url, ssl=trusting(made / "server.pem"))
 
+    async def test_that_is_broken_off_is_not_logged(self, here, made, log, caplog):  # noqa: F811
+        async with secured(here, TLS, log) as (url, _):
+            for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"\0" * 9999):
+                reader, _ = await connect(url, sent)
+                await hung_up(reader)
+                _, writer = await connect(url, ssl=trusting(made / "server.pem"))
+                with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as below:
+                    below.send(sent)
+                assert (200, "ok\n") == await get(url, ssl=trusting(made / "server.pem"))
+        assert [] == [(each.name, each.getMessage()) for each in caplog.records]
+
     async def test_shows_out_half_handshakes_first(self, here, made, log, monkeypatch):  # noqa: F811
         monkeypatch.setattr(webserver, "MAX_TLS_CONNECTIONS", 5)
         async with secured(here, TLS, log) as (url, _):
