@@ -5,14 +5,15 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TextIO
+from typing import Any, TextIO
 
 from aiohttp import web
 from pydantic import SecretStr
@@ -137,14 +138,19 @@ async def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     """Poll and answer until told to stop; SIGHUP reloads the settings."""
     log, redactor = _logger(settings)
     spare()
+    stop, hangup = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        async with exporter(settings, load=load, log=log, redactor=redactor) as (service, _):
+            try:
+                await _reload_on(hangup, service, log)
+            finally:
+                if stop.is_set():
+                    log.info("stopping")
+
     try:
-        with uncaught(log), _signals(signal.SIGTERM, signal.SIGINT) as stop, _signals(signal.SIGHUP) as hangup:
-            async with exporter(settings, load=load, log=log, redactor=redactor) as (service, _):
-                reloading = asyncio.create_task(_reload_on(hangup, service, log))
-                await stop.wait()
-                log.info("stopping")
-                reloading.cancel()
-                await asyncio.wait({reloading})
+        with uncaught(log), _signals({signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hangup}):
+            await _until(stop, work())
     except ExceptionGroup:
         # Said through the log, which shows no secret.
         log.exception("a poll loop has crashed; this is a bug")
@@ -173,27 +179,33 @@ async def demo(settings: Settings) -> int:
     """Serve a simulated account whose hours pass in minutes, and say where to look."""
     log, redactor = _logger(settings)
     world = simulator.World(seed=0, clock=time.time, speed=60, rate=20, history_seconds=7 * 86400.0)
-    with _signals(signal.SIGTERM, signal.SIGINT) as stop, TemporaryDirectory(prefix=f"{PROG}-demo-") as folder:
+    stop = asyncio.Event()
+
+    async def work(folder: str) -> None:
         async with listening(simulator.make_app(world), [ListenAddress("127.0.0.1", 0, "127.0.0.1:0")]) as (api,):
             (account,) = settings.accounts
-            settings = settings.model_copy(
+            simulated = settings.model_copy(
                 update={
                     "accounts": (replace(account, base_url=f"{api}/v1"),),
                     # The simulated world ends with the process, and so does what was counted of it.
                     "state_path": settings.state_path or Path(folder, "state.db"),
                 }
             )
-            async with exporter(settings, load=lambda: settings, log=log, redactor=redactor) as (_, addresses):
+            async with exporter(simulated, load=lambda: simulated, log=log, redactor=redactor) as (_, addresses):
                 _say(f"A simulated sender is at work, sixty times as fast as a real one. Its API is at {api}/")
                 for address in addresses:
                     _say(f"Status page: {address}/", f"Metrics:     {address}{settings.web_telemetry_path}")
                 _say("Ctrl-C stops it.")
                 await stop.wait()
+
+    with _signals({signal.SIGTERM: stop, signal.SIGINT: stop}), TemporaryDirectory(prefix=f"{PROG}-demo-") as folder:
+        await _until(stop, work(folder))
     return 0
 
 
 async def _simulate(app: web.Application, address: ListenAddress) -> int:
-    with _signals(signal.SIGTERM, signal.SIGINT) as stop:
+    stop = asyncio.Event()
+    with _signals({signal.SIGTERM: stop, signal.SIGINT: stop}):
         async with listening(app, [address]) as (url,):
             _say(f"The simulated API is at {url}/")
             await stop.wait()
@@ -215,15 +227,42 @@ def _logger(settings: Settings) -> tuple[FilteringBoundLogger, Redactor]:
     return configure(settings.log_level, settings.log_format, redact=redactor), redactor
 
 
+async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Do *work*; once *stop* is set it is cancelled, however far it has come."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    working.cancel()
+    await asyncio.wait({working})
+    if not working.cancelled():
+        working.result()
+
+
 @contextmanager
-def _signals(*numbers: int) -> Iterator[asyncio.Event]:
-    """Give an event that any of the signals sets; while the context lasts, they do nothing else."""
+def _signals(events: Mapping[int, asyncio.Event]) -> Iterator[None]:
+    """Have each signal set its event, and do nothing else while the context lasts.
+
+    Not by the loop's own handlers: when those are removed there is a moment in which a signal ends the process.
+    """
     loop = asyncio.get_running_loop()
-    event = asyncio.Event()
-    for number in numbers:
-        loop.add_signal_handler(number, event.set)
-    try:
-        yield event
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+
+    def received() -> None:
+        for number in reader.recv(4096):
+            if number in events:
+                events[number].set()
+
+    with reader, writer:
+        loop.add_reader(reader, received)
+        # The numbers arrive there even if the loop is just going to sleep, when a handler would come too late.
+        wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, lambda *_: None) for number in events}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup)
+            loop.remove_reader(reader)

@@ -5,8 +5,8 @@ import os
 import ssl
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ from comms_exporter.state import AccountState, Snapshot, View
 from comms_exporter.stats import REACHED, Reading, reached, stat
 from comms_exporter.statuspage import Account as AccountStatus
 from comms_exporter.statuspage import Funnel, Status, Watched, settings_text
-from comms_exporter.store import StateInUseError, Store, StoreError, check_path
+from comms_exporter.store import StateInUseError, StateLostError, Store, StoreError, check_path
 from comms_exporter.web import make_app
 from comms_exporter.webconfig import WebConfigError, WebConfigFile
 from comms_exporter.webserver import listening, systemd_sockets
@@ -44,6 +44,8 @@ T = TypeVar("T")
 
 # Whoever is in the middle of a scrape gets this long to read it when we are told to stop.
 SHUTDOWN_SECONDS = 2.0
+# And whoever has the state locked gets this long, from the same moment.
+CLOSING_SECONDS = 2.0
 # What a running process cannot change.
 FIXED = (
     "api_ca_file",
@@ -111,18 +113,28 @@ class Keeper:
     """Loads and saves states off the loop, one at a time; keeps nothing where there is no *path*."""
 
     def __init__(self, path: Path | None, log: FilteringBoundLogger) -> None:
+        self._path = path
+        self._log = log
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._store: Store | None = None
-        if path is None:
-            log.warning("state is not kept: a restart begins with a new first look")
+        # On the monotonic clock: when nobody waits any longer for others who have the state locked.
+        self._until = float("inf")
+
+    async def open(self) -> None:
+        """Take the state; CannotStartError and SettingsError say why that cannot be."""
+        if self._path is None:
+            self._log.warning("state is not kept: a restart begins with a new first look")
             return
         try:
-            self._store = Store(path)
+            await self._run(self._open, self._path)
         except StateInUseError as error:
             raise CannotStartError(str(error)) from None
         except StoreError as error:
             raise SettingsError([_about_state_path(error)]) from None
-        self._log = log
+
+    def _open(self, path: Path) -> None:
+        # In the thread, so that it is closed there even if nobody waits for it any longer.
+        self._store = Store(path, until=lambda: self._until)
 
     async def load(self, names: Sequence[str], forced_reading: Reading | None) -> dict[str, AccountState]:
         """Return the states of the accounts called *names*, new where nothing was saved."""
@@ -148,11 +160,44 @@ class Keeper:
             self._log.error(what, put_aside=str(store.put_aside), error=store.why)
             store.put_aside = None
 
-    def close(self) -> None:
-        """Let a save that is under way come to its end, and let go of the file."""
-        if self._store is not None:
-            self._thread.submit(self._store.close)
-        self._thread.shutdown(wait=True)
+    def stop(self) -> None:
+        """Have everything end within CLOSING_SECONDS."""
+        self._until = min(self._until, time.monotonic() + CLOSING_SECONDS)
+
+    def close(self, states: Mapping[str, AccountState]) -> None:
+        """Let what is under way come to its end, save what is new in *states*, and let go of the file.
+
+        What takes too long is broken off: the file has what was saved before, and the next start counts the rest.
+        """
+        self.stop()
+        # Pages that are read to their end must not leave too little for the last save.
+        self._until = max(self._until, time.monotonic() + CLOSING_SECONDS / 2)
+        closing = self._thread.submit(self._finish, states)
+        while not wait([closing], timeout=max(0.1, self._until - time.monotonic())).done:
+            if self._store is not None:
+                self._store.interrupt()
+        self._thread.shutdown()
+        closing.result()
+
+    def _finish(self, states: Mapping[str, AccountState]) -> None:
+        store = self._store
+        if store is None:
+            return
+        try:
+            for name, state in states.items():
+                snapshot = state.snapshot()
+                if snapshot is None or not snapshot.changed:
+                    continue
+                try:
+                    store.save(name, snapshot)
+                except StateLostError:
+                    state.not_saved(snapshot)
+                    state.save_everything()
+                    store.save(name, state.snapshot() or snapshot)
+        except StoreError as error:
+            self._log.error("the last save failed: the next start counts again what is not in it", error=str(error))
+        finally:
+            store.close()
 
     async def _run(self, call: Callable[..., None], *arguments: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
@@ -216,6 +261,15 @@ class Service:
         """The settings as they were last read and good."""
         return self._settings
 
+    @property
+    def states(self) -> dict[str, AccountState]:
+        """The states of the accounts whose poll loops have ended as they were told to."""
+        return {
+            name: member.poller.state
+            for name, member in self._members.items()
+            if member.task is not None and member.task.cancelled()
+        }
+
     def mask(self, text: str) -> str:
         """Return *text* with every secret in it masked."""
         return self._redactor.mask(text)
@@ -236,6 +290,7 @@ class Service:
     def stop(self) -> None:
         """Have every poll loop end, and none begin."""
         self._stopping = True
+        self._keeper.stop()
         for member in self._members.values():
             if member.task is not None:
                 member.task.cancel()
@@ -349,7 +404,9 @@ async def exporter(
     sockets = systemd_sockets(os.environ, os.getpid()) if settings.web_systemd_socket else []
     addresses = () if sockets else settings.web_listen_address
     keeper = Keeper(settings.state_path, log)
+    service: Service | None = None
     try:
+        await keeper.open()
         async with connections(settings) as session:
             service = Service(settings, session=session, keeper=keeper, load=load, redactor=redactor, log=log)
             await service.prepare()
@@ -369,7 +426,7 @@ async def exporter(
                     finally:
                         service.stop()
     finally:
-        keeper.close()
+        keeper.close(service.states if service else {})
 
 
 def is_ours(name: str, settings: Settings) -> bool:

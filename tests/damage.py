@@ -287,14 +287,17 @@ class _Shown:
     def __init__(self, name, state):
         self.name, self.state = name, state
         self.view = view(state, now=NOW, active_window=1e12, limit=10**6)
-        self.health, self.traffic = PollHealth(interval_seconds=60, last_success=NOW), Traffic()
+        self.health, self.traffic = PollHealth(interval_seconds=60, last_success_monotonic=NOW), Traffic()
 
 
 def _show(states):
     accounts = [_Shown(name, state) for name, state in states.items()]
-    exposition = Exposition(lambda: accounts, reloads=Reloads(last_success=NOW), clock=lambda: NOW)
+    exposition = Exposition(lambda: accounts, reloads=Reloads(last_success=NOW), monotonic=lambda: NOW)
     for openmetrics in (False, True):
-        page_of(exposition, openmetrics=openmetrics).decode()
+        page = page_of(exposition, openmetrics=openmetrics).decode()
+        # All of them are recent enough to be shown.
+        shown = sum(not tracked.gone for state in states.values() for tracked in state.tracked.values())
+        assert page.count("comms_email_operation_updated_timestamp_seconds{") == shown
 
 
 def fuzz(dice, times, folder: Path):

@@ -5,14 +5,21 @@ import os
 import random
 import re
 import signal
+import sqlite3
+import subprocess
+import sys
 import time
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import aiohttp
+import pytest
 from aiohttp.test_utils import TestServer
-from process import exporter, unused_port
+from process import CREDENTIALS, STARTING_SECONDS, exporter, run, scrape, unused_port
 from prometheus import Prometheus
 
 from comms_exporter.simulator import NEVER, Fate, World, make_app
@@ -97,6 +104,181 @@ async def test_killed_at_random_moments_it_counts_the_truth(tmp_path):
             await process.until(f"(?s)(msg=polled.*){{{polls + 3}}}")
             await look(session, process.url)
             assert truth == seen
+
+
+async def stopped(process):
+    """Tell *process* to stop; return its exit code if it ends as soon as it should."""
+    process.send(signal.SIGTERM)
+    return await process.ended(5)
+
+
+@contextmanager
+def locked(path):
+    """Lock the state at *path* as somebody else would, for readers too; give what lets go of it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        yield connection.close
+
+
+class TestStopping:
+    """Being told to stop, at any moment and any number of times, ends it with 0 within seconds, and nothing is lost."""
+
+    @pytest.fixture
+    async def api(self):
+        world = World(clock=time.time)
+        async with TestServer(make_app(world)) as server:
+            yield SimpleNamespace(world=world, url=str(server.make_url("/v1")))
+
+    @pytest.fixture
+    def flags(self, tmp_path):
+        return (f"--state.path={tmp_path / 'state.db'}", "--collect.interval=50ms")
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("arguments", [(), ("demo",), ("simulator",)])
+    async def test_while_it_is_still_being_imported(self, tmp_path, number, arguments):
+        (tmp_path / "aiohttp.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+        async with run(*arguments, environ={"PYTHONPATH": str(tmp_path), **CREDENTIALS}) as process:
+            await process.until("importing")
+            process.send(number)
+
+            assert await process.ended(5) == 0
+
+    async def test_a_check_that_has_not_begun_is_not_passed(self, tmp_path):
+        (tmp_path / "aiohttp.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+        async with run("check", environ={"PYTHONPATH": str(tmp_path), **CREDENTIALS}) as process:
+            await process.until("importing")
+
+            assert await stopped(process) == -signal.SIGTERM
+
+    async def test_a_reload_before_the_settings_are_read_is_not_needed(self, tmp_path):
+        (tmp_path / "aiohttp.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+        async with run(environ={"PYTHONPATH": str(tmp_path), **CREDENTIALS}) as process:
+            await process.until("importing")
+            process.send(signal.SIGHUP)
+
+            assert await stopped(process) == 0
+
+    async def test_as_the_first_process(self, tmp_path):
+        """To which the kernel delivers no signal that is not handled."""
+        (tmp_path / "aiohttp.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+        command = ("unshare", "--fork", "--pid", "--kill-child", sys.executable, "-m", "comms_exporter")
+        if not succeeds(*command[:4], "true"):
+            pytest.skip("no namespaces can be made here")
+        unshare = await asyncio.create_subprocess_exec(
+            *command, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)}, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            assert await unshare.stdout.readline() == b"importing\n"
+            os.kill(child_of(unshare.pid), signal.SIGTERM)
+
+            async with asyncio.timeout(5):
+                assert await unshare.wait() == 0
+        finally:
+            if unshare.returncode is None:
+                unshare.kill()
+                await unshare.wait()
+
+    @pytest.mark.parametrize("turn", range(3 * SOAK))
+    async def test_again_and_again(self, api, flags, turn):
+        async with exporter(api.url, *flags) as process:
+            await process.until("msg=polled")
+            ending = asyncio.create_task(process.ended(5))
+            process.send(signal.SIGTERM)
+            while not ending.done():
+                await asyncio.sleep(0.001 * (1 + turn % 3))
+                # Not by the process's own method, which takes the exit code away from who waits for it.
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGTERM)
+
+            assert await ending == 0
+
+    async def test_at_random_moments_of_the_start(self, api, flags):
+        dice = random.Random(os.environ.get("SEED", "stop"))
+        for _ in range(5 * SOAK):
+            async with run(
+                f"--api.base-url={api.url}", "--web.listen-address=127.0.0.1:0", *flags, environ=CREDENTIALS
+            ) as process:
+                # The interpreter itself takes a moment before the program's first line.
+                await eventually(lambda: handles(process.pid, signal.SIGTERM))
+                await asyncio.sleep(dice.uniform(0, 1.2))
+
+                assert await stopped(process) == 0, process.said
+
+    async def test_while_the_state_is_locked_at_the_start(self, api, flags, tmp_path):
+        async with exporter(api.url, *flags) as process:
+            await process.until("msg=polled")
+            assert await stopped(process) == 0
+        path = tmp_path / "state.db"
+        with locked(path):
+            async with run(f"--api.base-url={api.url}", *flags, environ=CREDENTIALS) as process:
+                await eventually(lambda: str(path) in opened_by(process.pid))
+
+                assert await stopped(process) == 0
+                assert process.said == ""
+
+    @pytest.mark.parametrize("lets_go", [False, True])
+    async def test_while_the_state_is_locked(self, api, flags, tmp_path, lets_go):
+        """What cannot be saved any longer is counted by the next start, what still can be is not asked for again."""
+        async with exporter(api.url, *flags) as process:
+            await process.until("msg=polled")
+            requests = "comms_exporter_api_requests_total"
+            with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as somebody:
+                somebody.execute("BEGIN IMMEDIATE")
+                api.world.send(fates=[Fate(sent=0, delivered=0)] * 7)
+                api.world.freeze()
+                # The poll that brings them is over when it saves, and then there are no requests any longer.
+                before = None
+                while (now := re.findall(rf"^{requests}.*", await scrape(process.url), re.MULTILINE)) != before:
+                    before = now
+                    await asyncio.sleep(0.5)
+                process.send(signal.SIGTERM)
+                if lets_go:
+                    await asyncio.sleep(0.3)
+                    somebody.execute("ROLLBACK")
+                assert await process.ended(5) == 0
+        if lets_go:
+            async with exporter(f"http://127.0.0.1:{unused_port()}/v1", *flags) as process:
+                assert 7 == (await totals_of("delivered", process.url))
+        async with exporter(api.url, *flags) as process:
+            await process.until("msg=polled")
+            assert 7 == (await totals_of("delivered", process.url))
+
+
+async def totals_of(name, url):
+    async with aiohttp.ClientSession() as session:
+        return (await totals(session, url))[name]
+
+
+async def eventually(holds):
+    async with asyncio.timeout(STARTING_SECONDS):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.001)
+
+
+def succeeds(*command):
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def child_of(pid):
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+def handles(pid, number):
+    """Whether the process handles the signal *number* by now."""
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught[1], 16) & 1 << (number - 1))
+
+
+def opened_by(pid):
+    found = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(str(each.readlink()))
+    return found
 
 
 def risen(samples):

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import ssl
 import subprocess
+import threading
 import time
 from contextlib import closing
 from functools import partial
@@ -18,16 +19,19 @@ import pytest
 import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from operations import NOW, apply, listing, operation
 from process import CREDENTIALS, answer, exporter, scrape, until, unused_port
 
 from comms_exporter import service as service_module
+from comms_exporter import store as store_module
 from comms_exporter.cli import _reload_on
 from comms_exporter.config import build_parser, load
 from comms_exporter.logs import Redactor
-from comms_exporter.service import CannotStartError
+from comms_exporter.service import CannotStartError, Keeper
 from comms_exporter.service import exporter as running
 from comms_exporter.simulator import Fate, Faults, World, make_app
-from comms_exporter.store import Store, StoreError
+from comms_exporter.state import AccountState
+from comms_exporter.store import StateLostError, Store, StoreError
 
 SENT = [Fate(sent=0, delivered=0)]
 BARE = {"TWILIO_ACCOUNT_SID": "", "TWILIO_AUTH_TOKEN": ""}
@@ -544,3 +548,82 @@ class TestReloadUnderWay:
 
         assert log.exception.called
         assert task.cancelled()
+
+
+class TestKeeper:
+    """The last save of a process that stops."""
+
+    @pytest.fixture
+    async def keeper(self, tmp_path):
+        keeper = Keeper(tmp_path / "state.db", structlog.wrap_logger(structlog.ReturnLogger(), processors=[]))
+        await keeper.open()
+        return keeper
+
+    @pytest.fixture
+    def state(self):
+        state = AccountState()
+        apply(state, listing(sweep=True, at=NOW - 60))
+        apply(state, listing(operation("a", total=5, sent=3)))
+        return state
+
+    def saved(self, tmp_path):
+        store = Store(tmp_path / "state.db")
+        states = {"shop": AccountState()}
+        store.load(states)
+        store.close()
+        return states["shop"].totals
+
+    async def test_what_is_not_saved_yet_is_saved_at_the_end(self, keeper, state, tmp_path):
+        snapshot = state.snapshot()
+        await keeper.saver("shop")(snapshot)
+        apply(state, listing(operation("b", total=2)))
+        keeper.close({"shop": state})
+
+        assert state.totals == self.saved(tmp_path)
+
+    async def test_also_if_the_file_is_lost(self, keeper, state, tmp_path):
+        await keeper.saver("shop")(state.snapshot())
+        for file in tmp_path.iterdir():
+            file.unlink()
+        apply(state, listing(operation("b", total=2)))
+        keeper.close({"shop": state})
+
+        assert state.totals == self.saved(tmp_path)
+
+    async def test_what_takes_too_long_is_broken_off(self, keeper, state, tmp_path, monkeypatch):
+        monkeypatch.setattr(service_module, "CLOSING_SECONDS", 0.2)
+        before = state.totals.copy()
+        await keeper.saver("shop")(state.snapshot())
+        begun = threading.Event()
+
+        def endless(*_):
+            begun.set()
+            keeper._store._connection.execute(
+                "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+            ).fetchone()
+
+        monkeypatch.setattr(store_module, "_save", endless)
+        saving = asyncio.create_task(keeper.saver("shop")(state.snapshot()))
+        await asyncio.to_thread(begun.wait)
+        keeper.close({})
+
+        with pytest.raises(StoreError, match="interrupted"):
+            await saving
+        assert before == self.saved(tmp_path)
+
+    async def test_damage_that_a_save_finds_is_told_once(self, state, tmp_path):
+        log = Mock()
+        keeper = Keeper(tmp_path / "state.db", log)
+        await keeper.open()
+        save = keeper.saver("shop")
+        await save(state.snapshot())
+        keeper._store._disconnect()
+        (tmp_path / "state.db").write_bytes(b"noise" * 5000)
+        for _ in range(2):
+            with pytest.raises(StateLostError):
+                await save(state.snapshot())
+        keeper.close({})
+
+        (call,) = log.error.call_args_list
+        assert "the state was damaged: it was put aside, and everything is written again" == call.args[0]
+        assert call.kwargs["put_aside"].startswith(str(tmp_path / "state.db.corrupt-"))
