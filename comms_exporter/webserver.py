@@ -70,6 +70,10 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
+# What a request does to aiohttp or to us where it is the request that is wrong. Nothing but a request brings text that cannot
+# be encoded: bytes in its headers that are no UTF-8.
+_MALFORMED = (HttpProcessingError, web.RequestPayloadError, UnicodeEncodeError)
+
 # Through the standard library's logging, which limits the rate: these lines are strangers' doing.
 _log = logging.getLogger(__name__)
 
@@ -444,6 +448,8 @@ class _Connection(Connection):
         if isinstance(exc, BadHttpMethod):
             # aiohttp knows no path yet, so these are the methods of all of them.
             status, headers["Allow"] = 405, "GET, HEAD, POST, PUT"
+        elif isinstance(exc, _MALFORMED):
+            status = 400
         response = web.Response(status=status, text=f"{status}: {HTTPStatus(status).phrase}\n", headers=headers)
         response.force_close()
         return response
@@ -454,7 +460,7 @@ class _Connection(Connection):
 
     def _report(self, error: BaseException | None) -> None:
         """Log *error* in one line without its message or its locals: a stranger's request may be in them."""
-        if isinstance(error, HttpProcessingError | web.RequestPayloadError):
+        if isinstance(error, _MALFORMED):
             client = self.peername[0] if isinstance(self.peername, tuple) else "a Unix socket"
             _log.warning("malformed request from %s", client)
         elif not isinstance(error, ConnectionError):
@@ -467,7 +473,7 @@ class _Connection(Connection):
         self._answer = request.writer
         self._sending = True
         self._taken = 0
-        self._begun = self._progress = self._loop.time()
+        self._begun = self._progress = _now()
         self.holding = _chunks(resp)
         self._door.begins(self, self.holding)
         try:
@@ -485,7 +491,7 @@ class _Connection(Connection):
         unread = self._unread()
         taken = (self._answer.output_size if self._answer else 0) - unread
         if taken != self._taken or not unread:
-            self._taken, self._progress = taken, self._loop.time()
+            self._taken, self._progress = taken, _now()
 
     def has_all(self) -> bool:
         """Say whether nothing more of the answer has to be taken."""
@@ -501,18 +507,22 @@ class _Connection(Connection):
     @property
     def idle_seconds(self) -> float:
         """For how long the client has not taken anything of its answer."""
-        return self._loop.time() - self._progress
+        return _now() - self._progress
 
     @property
     def rate(self) -> float:
         """How many bytes a second the client has taken of its answer."""
-        return self._taken / max(self._loop.time() - self._begun, _LOOK_SECONDS)
+        return self._taken / max(_now() - self._begun, _LOOK_SECONDS)
 
     def _unread(self) -> int:
         """Return how many bytes wait for the client in our buffer and in the system's."""
         if self.wire is None:
             return 0
         return self.wire.get_write_buffer_size() + _unacknowledged(self.wire.get_extra_info("socket"))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _unacknowledged(connected: socket.socket) -> int:

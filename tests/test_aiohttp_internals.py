@@ -26,7 +26,17 @@ def lost(what):
 class TestWhatWeRelyOn:
     @pytest.mark.parametrize(
         "name",
-        ["_request_count", "_waiter", "_loop", "peername", "start", "handle_error", "log_exception", "force_close"],
+        [
+            "_request_count",
+            "_waiter",
+            "_loop",
+            "peername",
+            "start",
+            "handle_error",
+            "log_exception",
+            "finish_response",
+            "force_close",
+        ],
     )
     def test_of_the_server(self, name):
         assert hasattr(web.RequestHandler, name) or name in web.RequestHandler.__slots__, lost(f"RequestHandler.{name}")

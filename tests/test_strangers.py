@@ -36,6 +36,7 @@ MALFORMED = {
     "an unknown method": f"{CANARY} / HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}\r\n",
     "another port": f"GET http://x:{CANARY}/ HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}\r\n",
     "an odd character": f"GET /{CANARY}\x01 HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}\r\n",
+    "an odd expectation": f"GET /{CANARY} HTTP/1.1\r\nHost: x\r\nExpect: \xff{CANARY}\r\n{AUTHORIZATION}\r\n",
     "TLS": f"\x16\x03\x01\x02\x00{CANARY}",
 }
 
