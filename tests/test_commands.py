@@ -272,7 +272,7 @@ def bash(text, folder, functions="", **environ):
 
 def quick_start(*first_words):
     """The lines of the README's section that begin so, until the next paragraph."""
-    section = under("README.md", "Run it for good")
+    section = under("README.md", "Run it in production")
     return [line for line in lines(section) if line.startswith(first_words)]
 
 
