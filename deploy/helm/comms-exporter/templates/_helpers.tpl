@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* The 52 leave room for what a StatefulSet puts behind it. */}}
+{{/* 52 characters leave room for the suffix that a StatefulSet appends. */}}
 {{- define "comms-exporter.fullname" -}}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
@@ -32,7 +32,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
-{{/* What everything has; takes a dict of root and, where they differ, name, labels and namespace. */}}
+{{/* Metadata of every object. Takes a dict with root, and optionally name, labels and namespace. */}}
 {{- define "comms-exporter.metadata" -}}
 name: {{ default (include "comms-exporter.fullname" .root) .name }}
 namespace: {{ default (include "comms-exporter.namespace" .root) .namespace }}
@@ -61,7 +61,7 @@ labels:
 {{- if gt (int .Values.shards) 1 }}yes{{ end }}
 {{- end }}
 
-{{/* With authentication on, a probe over HTTP is refused. */}}
+{{/* With TLS or authentication, an HTTP probe would fail. */}}
 {{- define "comms-exporter.probe" -}}
 {{- if .root.Values.webConfig.existingSecret -}}
 tcpSocket:
@@ -91,7 +91,7 @@ metadata:
 spec:
   serviceAccountName: {{ include "comms-exporter.serviceAccountName" . }}
   automountServiceAccountToken: {{ .Values.serviceAccount.automountServiceAccountToken }}
-  # A Service called comms-exporter would become variables that look like settings.
+  # For a Service called comms-exporter, Kubernetes would inject variables that look like settings.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
   {{- with .Values.priorityClassName }}
@@ -202,7 +202,7 @@ spec:
   volumes:
     - name: secrets
       secret:
-        secretName: {{ required "existingSecret: name the Secret that holds Twilio's credentials" .Values.existingSecret }}
+        secretName: {{ required "existingSecret: set it to the name of the Secret with Twilio's credentials" .Values.existingSecret }}
         defaultMode: 0440
     {{- if .Values.config }}
     - name: config
