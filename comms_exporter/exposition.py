@@ -7,7 +7,7 @@ a scrape sends these pieces as they are, after the little that is written for it
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import is_
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CollectorRegistry, Metric
@@ -22,7 +22,7 @@ from comms_exporter.metrics import (
     Shard,
     build_info,
     live_families,
-    live_key,
+    live_values,
     published_families,
     reload_families,
     shard_info,
@@ -39,6 +39,7 @@ PROCESS_SECONDS = 1.0
 _END = b"# EOF\n"
 
 Segments = list[Segment]
+T = TypeVar("T")
 
 
 class Body(NamedTuple):
@@ -74,18 +75,12 @@ class Exposition:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=process)
         self._parts = (
-            _Part(process.collect, lambda: int(monotonic() / PROCESS_SECONDS)),
+            _Part(lambda: int(monotonic() / PROCESS_SECONDS), lambda _: process.collect()),
+            _Part(lambda: (reloads.successful, reloads.last_success, shard()), lambda _: _about_us(reloads, shard())),
+            _Part(lambda: live_values(accounts(), now=monotonic()), live_families),
             _Part(
-                lambda: _about_us(reloads, shard()),
-                lambda: (reloads.successful, reloads.last_success, shard()),
-            ),
-            _Part(
-                lambda: live_families(accounts(), now=monotonic()),
-                lambda: [live_key(account, now=monotonic()) for account in accounts()],
-            ),
-            _Part(
-                lambda: published_families(accounts()),
                 lambda: [(account.name, account.view) for account in accounts()],
+                lambda _: published_families(accounts()),
             ),
         )
         # Only a registry that knows its names can be asked for some of them.
@@ -195,23 +190,23 @@ class Exposition:
         return next((segments for known, segments in self._shelves.get(name, ()) if known is operations), None)
 
 
-class _Part(Collector):
-    """Families that stay the same as long as *key* does, in the library's writing."""
+class _Part(Collector, Generic[T]):
+    """Families that follow from *key*, in the library's writing; they are built again only when it changes."""
 
-    def __init__(self, families: Callable[[], Iterable[Metric]], key: Callable[[], object]) -> None:
-        self._families = families
+    def __init__(self, key: Callable[[], T], families: Callable[[T], Iterable[Metric]]) -> None:
         self._key = key
-        self._texts: dict[bool, tuple[object, bytes]] = {}
+        self._families = families
+        self._texts: dict[bool, tuple[T, bytes]] = {}
         self._written: dict[tuple[bool, str], tuple[Metric, bytes]] = {}
 
     def collect(self) -> Iterable[Metric]:
-        return self._families()
+        return self._families(self._key())
 
     def text(self, openmetrics: bool) -> bytes:  # noqa: FBT001
         key = self._key()
         known = self._texts.get(openmetrics)
         if known is None or known[0] != key:
-            families = [self._write(openmetrics, family) for family in self._families()]
+            families = [self._write(openmetrics, family) for family in self._families(key)]
             self._texts[openmetrics] = known = key, b"".join(families)
         return known[1]
 

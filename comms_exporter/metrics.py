@@ -1,16 +1,15 @@
-"""Turns what is known into metric families; their names are a contract (docs: README, "Metrics").
+"""The metrics: name, type, HELP, labels and how a value is read, once for each. Names are a contract (docs/metrics.md).
 
-Small families are built anew at every scrape, so nothing stale can stay. Those of single operations are
-written as text, because prometheus_client takes 17 microseconds for each of their series.
+The samples of single operations are written as text: prometheus_client takes 17 microseconds for each of their series.
 """
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.utils import floatToGoString
 
@@ -52,10 +51,10 @@ class Shard:
 
 
 _EMAILS = {
-    "total": "Emails that the operation created.",
-    "recipients": "Recipients that the operation targets.",
-    "attempts": "Attempts to send that Twilio made.",
-    "scheduled": "Emails waiting for their time to be sent.",
+    "total": "Emails created by the operation.",
+    "recipients": "Recipients targeted by the operation.",
+    "attempts": "Send attempts by Twilio.",
+    "scheduled": "Emails waiting for their scheduled time.",
     "queued": "Emails queued at Twilio.",
     "sent": "Emails sent by Twilio.",
     "delivered": "Emails delivered to the recipient's server.",
@@ -69,11 +68,11 @@ STATUS_FAMILY = "comms_email_operation_status"
 
 # Gauges for every exposed operation, name and HELP: the first has one series per status, the others one each, of values().
 OPERATION_FAMILIES = (
-    (STATUS_FAMILY, f"1 for the operation's present status, 0 for the others. {CACHED}"),
+    (STATUS_FAMILY, f"1 for the current status of the operation, 0 for every other status. {CACHED}"),
     *(
         (
             f"comms_email_operation_{'emails' if name == 'total' else name}",
-            f"{_EMAILS[name]} stats.{name} as the API says it; absent where it says nothing. {CACHED}",
+            f"{_EMAILS[name]} stats.{name} as reported by the API; absent if not reported. {CACHED}",
         )
         for name in STATS
     ),
@@ -84,15 +83,16 @@ OPERATION_FAMILIES = (
 _TOTAL_NAMES = {
     "total": ("comms_emails_created", "Emails created (stats.total)"),
     "recipients": ("comms_email_recipients", "Recipients targeted"),
-    "attempts": ("comms_email_attempts", "Attempts to send"),
+    "attempts": ("comms_email_attempts", "Send attempts by Twilio"),
+    "sent": ("comms_emails_sent", "Emails sent by Twilio"),
+    "delivered": ("comms_emails_delivered", "Emails delivered to the recipient's server"),
+    "opened": ("comms_emails_opened", "Emails opened, by unique recipients"),
+    "undelivered": ("comms_emails_undelivered", "Emails sent but not delivered"),
+    "failed": ("comms_emails_failed", "Emails that failed inside Twilio"),
+    "canceled": ("comms_emails_canceled", "Emails canceled by API request"),
     "operations_created": ("comms_email_operations_created", "Operations created"),
     "operations_completed": ("comms_email_operations_completed", "Operations that reached COMPLETED"),
     "operations_canceled": ("comms_email_operations_canceled", "Operations that reached CANCELED"),
-    **{
-        name: (f"comms_emails_{name}", f"Emails that were ever {name}")
-        for name in REACHED
-        if name not in {"total", "recipients", "attempts"}
-    },
 }
 
 
@@ -140,206 +140,274 @@ def _by_the_library(value: float) -> str:
     return str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
+# The metrics of an account, in the order of the page: everything about a metric stands in its row, and only there.
+
+
+class Exemplified(NamedTuple):
+    """The value of a counter, and the operation that last moved it."""
+
+    value: float
+    exemplar: Exemplar | None
+
+
+Value = float | Mapping[str, float] | Histogram | Exemplified
+Values = tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountMetric:
+    """One metric of every account.
+
+    *read* takes the account and the time on the monotonic clock. It returns a mapping where the metric has a *label*
+    beside `account`: one sample for each value of the label.
+    """
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    help: str
+    read: Callable[[Account, float], Value]
+    label: str = ""
+
+
+def _total(index: int, total: str) -> AccountMetric:
+    name, what = _TOTAL_NAMES[total]
+
+    def read(account: Account, _: float) -> Value:
+        value = account.view.totals[index]
+        return Exemplified(value, account.view.exemplars.get(total)) if total in EXEMPLIFIED else value
+
+    return AccountMetric(name, "counter", f"{what} since the first look at the account. {CACHED}", read)
+
+
+LIVE = (
+    AccountMetric(
+        "comms_up",
+        "gauge",
+        "1 if the last poll of the account succeeded.",
+        lambda a, _: a.health.up,
+    ),
+    AccountMetric(
+        "comms_exporter_polls",
+        "counter",
+        "Polls that finished, successful or not.",
+        lambda a, _: a.health.polls,
+    ),
+    AccountMetric(
+        "comms_exporter_poll_failures",
+        "counter",
+        "Polls that failed, by reason.",
+        lambda a, _: dict.fromkeys(REASONS, 0) | a.health.failures,
+        label="reason",
+    ),
+    AccountMetric(
+        "comms_exporter_last_poll_duration_seconds",
+        "gauge",
+        "Duration of the last poll.",
+        lambda a, _: a.health.last_duration_seconds,
+    ),
+    AccountMetric(
+        "comms_exporter_last_poll_success_timestamp_seconds",
+        "gauge",
+        "Time of the last successful poll; 0 before the first.",
+        lambda a, _: a.health.last_success,
+    ),
+    AccountMetric(
+        "comms_exporter_poll_interval_seconds",
+        "gauge",
+        "Current interval between polls; longer than configured while the API throttles.",
+        lambda a, _: a.health.interval_seconds,
+    ),
+    AccountMetric(
+        "comms_exporter_api_requests",
+        "counter",
+        'API requests by HTTP status code; "error" if no complete response arrived.',
+        lambda a, _: dict.fromkeys(KNOWN_CODES, 0) | a.traffic.requests,
+        label="code",
+    ),
+    AccountMetric(
+        "comms_exporter_api_request_duration_seconds",
+        "histogram",
+        "Duration of API requests, failed ones included.",
+        lambda a, _: a.traffic.seconds,
+    ),
+    AccountMetric(
+        "comms_exporter_api_retries",
+        "counter",
+        "API requests that were retries.",
+        lambda a, _: a.traffic.retries,
+    ),
+    AccountMetric(
+        "comms_exporter_rate_limit_wait_seconds",
+        "counter",
+        "Time spent waiting because the API answered 429 or 503.",
+        lambda a, _: a.traffic.waited_seconds,
+    ),
+    AccountMetric(
+        "comms_exporter_operations_tracked",
+        "gauge",
+        f"Operations whose counts the exporter tracks. {CACHED}",
+        lambda a, _: a.view.tracked,
+    ),
+    AccountMetric(
+        "comms_exporter_operations_exposed",
+        "gauge",
+        f"Recently active operations that have their own series. {CACHED}",
+        lambda a, now: 0 if a.health.stale(now) else len(a.view.exposed),
+    ),
+    AccountMetric(
+        "comms_exporter_operations_hidden",
+        "gauge",
+        f"Recently active operations without their own series, because of --collect.max-operations; all totals include them. {CACHED}",
+        lambda a, _: a.view.hidden,
+    ),
+    AccountMetric(
+        "comms_exporter_stat_regressions",
+        "counter",
+        "Counters of an operation that were lower than in an earlier response.",
+        lambda a, _: dict.fromkeys(REACHED, 0) | a.state.regressions,
+        label="stat",
+    ),
+    AccountMetric(
+        "comms_exporter_unknown_values",
+        "counter",
+        "Values in API responses that the exporter does not know: a status, a field of an operation, a counter in stats.",
+        lambda a, _: dict.fromkeys(UNKNOWN_FIELDS, 0) | a.state.unknown,
+        label="field",
+    ),
+    AccountMetric(
+        "comms_exporter_malformed_operations",
+        "counter",
+        "Entries of listings that were skipped because they could not be parsed as an operation.",
+        lambda a, _: a.state.malformed,
+    ),
+    AccountMetric(
+        "comms_exporter_operations_by_reading",
+        "gauge",
+        f"Tracked operations by how their counters are interpreted. {CACHED}",
+        lambda a, _: {reading.value: a.view.by_reading[reading] for reading in Reading},
+        label="reading",
+    ),
+    AccountMetric(
+        "comms_exporter_state_last_save_timestamp_seconds",
+        "gauge",
+        "Time of the last successful save of the state; 0 before the first.",
+        lambda a, _: a.health.last_save,
+    ),
+    AccountMetric(
+        "comms_exporter_state_save_failures",
+        "counter",
+        "Failed saves of the state; a crash before the next successful save can lose counts.",
+        lambda a, _: a.health.save_failures,
+    ),
+)
+
+# The values of these change only when a poll publishes another view.
+PUBLISHED = (
+    *(_total(index, total) for index, total in enumerate(TOTALS)),
+    AccountMetric(
+        "comms_emails_queued",
+        "gauge",
+        f"Emails queued, over all tracked operations. {CACHED}",
+        lambda a, _: a.view.queued,
+    ),
+    AccountMetric(
+        "comms_emails_scheduled",
+        "gauge",
+        f"Emails scheduled, over all tracked operations. {CACHED}",
+        lambda a, _: a.view.scheduled,
+    ),
+    AccountMetric(
+        "comms_email_operations",
+        "gauge",
+        f"Tracked operations by status. {CACHED}",
+        lambda a, _: dict.fromkeys(STATUSES, 0) | a.view.by_status,
+        label="status",
+    ),
+    AccountMetric(
+        "comms_email_oldest_unfinished_operation_created_timestamp_seconds",
+        "gauge",
+        f"Creation time of the oldest unfinished operation; absent if there is none. {CACHED}",
+        lambda a, _: a.view.oldest_unfinished,
+        label="status",
+    ),
+    AccountMetric(
+        "comms_email_operation_duration_seconds",
+        "histogram",
+        "Time from createdAt to the updatedAt of the response that first showed an operation as COMPLETED, for "
+        "operations completed since the first look. Resolution: comms_exporter_poll_interval_seconds.",
+        lambda a, _: a.view.durations,
+    ),
+)
+
+
 def published_families(accounts: Sequence[Account]) -> Iterator[Metric]:
-    """Yield the families that are the same as long as every account has the same view."""
-    yield from _totals(accounts)
-    yield from _aggregates(accounts)
-    yield from _durations(accounts)
+    """Yield what the last polls published; it changes only with an account's view."""
+    return _families(PUBLISHED, [(account.name, read(PUBLISHED, account, now=0.0)) for account in accounts])
 
 
-def live_families(accounts: Sequence[Account], *, now: float) -> Iterator[Metric]:
-    """Yield how the collecting is going, as it is *now* on the monotonic clock."""
-    yield from _health(accounts)
-    yield from _audit(accounts, now)
+def live_values(accounts: Sequence[Account], *, now: float) -> list[tuple[str, Values]]:
+    """Return every value of LIVE as it is *now* on the monotonic clock: equal lists make equal families."""
+    return [(account.name, read(LIVE, account, now=now)) for account in accounts]
 
 
-def live_key(account: Account, *, now: float) -> tuple[object, ...]:
-    """Return what is different as soon as live_families() are; of what only grows, its sum."""
-    health, traffic, state = account.health, account.traffic, account.state
-    return (
-        account.name,
-        account.view,
-        health.up,
-        health.polls,
-        health.failures.total(),
-        health.last_duration_seconds,
-        health.last_success,
-        health.interval_seconds,
-        health.last_save,
-        health.save_failures,
-        health.stale(now),
-        traffic.requests.total(),
-        traffic.seconds.sum,
-        traffic.retries,
-        traffic.waited_seconds,
-        state.malformed,
-        state.regressions.total(),
-        state.unknown.total(),
-    )
+def live_families(values: Sequence[tuple[str, Values]]) -> Iterator[Metric]:
+    """Yield the health of the accounts from live_values()."""
+    return _families(LIVE, values)
 
 
-def _totals(accounts: Sequence[Account]) -> Iterator[Metric]:
-    for index, total in enumerate(TOTALS):
-        name, what = _TOTAL_NAMES[total]
-        family = CounterMetricFamily(name, f"{what} since the first look at the account. {CACHED}", labels=["account"])
-        for account in accounts:
-            exemplar = account.view.exemplars.get(total) if total in EXEMPLIFIED else None
-            family.add_sample(
-                f"{name}_total",
-                {"account": account.name},
-                account.view.totals[index],
-                exemplar=_exemplar(exemplar),
-            )
+def read(metrics: Sequence[AccountMetric], account: Account, *, now: float) -> Values:
+    """Return the value of each of *metrics*; later changes of the account leave it alone."""
+    return tuple([_frozen(metric.read(account, now)) for metric in metrics])
+
+
+def _frozen(value: Value) -> Value:
+    return value.copy() if isinstance(value, Histogram) else value
+
+
+def _families(metrics: Sequence[AccountMetric], rows: Sequence[tuple[str, Values]]) -> Iterator[Metric]:
+    for index, metric in enumerate(metrics):
+        family = Metric(metric.name, metric.help, metric.type)
+        for account, values in rows:
+            _add_samples(family, metric, account, values[index])
         yield family
 
 
-def _aggregates(accounts: Sequence[Account]) -> Iterator[Metric]:
-    tracked = f"in all tracked operations. {CACHED}"
-    yield _gauge("comms_emails_queued", f"Emails queued {tracked}", accounts, lambda a: a.view.queued)
-    yield _gauge("comms_emails_scheduled", f"Emails scheduled {tracked}", accounts, lambda a: a.view.scheduled)
-    yield _labelled_gauge(
-        "comms_email_operations",
-        f"Tracked operations by status. {CACHED}",
-        "status",
-        accounts,
-        lambda a: dict.fromkeys(STATUSES, 0) | a.view.by_status,
-    )
-    yield _labelled_gauge(
-        "comms_email_oldest_unfinished_operation_created_timestamp_seconds",
-        f"When the oldest operation that is not finished was created; absent when there is none. {CACHED}",
-        "status",
-        accounts,
-        lambda a: a.view.oldest_unfinished,
-    )
+def _add_samples(family: Metric, metric: AccountMetric, account: str, value: Value) -> None:
+    labels = {"account": account}
+    sample = f"{metric.name}_total" if metric.type == "counter" else metric.name
+    match value:
+        case Histogram():
+            _add_histogram(family, labels, value)
+        case Exemplified():
+            family.add_sample(sample, labels, value.value, exemplar=_exemplar(value.exemplar))
+        case Mapping():
+            for key, number_ in value.items():
+                family.add_sample(sample, {**labels, metric.label: key}, number_)
+        case _:
+            family.add_sample(sample, labels, value)
 
 
-def _durations(accounts: Sequence[Account]) -> Iterator[Metric]:
-    yield _histogram(
-        "comms_email_operation_duration_seconds",
-        "Time from createdAt to the updatedAt with which an operation was first seen COMPLETED, for operations that "
-        "completed since the first look. Resolution: comms_exporter_poll_interval_seconds.",
-        accounts,
-        lambda a: a.view.durations,
-    )
+def _add_histogram(family: Metric, labels: dict[str, str], histogram: Histogram) -> None:
+    below = 0
+    for index, bound in enumerate((*histogram.bounds, float("inf"))):
+        below += histogram.counts[index]
+        exemplar = _exemplar(histogram.exemplars.get(index))
+        family.add_sample(f"{family.name}_bucket", {**labels, "le": number(bound)}, below, exemplar=exemplar)
+    family.add_sample(f"{family.name}_sum", labels, histogram.sum)
+    family.add_sample(f"{family.name}_count", labels, below)
 
 
-def _health(accounts: Sequence[Account]) -> Iterator[Metric]:
-    yield _gauge("comms_up", "1 if the last poll of the account succeeded.", accounts, lambda a: a.health.up)
-    yield _counter("comms_exporter_polls", "Polls that came to an end.", accounts, lambda a: a.health.polls)
-    yield _labelled_counter(
-        "comms_exporter_poll_failures",
-        "Polls that failed, by reason.",
-        "reason",
-        accounts,
-        lambda a: dict.fromkeys(REASONS, 0) | a.health.failures,
-    )
-    yield _gauge(
-        "comms_exporter_last_poll_duration_seconds",
-        "How long the last poll took.",
-        accounts,
-        lambda a: a.health.last_duration_seconds,
-    )
-    yield _gauge(
-        "comms_exporter_last_poll_success_timestamp_seconds",
-        "When a poll last succeeded, 0 before the first.",
-        accounts,
-        lambda a: a.health.last_success,
-    )
-    yield _gauge(
-        "comms_exporter_poll_interval_seconds",
-        "The interval between polls as it is now; the API's throttling stretches it.",
-        accounts,
-        lambda a: a.health.interval_seconds,
-    )
-    yield _labelled_counter(
-        "comms_exporter_api_requests",
-        'Requests to the API by HTTP status code, "error" where no complete answer came.',
-        "code",
-        accounts,
-        lambda a: dict.fromkeys(KNOWN_CODES, 0) | a.traffic.requests,
-    )
-    yield _histogram(
-        "comms_exporter_api_request_duration_seconds",
-        "How long the API took to answer a request, or to fail to.",
-        accounts,
-        lambda a: a.traffic.seconds,
-    )
-    yield _counter(
-        "comms_exporter_api_retries", "Requests that were made again.", accounts, lambda a: a.traffic.retries
-    )
-    yield _counter(
-        "comms_exporter_rate_limit_wait_seconds",
-        "Time that the API made us wait by answering 429 or 503.",
-        accounts,
-        lambda a: a.traffic.waited_seconds,
-    )
-
-
-def _audit(accounts: Sequence[Account], now: float) -> Iterator[Metric]:
-    yield _gauge(
-        "comms_exporter_operations_tracked",
-        f"Operations that the exporter keeps count of. {CACHED}",
-        accounts,
-        lambda a: a.view.tracked,
-    )
-    yield _gauge(
-        "comms_exporter_operations_exposed",
-        f"Recently active operations that have series of their own. {CACHED}",
-        accounts,
-        lambda a: 0 if a.health.stale(now) else len(a.view.exposed),
-    )
-    yield _gauge(
-        "comms_exporter_operations_hidden",
-        f"Recently active operations beyond --collect.max-operations; they count in all totals. {CACHED}",
-        accounts,
-        lambda a: a.view.hidden,
-    )
-    yield _labelled_counter(
-        "comms_exporter_stat_regressions",
-        "Counters of an operation that fell from one answer to the next, which no history explains.",
-        "stat",
-        accounts,
-        lambda a: dict.fromkeys(REACHED, 0) | a.state.regressions,
-    )
-    yield _labelled_counter(
-        "comms_exporter_unknown_values",
-        "Values that the exporter read and does not know: a status, a field of an operation, a counter in its stats.",
-        "field",
-        accounts,
-        lambda a: dict.fromkeys(UNKNOWN_FIELDS, 0) | a.state.unknown,
-    )
-    yield _counter(
-        "comms_exporter_malformed_operations",
-        "Entries of listings that could not be read as an operation and were skipped.",
-        accounts,
-        lambda a: a.state.malformed,
-    )
-    yield _labelled_gauge(
-        "comms_exporter_operations_by_reading",
-        f"Tracked operations by how their counters are read. {CACHED}",
-        "reading",
-        accounts,
-        lambda a: {reading.value: a.view.by_reading[reading] for reading in Reading},
-    )
-    yield _gauge(
-        "comms_exporter_state_last_save_timestamp_seconds",
-        "When the state was last saved, 0 as long as it never was.",
-        accounts,
-        lambda a: a.health.last_save,
-    )
-    yield _counter(
-        "comms_exporter_state_save_failures",
-        "Saves of the state that failed; a crash after one can cost counts.",
-        accounts,
-        lambda a: a.health.save_failures,
-    )
+def _exemplar(exemplar: Exemplar | None) -> SampleExemplar | None:
+    if exemplar is None or len(exemplar.operation_id) > _LONGEST_EXEMPLAR:
+        return None
+    return SampleExemplar({"operation_id": exemplar.operation_id}, exemplar.value, exemplar.time)
 
 
 def build_info() -> Metric:
     """Return the gauge that names this version."""
     family = GaugeMetricFamily(
         "comms_exporter_build_info",
-        "1, labelled with the versions of the exporter and of Python.",
+        "Always 1; the labels are the versions of the exporter and of Python.",
         labels=["version", "python_version"],
     )
     family.add_metric([__version__, platform.python_version()], 1)
@@ -350,7 +418,7 @@ def shard_info(shard: Shard) -> Metric:
     """Return the gauge that says which part of the accounts is polled here."""
     family = GaugeMetricFamily(
         "comms_exporter_shard_info",
-        "1, labelled with which of how many shards of the accounts this exporter polls.",
+        "Always 1; the labels are the shard of accounts that this exporter polls and the number of shards.",
         labels=["shard_index", "shard_total"],
     )
     family.add_metric([str(shard.index), str(shard.total)], 1)
@@ -361,70 +429,11 @@ def reload_families(reloads: Reloads) -> Iterator[Metric]:
     """Yield how the last reload of the settings went."""
     yield GaugeMetricFamily(
         "comms_exporter_config_last_reload_successful",
-        "1 if the settings were good when they were last read, 0 if older ones are still in force.",
+        "1 if the last configuration reload succeeded, 0 if it failed and the previous settings are still in use.",
         value=reloads.successful,
     )
     yield GaugeMetricFamily(
         "comms_exporter_config_last_reload_success_timestamp_seconds",
-        "When the settings were last read and good.",
+        "Time of the last successful configuration reload; the start counts as one.",
         value=reloads.last_success,
     )
-
-
-def _gauge(name: str, text: str, accounts: Sequence[Account], value: Callable[[Account], float]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=["account"])
-    for account in accounts:
-        family.add_metric([account.name], value(account))
-    return family
-
-
-def _counter(name: str, text: str, accounts: Sequence[Account], value: Callable[[Account], float]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=["account"])
-    for account in accounts:
-        family.add_metric([account.name], value(account))
-    return family
-
-
-def _labelled_gauge(
-    name: str, text: str, label: str, accounts: Sequence[Account], values: Callable[[Account], Mapping[str, float]]
-) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=["account", label])
-    for account in accounts:
-        for key, value in values(account).items():
-            family.add_metric([account.name, key], value)
-    return family
-
-
-def _labelled_counter(
-    name: str, text: str, label: str, accounts: Sequence[Account], values: Callable[[Account], Mapping[str, float]]
-) -> Metric:
-    family = CounterMetricFamily(name, text, labels=["account", label])
-    for account in accounts:
-        for key, value in values(account).items():
-            family.add_metric([account.name, key], value)
-    return family
-
-
-def _histogram(name: str, text: str, accounts: Sequence[Account], histogram: Callable[[Account], Histogram]) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=["account"])
-    for account in accounts:
-        recorded = histogram(account)
-        labels = {"account": account.name}
-        below = 0
-        for index, bound in enumerate((*recorded.bounds, float("inf"))):
-            below += recorded.counts[index]
-            family.add_sample(
-                f"{name}_bucket",
-                {**labels, "le": number(bound)},
-                below,
-                exemplar=_exemplar(recorded.exemplars.get(index)),
-            )
-        family.add_sample(f"{name}_sum", labels, recorded.sum)
-        family.add_sample(f"{name}_count", labels, below)
-    return family
-
-
-def _exemplar(exemplar: Exemplar | None) -> SampleExemplar | None:
-    if exemplar is None or len(exemplar.operation_id) > _LONGEST_EXEMPLAR:
-        return None
-    return SampleExemplar({"operation_id": exemplar.operation_id}, exemplar.value, exemplar.time)

@@ -120,6 +120,19 @@ class TestPage:
             compressed = page_of(exposition, openmetrics=openmetrics, gzip=True, names=names)
             assert ours(page) == ours(gzip.decompress(compressed).decode())
 
+    def test_shows_a_change_that_no_sum_shows(self):
+        """Whatever a metric reads decides whether the page is written again."""
+        account = shop()
+        account.health.failures.update({"auth": 1})
+        exposition = make(lambda: [account], lambda: NOW)
+        page_of(exposition)
+        account.health.failures = type(account.health.failures)({"server": 1})
+
+        page = page_of(exposition).decode()
+
+        assert 'comms_exporter_poll_failures_total{account="shop",reason="server"} 1.0' in page
+        assert 'comms_exporter_poll_failures_total{account="shop",reason="auth"} 0.0' in page
+
     def test_every_family_stands_in_one_piece(self):
         """Prometheus forbids a family whose samples are scattered."""
         types = re.findall(r"^# TYPE (\S+)", write(shop(), newsletter()), re.MULTILINE)
