@@ -23,7 +23,14 @@ from yarl import URL
 from comms_exporter import __version__
 from comms_exporter.check import ADVICE, Report, check
 from comms_exporter.client import CommsClient
-from comms_exporter.config import Account, Settings, SettingsError, flag_of, parse_proxy_url
+from comms_exporter.config import (
+    Account,
+    Settings,
+    SettingsError,
+    effective_settings_text,
+    needs_restart,
+    parse_proxy_url,
+)
 from comms_exporter.exposition import Exposition
 from comms_exporter.health import PollHealth, Reloads, Traffic
 from comms_exporter.logs import Redactor
@@ -34,7 +41,7 @@ from comms_exporter.poller import Poller
 from comms_exporter.state import AccountState, Snapshot, View
 from comms_exporter.stats import REACHED, Reading, reached, stat
 from comms_exporter.statuspage import Account as AccountStatus
-from comms_exporter.statuspage import Funnel, Status, Watched, settings_text
+from comms_exporter.statuspage import Funnel, Status, Watched
 from comms_exporter.store import StateInUseError, StateLostError, Store, StoreError, check_path
 from comms_exporter.web import make_app
 from comms_exporter.webconfig import WebConfigError, WebConfigFile
@@ -46,17 +53,6 @@ T = TypeVar("T")
 SHUTDOWN_SECONDS = 2.0
 # And whoever has the state locked gets this long, from the same moment.
 CLOSING_SECONDS = 2.0
-# What a running process cannot change.
-FIXED = (
-    "api_ca_file",
-    "state_path",
-    "web_listen_address",
-    "web_systemd_socket",
-    "web_telemetry_path",
-    "web_config_file",
-    "log_level",
-    "log_format",
-)
 
 
 class CannotStartError(Exception):
@@ -312,7 +308,13 @@ class Service:
             except Exception:
                 self.reloads.successful = False
                 raise
-            fixed = [name for name in FIXED if getattr(settings, name) != getattr(self._settings, name)]
+            fixed = [
+                name
+                for name in type(settings).model_fields
+                if name != "accounts"
+                and needs_restart(name)
+                and getattr(settings, name) != getattr(self._settings, name)
+            ]
             if fixed:
                 self._log.warning("some settings need a restart", settings=fixed)
             try:
@@ -579,7 +581,7 @@ def _app(service: Service, settings: Settings) -> web.Application:
             accounts=[_line(poller) for poller in service.pollers],
             operations=(each for poller in service.pollers for each in _watched(poller)),
         ),
-        settings=lambda: _told(service, settings),
+        settings=lambda: service.mask(effective_settings_text(settings, service.settings)),
     )
 
 
@@ -624,51 +626,11 @@ def _funnel(state: AccountState, operation: Operation) -> Funnel:
     )
 
 
-def _told(service: Service, started_with: Settings) -> str:
-    """Return the settings that are at work, without secrets; what needs a restart is as it was at the start."""
-    now = service.settings
-    effective = {
-        name: getattr(started_with if name in FIXED else now, name)
-        for name in type(now).model_fields
-        if name not in {"accounts", "account_name", "config_check", "config_file"}
-    }
-    accounts = [
-        [
-            ("name", account.name),
-            ("base-url", account.base_url),
-            ("user", f"from {account.user_file}" if account.user_file else "given"),
-            ("secret", f"from {account.secret_file}" if account.secret_file else "given"),
-        ]
-        for account in now.accounts
-    ]
-    text = settings_text(
-        version=__version__,
-        file=str(now.config_file) if now.config_file else None,
-        settings=[(_key(name), _value(name, value)) for name, value in effective.items()],
-        accounts=accounts,
-    )
-    return service.mask(text)
-
-
-def _key(name: str) -> str:
-    return flag_of(name).removeprefix("--")
-
-
-def _value(name: str, value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value))
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.15g}{'' if name == 'api_max_requests_per_second' else 's'}"
-    return "" if value is None else str(value)
-
-
 def _what_pollers_need(settings: Settings) -> tuple[Any, ...]:
     return tuple(
         getattr(settings, name)
         for name in type(settings).model_fields
-        if name.startswith(("api_", "collect_")) and name not in FIXED
+        if name.startswith(("api_", "collect_")) and not needs_restart(name)
     )
 
 

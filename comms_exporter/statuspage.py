@@ -274,28 +274,6 @@ def status_page(status: Status, answer: Found) -> str:
     )
 
 
-def settings_text(
-    *,
-    version: str,
-    file: str | None,
-    settings: Iterable[tuple[str, str]],
-    accounts: Iterable[Sequence[tuple[str, str]]],
-) -> str:
-    """Return the effective *settings*, and for each account what may be told of it, as plain text."""
-    lines = [
-        f"# The settings that comms-exporter {_line(version)} works with. No secret is shown here.",
-        f"# Configuration file: {_line(file) if file else 'none'}; flags and environment come before it.",
-        "",
-        *(f"{_line(name)}: {_line(value)}".rstrip() for name, value in settings),
-        "",
-        "accounts:",
-    ]
-    for account in accounts:
-        for index, (name, value) in enumerate(account):
-            lines.append(f"  {' ' if index else '-'} {_line(name)}: {_line(value)}")
-    return "\n".join(lines) + "\n"
-
-
 def ago(seconds: float) -> str:
     """Return a span in the words people use for it, in two units at most."""
     seconds = int(max(0.0, min(seconds, LATEST - EARLIEST)))

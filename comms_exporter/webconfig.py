@@ -5,7 +5,6 @@ The document is walked node by node, never turned into objects: what is written 
 https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md
 """
 
-import difflib
 import ipaddress
 import os
 import re
@@ -21,6 +20,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from structlog.typing import FilteringBoundLogger
+
+from comms_exporter.base import yaml_file
+from comms_exporter.base.suggestions import closest
+from comms_exporter.base.yaml_file import YamlError
 
 T = TypeVar("T")
 # A comparison of this cost takes some five seconds, and a scrape rarely has more than ten.
@@ -367,16 +370,12 @@ def _rate(node: yaml.Node | None) -> Rate | None:
 
 def _document(content: bytes) -> yaml.Node | None:
     try:
-        return yaml.compose(content.decode("utf-8-sig"), Loader=yaml.SafeLoader)
+        return yaml_file.compose(content.decode("utf-8-sig"))
     except UnicodeDecodeError:  # which holds what it could not decode
-        complaint = "is not UTF-8 text"
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        # What PyYAML quotes could be part of a secret.
-        complaint = f"{line}is not YAML: {(error.problem or error.context or '').partition(' ' + chr(39))[0]}"
-    except (yaml.YAMLError, RecursionError):
-        complaint = "is not YAML"
-    raise WebConfigError(complaint)
+        problem = "is not UTF-8 text"
+    except YamlError as error:
+        problem = str(error)
+    raise WebConfigError(problem)
 
 
 def _mapping(node: yaml.Node | None, where: str, known: tuple[str, ...] | None = None) -> dict[str, yaml.Node]:
@@ -394,8 +393,6 @@ def _mapping(node: yaml.Node | None, where: str, known: tuple[str, ...] | None =
             raise WebConfigError(
                 f"{line}{where + '.' if where else ''}{shown}: is unknown; write {_choice(known, name)}"
             )
-        if name in found:
-            raise WebConfigError(f"{line}{where + ': ' if where else ''}a key is there twice; keep one")
         found[name] = value
     return found
 
@@ -434,7 +431,8 @@ def _one_of(known: Mapping[str, T], name: str, where: str) -> T:
 
 def _choice(known: Iterable[str], name: str) -> str:
     names = [each for each in known if each]
-    *others, last = difflib.get_close_matches(name, names, 1) or names[:6]
+    likely = closest(name, names)
+    *others, last = [likely] if likely else names[:6]
     return f"{', '.join(others)} or {last}" if others else last
 
 

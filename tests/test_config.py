@@ -14,8 +14,11 @@ from comms_exporter import __version__
 from comms_exporter.config import (
     Account,
     ListenAddress,
+    Settings,
     SettingsError,
     build_parser,
+    describe,
+    effective_settings_text,
     load,
     parse_base_url,
     parse_duration,
@@ -278,8 +281,8 @@ BAD_FLAGS = {
     "--collect.int=30s": "--collect.int: unknown flag; did you mean --collect.interval?",
     "--zzz": "--zzz: unknown flag",
     "--twilio.auth-token=c4n4ry5ecret": "--twilio.auth-token: unknown flag",
-    "c4n4ry5ecret": "a word on the command line is neither a flag nor the value of one; see --help",
-    "-c4n4ry5ecret": "a word on the command line is neither a flag nor the value of one; see --help",
+    "c4n4ry5ecret": "unexpected argument on the command line, neither a flag nor the value of one; see --help",
+    "-c4n4ry5ecret": "unexpected argument on the command line, neither a flag nor the value of one; see --help",
     "--config.check=yes": "--config.check: takes no value; see --help",
     "--log.level": "--log.level: needs a value; see --help",
     "--config.file=/nowhere/x.yml": "--config.file: cannot read /nowhere/x.yml: No such file or directory",
@@ -294,7 +297,7 @@ BAD_VARIABLES = {
     (
         "COMMS_EXPORTER_CONFIG_CHECK",
         "1",
-    ): "COMMS_EXPORTER_CONFIG_CHECK: is no variable; use --config.check",
+    ): "COMMS_EXPORTER_CONFIG_CHECK: is not a variable; use --config.check",
     ("COMMS_EXPORTER_AUTH_TOKEN", "c4n4ry5ecret"): "COMMS_EXPORTER_AUTH_TOKEN: unknown variable",
     ("COMMS_EXPORTER_PORT", "10067"): "COMMS_EXPORTER_PORT: unknown variable",
     (
@@ -338,7 +341,7 @@ BAD_FILES = {
     "collect_interval: 30s": "config.yml: collect_interval: unknown key; did you mean collect.interval?",
     "colour: red": "config.yml: colour: unknown key",
     "collect: {interval: 1s}\ncollect.interval: 2s": "config.yml: collect.interval: is set twice; keep one",
-    "log.level: info\nlog.level: warn": "config.yml, line 2: not valid YAML; a key is there twice",
+    "log.level: info\nlog.level: warn": "config.yml, line 2: not valid YAML; duplicate key",
     "api: {page_size: 1, page-size: 2}": "config.yml: api.page-size: is set twice; keep one",
     "config.file: other.yml": "config.yml: config.file: cannot be set in the file itself; use --config.file",
     "api.page-size: yes": "config.yml: api.page-size: true is not a whole number from 1 to 1000",
@@ -351,10 +354,10 @@ BAD_FILES = {
     "api.base-url: {a: c4n4ry5ecret}": "config.yml: api.base-url: is not a URL; write one such as https://comms.twilio.com/v1",
     "- a": "config.yml: is not a mapping; write settings as in `collect.interval: 30s`",
     "c4n4ry5ecret": "config.yml: is not a mapping; write settings as in `collect.interval: 30s`",
-    "a: [c4n4ry5ecret": "config.yml, line 1: not valid YAML; something here has no meaning",
+    "a: [c4n4ry5ecret": "config.yml, line 1: not valid YAML; syntax error",
     "a: b\n\tc: c4n4ry5ecret": "config.yml, line 2: not valid YAML; a tab where spaces belong",
-    "a: *c4n4ry5ecret": "config.yml, line 1: not valid YAML; something here has no meaning",
-    "a: !c4n4ry5ecret x": "config.yml, line 1: not valid YAML; something here has no meaning",
+    "a: *c4n4ry5ecret": "config.yml, line 1: not valid YAML; syntax error",
+    "a: !c4n4ry5ecret x": "config.yml, line 1: not valid YAML; syntax error",
     "a: b: c4n4ry5ecret": "config.yml, line 1: not valid YAML; mapping values are not allowed here",
     "a: !!int c4n4ry5ecret": "config.yml: not valid YAML; a value does not fit its tag",
     "a: !!timestamp c4n4ry5ecret": "config.yml: not valid YAML; a value does not fit its tag",
@@ -723,13 +726,13 @@ class TestHelp:
         for name in [*SETTINGS, "config_file"]:
             assert flag_of(name) in text
             assert f"Environment: COMMS_EXPORTER_{name.upper()}." in text
-        assert "How often to look for news. Default: 30s. Environment:" in text
+        assert "Poll interval. Default: 30s. Environment:" in text
         assert "--config.check" in text
         assert "TWILIO_AUTH_TOKEN" in text
 
     def test_shows_the_defaults_of_the_command(self, capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", "400")
-        assert "look for news. Default: 5s." in helped(capsys, "--help", defaults={"collect_interval": "5s"})
+        assert "Poll interval. Default: 5s." in helped(capsys, "--help", defaults={"collect_interval": "5s"})
 
     def test_shows_no_flag_for_a_secret(self):
         flags = " ".join(option for action in build_parser()._actions for option in action.option_strings)
@@ -742,3 +745,37 @@ class TestHelp:
     def test_config_check_is_left_to_the_caller(self):
         assert load(["--config.check"], HOME | TOKEN).config_check
         assert not load([], HOME | TOKEN).config_check
+
+
+class TestEffectiveSettings:
+    def test_shows_what_is_in_effect(self):
+        """What needs a restart is as it was at the start, the rest as it was last read."""
+        before = load(["--web.telemetry-path=/old", "--collect.interval=30s"], {**HOME, **TOKEN})
+        now = load(["--web.telemetry-path=/new", "--collect.interval=1m"], {**HOME, **TOKEN})
+
+        text = effective_settings_text(before, now)
+
+        assert "web.telemetry-path: /old\n" in text
+        assert "collect.interval: 60s\n" in text
+        assert text.endswith(
+            "accounts:\n  - name: AC1\n    base-url: https://comms.twilio.com/v1\n    user: given\n    secret: given\n"
+        )
+
+    def test_shows_no_secret_and_no_user(self):
+        settings = load([], {**HOME, "TWILIO_API_KEY": "SKcanary", "TWILIO_API_SECRET": CANARY})
+
+        assert not {"SKcanary", CANARY} & set(effective_settings_text(settings, settings).split())
+
+
+class TestDescribe:
+    def test_says_of_every_setting_how_to_set_it(self):
+        described = {each.name: each for each in describe()}
+
+        assert Settings.model_fields.keys() - {"accounts"} == described.keys()
+        assert ("--web.config.file", "COMMS_EXPORTER_WEB_CONFIG_FILE", "web.config.file", True) == (
+            described["web_config_file"].flag,
+            described["web_config_file"].variable,
+            described["web_config_file"].key,
+            described["web_config_file"].restart,
+        )
+        assert "a whole number from 1 to 1000" == described["api_page_size"].values

@@ -16,7 +16,7 @@ from comms_exporter.negotiation import accepts_gzip, negotiate
 from comms_exporter.simulator import Fate, World
 from comms_exporter.simulator import make_app as simulated
 from comms_exporter.slices import whole
-from comms_exporter.statuspage import Account, Funnel, Listing, Search, Status, Watched, ago, settings_text, status_page
+from comms_exporter.statuspage import Account, Funnel, Listing, Search, Status, Watched, ago, status_page
 from comms_exporter.web import make_app
 
 NOW = 1_800_000_000.0
@@ -301,27 +301,6 @@ class TestAgo:
         assert expected == ago(seconds)
 
 
-class TestSettings:
-    def test_says_file_settings_and_accounts(self):
-        text = settings_text(
-            version="1.2.3",
-            file="/etc/comms.yml",
-            settings=[("api.timeout", "30s"), ("state.path", "")],
-            accounts=[[("name", "a\nb"), ("secret", "given")]],
-        )
-
-        assert text.splitlines()[1:] == [
-            "# Configuration file: /etc/comms.yml; flags and environment come before it.",
-            "",
-            "api.timeout: 30s",
-            "state.path:",
-            "",
-            "accounts:",
-            "  - name: a?b",
-            "    secret: given",
-        ]
-
-
 class Site:
     """The status page on a real socket, and what it says for now."""
 
@@ -381,7 +360,7 @@ class TestTheRealProgram:
         assert "2 in good health, 1 failing" in text
         assert "What to do The credentials are refused:" in text
         assert re.search(r"Next poll in [12]?\d s\.", text)
-        assert f"# Configuration file: {config};" in settings
+        assert f"# Config file: {config}." in settings
         assert "api.timeout: 7s\n" in settings
         assert f"    secret: from {tmp_path}/token\n" in settings
         assert "canary" not in (home + settings).replace(str(tmp_path), "")

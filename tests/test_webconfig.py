@@ -144,12 +144,12 @@ BAD = {
         "rate_limit:\n  foo: 1\n",
         "line 2: rate_limit.foo: is unknown; write interval or burst",
     ),
-    "a part twice": ("rate_limit: {}\nrate_limit: {}\n", "line 2: a key is there twice; keep one"),
+    "a part twice": ("rate_limit: {}\nrate_limit: {}\n", "line 2: not valid YAML; duplicate key"),
     "a key twice": (
         "http_server_config:\n  http2: true\n  http2: true\n",
-        "line 3: http_server_config: a key is there twice; keep one",
+        "line 3: not valid YAML; duplicate key",
     ),
-    "a user twice": (f"{USER}{HASH}\n  alice: {HASH}\n", "line 3: basic_auth_users: a key is there twice; keep one"),
+    "a user twice": (f"{USER}{HASH}\n  alice: {HASH}\n", "line 3: not valid YAML; duplicate key"),
     "TLS that is a word": ("tls_server_config: x\n", "tls_server_config: is not a mapping"),
     "no key": (
         "tls_server_config:\n  cert_file: cert.pem\n",
@@ -310,14 +310,14 @@ BAD = {
         )
         for burst in ("x", "'5'", "true", "99999999999999999999")
     },
-    "a tab": ("tls_server_config:\n\tfoo: 1\n", "line 2: is not YAML: found character"),
-    "an unknown alias": ("basic_auth_users: *hunter2\n", "line 1: is not YAML: found undefined alias"),
-    "a bracket too few": (f"{USER}[{HASH}\n", "line 3: is not YAML: expected"),
+    "a tab": ("tls_server_config:\n\tfoo: 1\n", "line 2: not valid YAML; a tab where spaces belong"),
+    "an unknown alias": ("basic_auth_users: *hunter2\n", "line 1: not valid YAML; syntax error"),
+    "a bracket too few": (f"{USER}[{HASH}\n", "line 3: not valid YAML; syntax error"),
 }
 
 # What promtool lets pass, and we do not: it would let in nobody, or everybody, or fail at the first request.
 STRICTER = {
-    "two documents": ("{}\n---\n{}\n", "line 2: is not YAML: but found another document"),
+    "two documents": ("{}\n---\n{}\n", "line 2: not valid YAML; found another document"),
     "a merge": (
         "rate_limit:\n  <<: {burst: 1}\n",
         "line 2: rate_limit.a key: is unknown; write interval or burst",
@@ -517,7 +517,7 @@ class TestParse:
         assert (warning,) == check(text, here).warnings
 
     def test_is_not_upset_by_depth(self, here):
-        with pytest.raises(WebConfigError, match="is not YAML"):
+        with pytest.raises(WebConfigError, match="not valid YAML"):
             check("[" * 100_000, here)
 
 

@@ -15,12 +15,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from comms_exporter import config
-from comms_exporter.config import SettingsError
 from comms_exporter.exposition import Exposition
 from comms_exporter.health import PollHealth, Reloads, Traffic
 from comms_exporter.metrics import CACHED
 from comms_exporter.models import STATS, Operation, pack
-from comms_exporter.service import FIXED
 from comms_exporter.slices import whole
 from comms_exporter.state import EXEMPLIFIED, AccountState, Listing
 
@@ -90,45 +88,34 @@ Service of that name.
 
 
 def configuration():
+    settings = list(config.describe())
     areas = []
-    for area, sentence in config._AREAS.items():  # noqa: SLF001
-        fields = [name for name in config._FIELDS if name.partition("_")[0] == area]  # noqa: SLF001
-        areas.append(f"## {area}\n\n{sentence}\n\n" + "\n".join(map(setting, fields)))
-    parts = config._PARTS  # noqa: SLF001
-    rows = [f"| `TWILIO_{part.upper()}` | `TWILIO_{part.upper()}_FILE` | `{part}` | `{part}_file` |" for part in parts]
-    keys = config._ACCOUNT_KEYS  # noqa: SLF001
-    others = [f"`{key}`" for key in keys if key.removesuffix("_file") not in parts]
+    for area, sentence in config.areas().items():
+        entries = [setting(each) for each in settings if each.area == area]
+        areas.append(f"## {area}\n\n{sentence}\n\n" + "\n".join(entries))
+    rows = [
+        f"| `TWILIO_{part.upper()}` | `TWILIO_{part.upper()}_FILE` | `{part}` | `{part}_file` |"
+        for part in config.PARTS
+    ]
+    others = [f"`{key}`" for key in config.ACCOUNT_KEYS if key.removesuffix("_file") not in config.PARTS]
     return CONFIGURATION.format(
         notice=NOTICE, areas="\n".join(areas), credentials="\n".join(rows), others=" and ".join(others)
     )
 
 
-def setting(name):
-    info = config._FIELDS[name]  # noqa: SLF001
-    flag = config.flag_of(name)
-    written = f"`{info.default}`" if info.default else "off" if info.annotation is bool else "none"
-    variables, keys = config._FIELD_OF_VARIABLE, config._FIELD_OF_KEY  # noqa: SLF001
+def setting(described):
+    default = described.default
+    # What depends on where it runs is told in words.
+    written = default if " " in default else f"`{default}`" if default else "off" if not described.values else "none"
     facts = [
-        f"Values: {values(name, flag, info)}.",
-        f"Default: {config._DEFAULTS_IN_WORDS.get(name, written)}.",  # noqa: SLF001
-        *(f"Variable: `{variable}`." for variable, of in variables.items() if of == name),
-        *(f"Key: `{key}`." for key, of in keys.items() if of == name),
+        f"Values: {described.values}." if described.values else "A flag without a value.",
+        f"Default: {written}.",
+        *([f"Variable: `{described.variable}`."] if described.variable else []),
+        *([f"Key: `{described.key}`."] if described.key else []),
     ]
-    if name != "config_check":
-        facts.append("Needs a restart." if name in {*FIXED, "config_file"} else "A reload takes it over.")
-    return f"### {flag}\n\n{info.description}\n\n{' '.join(facts)}\n"
-
-
-def values(name, flag, info):
-    """Return what may be set, in the words in which a wrong value is refused."""
-    if info.annotation is bool:
-        return "none for the flag"
-    try:
-        config.load([f"{flag}=-"] if name != "config_file" else [], {}, accounts=[])
-    except SettingsError as error:
-        problem = error.problems[0]
-        return re.sub(r".*(?:; write |\bis not )", "", problem)
-    return {"FILE": "a path", "NAME": "text"}[info.title]
+    if described.name != "config_check":
+        facts.append("Needs a restart." if described.restart else "Changes with a reload.")
+    return f"### {described.flag}\n\n{described.description}\n\n{' '.join(facts)}\n"
 
 
 # Metrics.

@@ -1,0 +1,62 @@
+"""YAML that people wrote: read once, with duplicate keys refused, and errors that name the line but quote nothing.
+
+What PyYAML quotes in an error could be part of a secret.
+"""
+
+from typing import Any
+
+import yaml
+
+
+class YamlError(ValueError):
+    """A text that is not valid YAML; *line* counts from 1, None where there is none."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message if line is None else f"line {line}: {message}")
+        self.message = message
+        self.line = line
+
+
+class _Loader(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuse a duplicate key; YAML's own loader would keep the last one."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                raise yaml.MarkedYAMLError(problem="duplicate key", problem_mark=key.start_mark)
+            seen.add((key.tag, str(key.value)))
+        return node
+
+
+def load(text: str) -> Any:
+    """Return what *text* says as Python values, or raise a YamlError."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  it is a SafeLoader
+    except yaml.YAMLError as error:
+        problem = _problem(error)
+    except Exception:  # noqa: BLE001  PyYAML lets out whatever `!!int x` and its like run into
+        problem = YamlError("not valid YAML; a value does not fit its tag")
+    raise problem
+
+
+def compose(text: str) -> yaml.Node | None:
+    """Return *text* as nodes, which keep the spelling and the line of every value, or raise a YamlError."""
+    try:
+        return yaml.compose(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        problem = _problem(error)
+    raise problem
+
+
+def _problem(error: Exception) -> YamlError:
+    if isinstance(error, RecursionError):
+        return YamlError("not valid YAML; it is nested too deeply")
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return YamlError("not valid YAML; it has a character that YAML does not allow")
+    problem = (error.problem or "").removeprefix("but ")
+    if "'\\t'" in problem:
+        problem = "a tab where spaces belong"
+    elif "'" in problem or '"' in problem:
+        problem = "syntax error"
+    return YamlError(f"not valid YAML; {problem}", error.problem_mark.line + 1)

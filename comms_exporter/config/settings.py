@@ -1,0 +1,228 @@
+"""The settings: name, type, default, help, and whether a change needs a restart, once for each.
+
+A setting `area_some_name` is the flag `--area.some-name`, the variable `COMMS_EXPORTER_AREA_SOME_NAME` and the key
+`area.some-name` of the config file.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, InstanceOf, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from comms_exporter.config.accounts import Account
+from comms_exporter.config.values import (
+    ListenAddress,
+    one_of,
+    parse_base_url,
+    parse_listen_addresses,
+    parse_name,
+    parse_path,
+    parse_positive_duration,
+    parse_rate,
+    parse_state_path,
+    parse_telemetry_path,
+    whole_number,
+)
+
+ENV_PREFIX = "COMMS_EXPORTER_"
+
+
+def _setting(
+    default: Any, placeholder: str, description: str, *, restart: bool = False, default_in_words: str = ""
+) -> Any:
+    """Describe a setting; *default* is written as a user would write it, *restart* says that a reload cannot change it."""
+    return Field(
+        default,
+        title=placeholder,
+        description=description,
+        json_schema_extra={"restart": restart, "default_in_words": default_in_words},
+    )
+
+
+Duration = Annotated[float, BeforeValidator(parse_positive_duration)]
+MaybePath = Annotated[Path | None, BeforeValidator(parse_path)]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, checked; the first of the sources that knows a setting decides it."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        validate_default=True,
+        env_prefix=ENV_PREFIX,
+    )
+
+    account_name: Annotated[str | None, BeforeValidator(parse_name)] = _setting(
+        "",
+        "NAME",
+        "Name of the account, the value of the label account.",
+        default_in_words="the account SID, else default",
+    )
+    config_file: MaybePath = _setting("", "FILE", "YAML file with settings and accounts.", restart=True)
+    config_check: bool = _setting(default=False, placeholder="", description="Check the settings, then exit.")
+    api_base_url: Annotated[str, BeforeValidator(parse_base_url)] = _setting(
+        "https://comms.twilio.com/v1", "URL", "Base URL of the API."
+    )
+    api_timeout: Duration = _setting("30s", "DURATION", "Timeout of one API request.")
+    api_page_size: Annotated[int, BeforeValidator(whole_number(1, 1000))] = _setting(
+        "1000", "NUMBER", "Operations per page of a listing."
+    )
+    api_max_requests_per_second: Annotated[float, BeforeValidator(parse_rate)] = _setting(
+        "5", "NUMBER", "Maximum rate of API requests, per account."
+    )
+    api_ca_file: MaybePath = _setting(
+        "",
+        "FILE",
+        "PEM file of the certificate authorities to trust instead of the system's.",
+        restart=True,
+    )
+    collect_interval: Duration = _setting("30s", "DURATION", "Poll interval.")
+    collect_active_window: Duration = _setting(
+        "1h", "DURATION", "How long a finished operation keeps its own series after its last change."
+    )
+    collect_max_operations: Annotated[int, BeforeValidator(whole_number(0, 1_000_000_000))] = _setting(
+        "1000",
+        "NUMBER",
+        "Maximum number of operations per account with their own series. Each costs Prometheus 17 series; 0 disables them.",
+    )
+    collect_max_tracked_operations: Annotated[int, BeforeValidator(whole_number(1, 1_000_000_000))] = _setting(
+        "100000",
+        "NUMBER",
+        "Maximum number of operations per account to track, those of a week, at up to 1.5 kB of memory each. A poll that "
+        "finds more fails.",
+    )
+    collect_stats_reading: Annotated[
+        Literal["auto", "cumulative", "exclusive"], BeforeValidator(one_of("auto", "cumulative", "exclusive"))
+    ] = _setting(
+        "auto",
+        "READING",
+        "How to interpret the API's counters: whether a delivered email still counts as sent (cumulative) or not "
+        "(exclusive). auto decides for each operation.",
+    )
+    state_path: Annotated[Path | None, BeforeValidator(parse_state_path)] = _setting(
+        "",
+        "FILE",
+        "State file. Empty keeps no state across restarts.",
+        restart=True,
+        default_in_words="$XDG_STATE_HOME/comms-exporter/state.db, else ~/.local/state/comms-exporter/state.db",
+    )
+    web_listen_address: Annotated[tuple[ListenAddress, ...], BeforeValidator(parse_listen_addresses), NoDecode] = (
+        _setting(":10067", "ADDRESS", "Address to listen on. Repeatable.", restart=True)
+    )
+    web_systemd_socket: bool = _setting(
+        default=False,
+        placeholder="",
+        description="Listen on the sockets passed by systemd instead of addresses.",
+        restart=True,
+    )
+    web_telemetry_path: Annotated[str, BeforeValidator(parse_telemetry_path)] = _setting(
+        "/metrics", "PATH", "Path of the metrics.", restart=True
+    )
+    web_config_file: MaybePath = _setting(
+        "",
+        "FILE",
+        "Web config file for TLS and basic authentication, in the format of all Prometheus exporters.",
+        restart=True,
+    )
+    log_level: Annotated[
+        Literal["debug", "info", "warn", "error"],
+        BeforeValidator(one_of("debug", "info", "warn", "error", aliases={"warning": "warn"})),
+    ] = _setting("info", "LEVEL", "Minimum level to log: debug, info, warn or error.", restart=True)
+    log_format: Annotated[Literal["logfmt", "json"], BeforeValidator(one_of("logfmt", "json"))] = _setting(
+        "logfmt", "FORMAT", "Format of log lines: logfmt or json.", restart=True
+    )
+    shard_total: Annotated[int, BeforeValidator(whole_number(1, 10_000))] = _setting(
+        "1", "NUMBER", "Number of exporters that share the accounts, by account name."
+    )
+    # After the total, which bounds it.
+    shard_index: Annotated[int, BeforeValidator(whole_number(0, 9_999))] = _setting(
+        "0", "NUMBER", "Index of this exporter among them, from 0."
+    )
+    # After api_base_url, which it needs.
+    accounts: Annotated[tuple[InstanceOf[Account], ...], NoDecode] = ()
+
+    def __init__(self, *sources: PydanticBaseSettingsSource) -> None:
+        super().__init__(sources=sources)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take the sources as given, in their order."""
+        sources: tuple[PydanticBaseSettingsSource, ...] = init_settings()["sources"]
+        return sources
+
+    @field_validator("shard_index")
+    @classmethod
+    def _bound_shard_index(cls, index: int, info: ValidationInfo) -> int:
+        total = info.data.get("shard_total", index + 1)
+        if index >= total:
+            raise ValueError(f"{index} is not one of {total} shards; write a number from 0 to {total - 1}")
+        return index
+
+    @field_validator("accounts")
+    @classmethod
+    def _give_base_url(cls, accounts: tuple[Account, ...], info: ValidationInfo) -> tuple[Account, ...]:
+        shared = info.data.get("api_base_url", "")
+        return tuple(replace(account, base_url=account.base_url or shared) for account in accounts)
+
+
+FIELDS: dict[str, FieldInfo] = {name: info for name, info in Settings.model_fields.items() if name != "accounts"}
+
+# The areas of settings, the first word of a name, as --help and the docs introduce them.
+AREAS = {
+    "account": "The account whose credentials are in the environment.",
+    "config": "The config file, for long settings or several accounts.",
+    "api": "Access to Twilio's API.",
+    "collect": "What to collect, and how often.",
+    "state": "What is kept across restarts.",
+    "shard": "How exporters divide the accounts between them.",
+    "web": "How Prometheus and people reach the exporter.",
+    "log": "What is logged to stderr, and how.",
+}
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of the setting *name*."""
+    if name == "web_config_file":  # every Prometheus exporter calls it so
+        return "--web.config.file"
+    return "--" + name.replace("_", ".", 1).replace("_", "-")
+
+
+def variable_of(name: str) -> str:
+    """Return the environment variable of the setting *name*."""
+    return ENV_PREFIX + name.upper()
+
+
+def key_of(name: str) -> str:
+    """Return the key of the setting *name* in the config file."""
+    return flag_of(name).removeprefix("--")
+
+
+def needs_restart(name: str) -> bool:
+    """Whether a reload cannot change the setting *name*."""
+    extra = FIELDS[name].json_schema_extra
+    return isinstance(extra, dict) and bool(extra["restart"])
+
+
+def default_of(name: str) -> str:
+    """Return the default of the setting *name* in words, empty where there is none."""
+    extra = FIELDS[name].json_schema_extra
+    words = extra["default_in_words"] if isinstance(extra, dict) else ""
+    return str(words or FIELDS[name].default or "")
+
+
+def parse_as(name: str) -> Callable[[object], object]:
+    """Return the parser of the values of the setting *name*."""
+    return next(each.func for each in FIELDS[name].metadata if isinstance(each, BeforeValidator))  # type: ignore[return-value]
