@@ -243,10 +243,10 @@ BAD_FLAGS = {
     "--collect.interval=1.5": '--collect.interval: "1.5" is not a duration; write 30s, 5m or 1h30m',
     "--collect.interval=soon": '--collect.interval: "soon" is not a duration; write 30s, 5m or 1h30m',
     "--collect.interval=": '--collect.interval: "" is not a duration; write 30s, 5m or 1h30m',
-    "--collect.interval=0": '--collect.interval: "0" is too short; write a duration above 0, such as 30s',
+    "--collect.interval=0": '--collect.interval: "0" is not a positive duration; write 30s, 5m or 1h30m',
     "--collect.interval=300y": '--collect.interval: "300y" is too long; the longest duration is 292y',
-    "--api.timeout=0ms": '--api.timeout: "0ms" is too short; write a duration above 0, such as 30s',
-    "--collect.active-window=0s": '--collect.active-window: "0s" is too short; write a duration above 0, such as 30s',
+    "--api.timeout=0ms": '--api.timeout: "0ms" is not a positive duration; write 30s, 5m or 1h30m',
+    "--collect.active-window=0s": '--collect.active-window: "0s" is not a positive duration; write 30s, 5m or 1h30m',
     "--api.page-size=0": '--api.page-size: "0" is not a whole number from 1 to 1000',
     "--api.page-size=1001": '--api.page-size: "1001" is not a whole number from 1 to 1000',
     "--api.page-size=ten": '--api.page-size: "ten" is not a whole number from 1 to 1000',
@@ -260,29 +260,29 @@ BAD_FLAGS = {
     "--log.format=xml": '--log.format: "xml" is unknown; write logfmt or json',
     "--web.telemetry-path=metrics": '--web.telemetry-path: "metrics" is not a path for the metrics; write one such as /metrics',
     "--web.telemetry-path=/": '--web.telemetry-path: "/" is not a path for the metrics; write one such as /metrics',
-    "--web.telemetry-path=/-/ready": '--web.telemetry-path: "/-/ready" is kept for probes and reloads; write another path, such as /metrics',
-    "--web.telemetry-path=/../x": '--web.telemetry-path: "/../x" would be rewritten by clients; write a path without . and .. in it',
-    "--web.listen-address=10067": '--web.listen-address: "10067" is not an address to listen on; write :10067, host:10067 or [::1]:10067',
-    "--web.listen-address=::1:10067": '--web.listen-address: "::1:10067" is not an address to listen on; write :10067, host:10067 or [::1]:10067',
-    "--web.listen-address=[host]:1": '--web.listen-address: "[host]:1" has no IPv6 address in its brackets; write one as in [::1]:10067',
-    "--web.listen-address=:65536": '--web.listen-address: ":65536" has no such port; ports go from 0 to 65535',
+    "--web.telemetry-path=/-/ready": '--web.telemetry-path: "/-/ready" is reserved for probes and reloads; write another path, such as /metrics',
+    "--web.telemetry-path=/../x": '--web.telemetry-path: "/../x" contains . or .., which clients remove; write a path without them',
+    "--web.listen-address=10067": '--web.listen-address: "10067" is not a listen address; write :10067, host:10067 or [::1]:10067',
+    "--web.listen-address=::1:10067": '--web.listen-address: "::1:10067" is not a listen address; write :10067, host:10067 or [::1]:10067',
+    "--web.listen-address=[host]:1": '--web.listen-address: "[host]:1" has no valid IPv6 address in its brackets; write [::1]:10067',
+    "--web.listen-address=:65536": '--web.listen-address: ":65536" has no valid port; ports are 0 to 65535',
     "--api.base-url=comms.twilio.com": "--api.base-url: is not an http or https URL with a host; write one such as https://comms.twilio.com/v1",
     "--api.base-url=ftp://x": "--api.base-url: is not an http or https URL with a host; write one such as https://comms.twilio.com/v1",
     "--api.base-url=https://[x": "--api.base-url: is not a URL; write one such as https://comms.twilio.com/v1",
     "--api.base-url=https://x:port": "--api.base-url: is not a URL; write one such as https://comms.twilio.com/v1",
-    "--api.base-url=https://me:c4n4ry5ecret@x": "--api.base-url: has a user or a password in it; credentials are set apart from the URL",
-    "--api.base-url=https://x/?token=c4n4ry5ecret": "--api.base-url: has a query or a fragment; remove everything from the ? or # on",
-    "--api.base-url=https://x/ y": "--api.base-url: has a space, a backslash or a control character in it; remove it",
-    "--state.path=~/x.db": '--state.path: "~/x.db" starts with ~, which only a shell understands; write the whole path',
+    "--api.base-url=https://me:c4n4ry5ecret@x": "--api.base-url: contains a user or a password; set credentials separately",
+    "--api.base-url=https://x/?token=c4n4ry5ecret": "--api.base-url: contains a query or a fragment; remove the ? or # and what follows",
+    "--api.base-url=https://x/ y": "--api.base-url: contains a space, a backslash or a control character; remove it",
+    "--state.path=~/x.db": '--state.path: "~/x.db" starts with ~, which only a shell expands; write the full path',
     "--state.path=a\0b": '--state.path: "a\\u0000b" is not a path; remove the NUL character',
-    "--account.name=a\nb": '--account.name: "a\\nb" has control characters in it; write plain text',
+    "--account.name=a\nb": '--account.name: "a\\nb" contains control characters; remove them',
     "--collect.intervall=30s": "--collect.intervall: unknown flag; did you mean --collect.interval?",
     "--web.config-file=x": "--web.config-file: unknown flag; did you mean --web.config.file?",
     "--collect.int=30s": "--collect.int: unknown flag; did you mean --collect.interval?",
     "--zzz": "--zzz: unknown flag",
     "--twilio.auth-token=c4n4ry5ecret": "--twilio.auth-token: unknown flag",
-    "c4n4ry5ecret": "unexpected argument on the command line, neither a flag nor the value of one; see --help",
-    "-c4n4ry5ecret": "unexpected argument on the command line, neither a flag nor the value of one; see --help",
+    "c4n4ry5ecret": "unexpected argument on the command line; see --help",
+    "-c4n4ry5ecret": "unexpected argument on the command line; see --help",
     "--config.check=yes": "--config.check: takes no value; see --help",
     "--log.level": "--log.level: needs a value; see --help",
     "--config.file=/nowhere/x.yml": "--config.file: cannot read /nowhere/x.yml: No such file or directory",
@@ -303,7 +303,7 @@ BAD_VARIABLES = {
     (
         "COMMS_EXPORTER_WEB_LISTEN_ADDRESS",
         ":1 ,x",
-    ): 'COMMS_EXPORTER_WEB_LISTEN_ADDRESS: "x" is not an address to listen on; write :10067, host:10067 or [::1]:10067',
+    ): 'COMMS_EXPORTER_WEB_LISTEN_ADDRESS: "x" is not a listen address; write :10067, host:10067 or [::1]:10067',
     (
         "COMMS_EXPORTER_CONFIG_FILE",
         "/nowhere",
@@ -311,25 +311,25 @@ BAD_VARIABLES = {
     (
         "TWILIO_API_KEY",
         "SK1",
-    ): "TWILIO_AUTH_TOKEN: TWILIO_API_KEY is given as well; keep the auth token or the API key, not both",
+    ): "TWILIO_AUTH_TOKEN: TWILIO_API_KEY is set as well; set either an auth token or an API key",
     (
         "TWILIO_API_SECRET",
         "c4n4ry5ecret",
-    ): "TWILIO_AUTH_TOKEN: TWILIO_API_SECRET is given as well; keep the auth token or the API key, not both",
+    ): "TWILIO_AUTH_TOKEN: TWILIO_API_SECRET is set as well; set either an auth token or an API key",
     (
         "TWILIO_AUTH_TOKEN_FILE",
         "/run/token",
-    ): "TWILIO_AUTH_TOKEN_FILE: TWILIO_AUTH_TOKEN is given as well; keep one of the two",
+    ): "TWILIO_AUTH_TOKEN_FILE: TWILIO_AUTH_TOKEN is set as well; remove one of them",
     ("TWILIO_AUTH_TOKEN", "'c4n4ry5ecret'"): "TWILIO_AUTH_TOKEN: is wrapped in quotes; remove them",
     ("TWILIO_AUTH_TOKEN", '"c4n4ry5ecret"'): "TWILIO_AUTH_TOKEN: is wrapped in quotes; remove them",
     (
         "TWILIO_AUTH_TOKEN",
         "c4n4ry\n5ecret",
-    ): "TWILIO_AUTH_TOKEN: has control or other characters in it that no credential has; copy it again",
+    ): "TWILIO_AUTH_TOKEN: contains characters that no credential has; copy it again",
     (
         "TWILIO_ACCOUNT_SID",
         "AC1:c4n4ry5ecret",
-    ): "TWILIO_ACCOUNT_SID: has a colon in it; write the SID alone, without the secret",
+    ): "TWILIO_ACCOUNT_SID: contains a colon; write only the SID, without the secret",
 }
 
 BAD_FILES = {
@@ -340,58 +340,58 @@ BAD_FILES = {
     "collect: 30s": "config.yml: collect: unknown key; did you mean collect.interval?",
     "collect_interval: 30s": "config.yml: collect_interval: unknown key; did you mean collect.interval?",
     "colour: red": "config.yml: colour: unknown key",
-    "collect: {interval: 1s}\ncollect.interval: 2s": "config.yml: collect.interval: is set twice; keep one",
+    "collect: {interval: 1s}\ncollect.interval: 2s": "config.yml: collect.interval: duplicate setting; remove one",
     "log.level: info\nlog.level: warn": "config.yml, line 2: not valid YAML; duplicate key",
-    "api: {page_size: 1, page-size: 2}": "config.yml: api.page-size: is set twice; keep one",
+    "api: {page_size: 1, page-size: 2}": "config.yml: api.page-size: duplicate setting; remove one",
     "config.file: other.yml": "config.yml: config.file: cannot be set in the file itself; use --config.file",
     "api.page-size: yes": "config.yml: api.page-size: true is not a whole number from 1 to 1000",
     "api.page-size: 1.5": "config.yml: api.page-size: 1.5 is not a whole number from 1 to 1000",
     "api.max-requests-per-second: .inf": "config.yml: api.max-requests-per-second: Infinity is not a rate; write a number above 0, such as 5 or 0.5",
-    "web.listen-address: 10067": "config.yml: web.listen-address: 10067 is not a list of addresses; write :10067, host:10067 or [::1]:10067",
-    "web.listen-address: []": "config.yml: web.listen-address: a list is not a list of addresses; write :10067, host:10067 or [::1]:10067",
-    "account.name: 7": "config.yml: account.name: 7 is not text; put it in quotes",
-    "account.name: 2026-01-01": "config.yml: account.name: a date is not text; put it in quotes",
+    "web.listen-address: 10067": "config.yml: web.listen-address: 10067 is not a list of listen addresses; write :10067, host:10067 or [::1]:10067",
+    "web.listen-address: []": "config.yml: web.listen-address: a list is not a list of listen addresses; write :10067, host:10067 or [::1]:10067",
+    "account.name: 7": "config.yml: account.name: 7 is not a string; put it in quotes",
+    "account.name: 2026-01-01": "config.yml: account.name: a date is not a string; put it in quotes",
     "api.base-url: {a: c4n4ry5ecret}": "config.yml: api.base-url: is not a URL; write one such as https://comms.twilio.com/v1",
     "- a": "config.yml: is not a mapping; write settings as in `collect.interval: 30s`",
     "c4n4ry5ecret": "config.yml: is not a mapping; write settings as in `collect.interval: 30s`",
     "a: [c4n4ry5ecret": "config.yml, line 1: not valid YAML; syntax error",
-    "a: b\n\tc: c4n4ry5ecret": "config.yml, line 2: not valid YAML; a tab where spaces belong",
+    "a: b\n\tc: c4n4ry5ecret": "config.yml, line 2: not valid YAML; a tab is used for indentation",
     "a: *c4n4ry5ecret": "config.yml, line 1: not valid YAML; syntax error",
     "a: !c4n4ry5ecret x": "config.yml, line 1: not valid YAML; syntax error",
     "a: b: c4n4ry5ecret": "config.yml, line 1: not valid YAML; mapping values are not allowed here",
-    "a: !!int c4n4ry5ecret": "config.yml: not valid YAML; a value does not fit its tag",
-    "a: !!timestamp c4n4ry5ecret": "config.yml: not valid YAML; a value does not fit its tag",
-    "a: \x07c4n4ry5ecret": "config.yml: not valid YAML; it has a character that YAML does not allow",
-    "[" * 9999: "config.yml: not valid YAML; a value does not fit its tag",
+    "a: !!int c4n4ry5ecret": "config.yml: not valid YAML; a value does not match its tag",
+    "a: !!timestamp c4n4ry5ecret": "config.yml: not valid YAML; a value does not match its tag",
+    "a: \x07c4n4ry5ecret": "config.yml: not valid YAML; it contains a character that YAML does not allow",
+    "[" * 9999: "config.yml: not valid YAML; a value does not match its tag",
 }  # fmt: skip
 
 # The same for accounts in the file, with nothing in the environment.
 BAD_ACCOUNTS = {
-    "accounts: []": "config.yml: accounts: is not a list of accounts; write at least one, with account_sid and auth_token, or api_key and api_secret",
-    "accounts: {a: c4n4ry5ecret}": "config.yml: accounts: is not a list of accounts; write at least one, with account_sid and auth_token, or api_key and api_secret",
-    "accounts: [c4n4ry5ecret]": "config.yml: accounts[0]: is not an account; write account_sid and auth_token, or api_key and api_secret",
-    "accounts: [{name: a}]": "config.yml: accounts[0]: has no credentials; write account_sid and auth_token, or api_key and api_secret",
-    "accounts: [{account_sid: AC1}]": "config.yml: accounts[0].auth_token: is missing; it belongs with accounts[0].account_sid",
-    "accounts: [{auth_token: c4n4ry5ecret}]": "config.yml: accounts[0].account_sid: is missing; it belongs with accounts[0].auth_token",
-    "accounts: [{api_key: SK1}]": "config.yml: accounts[0].api_secret: is missing; it belongs with accounts[0].api_key",
-    "accounts: [{api_secret: c4n4ry5ecret}]": "config.yml: accounts[0].api_key: is missing; it belongs with accounts[0].api_secret",
-    "accounts: [{account_sid: AC1, auth_token: 7654321}]": "config.yml: accounts[0].auth_token: is not text; put it in quotes",
-    "accounts: [{account_sid: AC1, auth_token: [c4n4ry5ecret]}]": "config.yml: accounts[0].auth_token: is not text; put it in quotes",
-    "accounts: [{account_sid: AC1, auth_token: {c4n4ry5ecret: 1}}]": "config.yml: accounts[0].auth_token: is not text; put it in quotes",
-    "accounts: [{account_sid: AC1, auth_token: }]": "config.yml: accounts[0].auth_token: is not text; put it in quotes",
-    "accounts: [{account_sid: AC1, auth_token: ''}]": "config.yml: accounts[0].auth_token: is empty; put the credential there",
+    "accounts: []": "config.yml: accounts: is not a list of accounts; each account needs account_sid and auth_token, or api_key and api_secret",
+    "accounts: {a: c4n4ry5ecret}": "config.yml: accounts: is not a list of accounts; each account needs account_sid and auth_token, or api_key and api_secret",
+    "accounts: [c4n4ry5ecret]": "config.yml: accounts[0]: is not an account; it needs account_sid and auth_token, or api_key and api_secret",
+    "accounts: [{name: a}]": "config.yml: accounts[0]: has no credentials; set account_sid and auth_token, or api_key and api_secret",
+    "accounts: [{account_sid: AC1}]": "config.yml: accounts[0].auth_token: is missing; accounts[0].account_sid needs it",
+    "accounts: [{auth_token: c4n4ry5ecret}]": "config.yml: accounts[0].account_sid: is missing; accounts[0].auth_token needs it",
+    "accounts: [{api_key: SK1}]": "config.yml: accounts[0].api_secret: is missing; accounts[0].api_key needs it",
+    "accounts: [{api_secret: c4n4ry5ecret}]": "config.yml: accounts[0].api_key: is missing; accounts[0].api_secret needs it",
+    "accounts: [{account_sid: AC1, auth_token: 7654321}]": "config.yml: accounts[0].auth_token: is not a string; put it in quotes",
+    "accounts: [{account_sid: AC1, auth_token: [c4n4ry5ecret]}]": "config.yml: accounts[0].auth_token: is not a string; put it in quotes",
+    "accounts: [{account_sid: AC1, auth_token: {c4n4ry5ecret: 1}}]": "config.yml: accounts[0].auth_token: is not a string; put it in quotes",
+    "accounts: [{account_sid: AC1, auth_token: }]": "config.yml: accounts[0].auth_token: is not a string; put it in quotes",
+    "accounts: [{account_sid: AC1, auth_token: ''}]": "config.yml: accounts[0].auth_token: is empty; set the credential",
     "accounts: [{account_sid: AC1, auth_tokn: c4n4ry5ecret}]": "config.yml: accounts[0].auth_tokn: unknown key; did you mean auth_token?",
-    "accounts: [{account_sid: AC1, auth_token:c4n4ry5ecret}]": "config.yml: accounts[0]: a key here is unknown; known are name, account_sid, auth_token, api_key, api_secret, account_sid_file, auth_token_file, api_key_file, api_secret_file, base_url",
-    "accounts: [{account_sid: AC1, auth_token: t, auth-token: c4n4ry5ecret}]": "config.yml: accounts[0].auth-token: is set twice; keep one",
-    "accounts: [{account_sid: AC1, auth_token: t, api_key: SK1}]": "config.yml: accounts[0].auth_token: accounts[0].api_key is given as well; keep the auth token or the API key, not both",
-    "accounts: [{account_sid: AC1, auth_token: t, auth_token_file: f}]": "config.yml: accounts[0].auth_token_file: accounts[0].auth_token is given as well; keep one of the two",
+    "accounts: [{account_sid: AC1, auth_token:c4n4ry5ecret}]": "config.yml: accounts[0]: unknown key; valid keys are name, account_sid, auth_token, api_key, api_secret, account_sid_file, auth_token_file, api_key_file, api_secret_file, base_url",
+    "accounts: [{account_sid: AC1, auth_token: t, auth-token: c4n4ry5ecret}]": "config.yml: accounts[0].auth-token: duplicate setting; remove one",
+    "accounts: [{account_sid: AC1, auth_token: t, api_key: SK1}]": "config.yml: accounts[0].auth_token: accounts[0].api_key is set as well; set either an auth token or an API key",
+    "accounts: [{account_sid: AC1, auth_token: t, auth_token_file: f}]": "config.yml: accounts[0].auth_token_file: accounts[0].auth_token is set as well; remove one of them",
     "accounts: [{account_sid: AC1, auth_token_file: nowhere}]": "config.yml: accounts[0].auth_token_file: cannot read nowhere: No such file or directory",
-    "accounts: [{account_sid: AC1, auth_token_file: 7}]": "config.yml: accounts[0].auth_token_file: is not the path of a file; put it in quotes",
-    "accounts: [{account_sid: AC1, auth_token_file: c4n4ry5ecretc4n4ry5ecret}]": "config.yml: accounts[0].auth_token_file: is not the path of a file but looks like the credential itself; write the path",
-    "accounts: [{name: 7, account_sid: AC1, auth_token: t}]": "config.yml: accounts[0].name: 7 is not text; put it in quotes",
+    "accounts: [{account_sid: AC1, auth_token_file: 7}]": "config.yml: accounts[0].auth_token_file: is not a string with a path; put it in quotes",
+    "accounts: [{account_sid: AC1, auth_token_file: c4n4ry5ecretc4n4ry5ecret}]": "config.yml: accounts[0].auth_token_file: looks like the credential itself; write the path of a file",
+    "accounts: [{name: 7, account_sid: AC1, auth_token: t}]": "config.yml: accounts[0].name: 7 is not a string; put it in quotes",
     "accounts: [{account_sid: AC1, auth_token: t, base_url: x}]": "config.yml: accounts[0].base_url: is not an http or https URL with a host; write one such as https://comms.twilio.com/v1",
-    "accounts: [{name: a, api_key: SK1, api_secret: s}, {name: a, api_key: SK2, api_secret: s}]": 'config.yml: accounts[1].name: "a" is the name of accounts[0] already; give each its own',
-    "accounts: [{api_key: SK1, api_secret: s}, {api_key: SK2, api_secret: s}]": 'config.yml: accounts[1].name: "default" is the name of accounts[0] already; give each its own',
+    "accounts: [{name: a, api_key: SK1, api_secret: s}, {name: a, api_key: SK2, api_secret: s}]": 'config.yml: accounts[1].name: "a" is already the name of accounts[0]; account names must be unique',
+    "accounts: [{api_key: SK1, api_secret: s}, {api_key: SK2, api_secret: s}]": 'config.yml: accounts[1].name: "default" is already the name of accounts[0]; account names must be unique',
 }  # fmt: skip
 
 
@@ -419,7 +419,7 @@ class TestComplaints:
     def test_half_a_pair(self, name):
         pair = TOKEN if name in TOKEN else KEY
         (other,) = pair.keys() - {name}
-        assert f"{other}: is missing; it belongs with {name}" == complaint([], {name: CANARY})
+        assert f"{other}: is missing; {name} needs it" == complaint([], {name: CANARY})
 
     def test_everything_at_once_a_line_for_each(self, config):
         file = config("api.timeout: 30\ncolour: red")
@@ -606,9 +606,9 @@ class TestAccounts:
     @pytest.mark.parametrize(
         ("content", "expected"),
         [
-            (b" \n", "{} is empty; put the credential there"),
+            (b" \n", "{} is empty; set the credential"),
             (b"'c4n4ry5ecret'", "{} is wrapped in quotes; remove them"),
-            (b"c4n4ry\x005ecret", "{} has control or other characters in it that no credential has; copy it again"),
+            (b"c4n4ry\x005ecret", "{} contains characters that no credential has; copy it again"),
             (b"c4n4ry5ecret\xff", "cannot read {}: it is not UTF-8 text"),
         ],
     )
@@ -629,9 +629,9 @@ class TestAccounts:
 
     def test_are_in_one_place_only(self, config):
         file = config("accounts: [{account_sid: AC1, auth_token: t}]")
-        assert ("TWILIO_ACCOUNT_SID: is set, and so are accounts in config.yml; choose one place") == complaint(
-            [file], TOKEN
-        )
+        assert (
+            "TWILIO_ACCOUNT_SID: credentials are set both here and under accounts in config.yml; remove one of them"
+        ) == complaint([file], TOKEN)
 
     @pytest.mark.parametrize(
         ("argv", "environ", "name"),

@@ -310,7 +310,7 @@ BAD = {
         )
         for burst in ("x", "'5'", "true", "99999999999999999999")
     },
-    "a tab": ("tls_server_config:\n\tfoo: 1\n", "line 2: not valid YAML; a tab where spaces belong"),
+    "a tab": ("tls_server_config:\n\tfoo: 1\n", "line 2: not valid YAML; a tab is used for indentation"),
     "an unknown alias": ("basic_auth_users: *hunter2\n", "line 1: not valid YAML; syntax error"),
     "a bracket too few": (f"{USER}[{HASH}\n", "line 3: not valid YAML; syntax error"),
 }

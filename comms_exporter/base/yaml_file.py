@@ -36,7 +36,7 @@ def load(text: str) -> Any:
     except yaml.YAMLError as error:
         problem = _problem(error)
     except Exception:  # noqa: BLE001  PyYAML lets out whatever `!!int x` and its like run into
-        problem = YamlError("not valid YAML; a value does not fit its tag")
+        problem = YamlError("not valid YAML; a value does not match its tag")
     raise problem
 
 
@@ -53,10 +53,10 @@ def _problem(error: Exception) -> YamlError:
     if isinstance(error, RecursionError):
         return YamlError("not valid YAML; it is nested too deeply")
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return YamlError("not valid YAML; it has a character that YAML does not allow")
+        return YamlError("not valid YAML; it contains a character that YAML does not allow")
     problem = (error.problem or "").removeprefix("but ")
     if "'\\t'" in problem:
-        problem = "a tab where spaces belong"
+        problem = "a tab is used for indentation"
     elif "'" in problem or '"' in problem:
         problem = "syntax error"
     return YamlError(f"not valid YAML; {problem}", error.problem_mark.line + 1)

@@ -72,7 +72,9 @@ def find_accounts(
         return [account] if account else []
     if given:
         variable = next(iter(given.values())).name
-        problems.append(f"{variable}: is set, and so are accounts in {_file_of(listed)}; choose one place")
+        problems.append(
+            f"{variable}: credentials are set both here and under accounts in {_file_of(listed)}; remove one of them"
+        )
     if named:
         problems.append(
             f"{named.name}: the accounts in {_file_of(listed)} have names of their own; remove it, or name them there"
@@ -100,7 +102,7 @@ def _without_file(name: str) -> str:
 
 def _accounts_in_file(listed: Given, problems: list[str]) -> list[Account]:
     if not isinstance(listed.value, list) or not listed.value:
-        problems.append(f"{listed.name}: is not a list of accounts; write at least one, with {_EITHER_PAIR}")
+        problems.append(f"{listed.name}: is not a list of accounts; each account needs {_EITHER_PAIR}")
         return []
     directory = Path(_file_of(listed)).parent
     accounts = {}
@@ -117,7 +119,7 @@ def unknown_key(where: Path | str, key: str, known: Sequence[str]) -> str:
     """Return the error message for *key*, which is not one of *known*."""
     # `{auth_token:s3cr3t}`, without a space, is a key to YAML: what does not look like a key of ours is not repeated.
     if not re.fullmatch(r"[a-z][a-z._-]{0,40}", key):
-        return f"{where}: a key here is unknown; known are {', '.join(known)}"
+        return f"{where}: unknown key; valid keys are {', '.join(known)}"
     separator = "." if "[" in str(where) else ": "
     return f"{where}{separator}{key}: unknown key{suggestion(key.replace('_', '-'), known)}"
 
@@ -128,13 +130,13 @@ def _shared_names(accounts: Mapping[str, Account]) -> Iterator[str]:
     for where, account in accounts.items():
         if counts[account.name] > 1 and account.name in first:
             other = _without_file(first[account.name])
-            yield f"{where}.name: {shown(account.name)} is the name of {other} already; give each its own"
+            yield f"{where}.name: {shown(account.name)} is already the name of {other}; account names must be unique"
         first.setdefault(account.name, where)
 
 
 def _account_in_file(entry: Any, where: str, directory: Path, problems: list[str]) -> Account | None:
     if not isinstance(entry, dict):
-        problems.append(f"{where}: is not an account; write {_EITHER_PAIR}")
+        problems.append(f"{where}: is not an account; it needs {_EITHER_PAIR}")
         return None
     before = len(problems)
     given: dict[str, Given] = {}
@@ -143,7 +145,7 @@ def _account_in_file(entry: Any, where: str, directory: Path, problems: list[str
         if known not in ACCOUNT_KEYS:
             problems.append(unknown_key(where, str(key), ACCOUNT_KEYS))
         elif known in given:
-            problems.append(f"{where}.{key}: is set twice; keep one")
+            problems.append(f"{where}.{key}: duplicate setting; remove one")
         else:
             given[known] = Given(value, f"{where}.{key}")
     name = _accepted(parse_name, given.pop("name", None), problems)
@@ -194,24 +196,22 @@ def _pair(found: Mapping[str, _Credential]) -> tuple[str, str]:
 
 def _incomplete(found: Mapping[str, _Credential], name_of: Callable[[str], str]) -> str:
     if not found:
-        return f"{name_of('')}: has no credentials; write {_EITHER_PAIR}"
+        return f"{name_of('')}: has no credentials; set {_EITHER_PAIR}"
     pair = _pair(found)
     token = found.get("auth_token")
     if token and "auth_token" not in pair:
         other = next(found[part] for part in pair if part in found)
-        return (
-            f"{token.name}: {_without_file(other.name)} is given as well; keep the auth token or the API key, not both"
-        )
+        return f"{token.name}: {_without_file(other.name)} is set as well; set either an auth token or an API key"
     for part, partner in (pair, pair[::-1]):
         if part not in found:
-            return f"{name_of(part)}: is missing; it belongs with {_without_file(found[partner].name)}"
+            return f"{name_of(part)}: is missing; {_without_file(found[partner].name)} needs it"
     return ""
 
 
 def _credential(part: str, given: Mapping[str, Given], directory: Path, problems: list[str]) -> _Credential | None:
     plain, filed = given.get(part), given.get(f"{part}_file")
     if plain and filed:
-        problems.append(f"{filed.name}: {_without_file(plain.name)} is given as well; keep one of the two")
+        problems.append(f"{filed.name}: {_without_file(plain.name)} is set as well; remove one of them")
         return None
     names_user = part in {"account_sid", "api_key"}
     try:
@@ -226,11 +226,11 @@ def _credential(part: str, given: Mapping[str, Given], directory: Path, problems
 
 
 def _credential_path(value: object, directory: Path) -> Path:
-    text = parse_text(value, "is not the path of a file; put it in quotes").strip()
+    text = parse_text(value, "is not a string with a path; put it in quotes").strip()
     # Somebody will set TWILIO_AUTH_TOKEN_FILE to the token itself, and "cannot read ..." would repeat it.
     is_bare_word = len(text) >= 16 and "/" not in text and "." not in text
     if is_bare_word and not os.path.exists(directory / text):  # noqa: PTH110  Path raises where a name is too long
-        raise ValueError("is not the path of a file but looks like the credential itself; write the path")
+        raise ValueError("looks like the credential itself; write the path of a file")
     return directory / text
 
 
@@ -243,13 +243,13 @@ def _read_credential(path: Path, *, names_user: bool = False) -> str:
 
 
 def _parse_credential(value: object, *, names_user: bool = False) -> str:
-    text = parse_text(value, "is not text; put it in quotes").strip()
+    text = parse_text(value, "is not a string; put it in quotes").strip()
     if not text:
-        raise ValueError("is empty; put the credential there")
+        raise ValueError("is empty; set the credential")
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         raise ValueError("is wrapped in quotes; remove them")
     if not text.isprintable() or not text.isascii():
-        raise ValueError("has control or other characters in it that no credential has; copy it again")
+        raise ValueError("contains characters that no credential has; copy it again")
     if names_user and ":" in text:
-        raise ValueError("has a colon in it; write the SID alone, without the secret")
+        raise ValueError("contains a colon; write only the SID, without the secret")
     return text

@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     def _bound_shard_index(cls, index: int, info: ValidationInfo) -> int:
         total = info.data.get("shard_total", index + 1)
         if index >= total:
-            raise ValueError(f"{index} is not one of {total} shards; write a number from 0 to {total - 1}")
+            raise ValueError(f"{index} is not a shard of {total}; write a number from 0 to {total - 1}")
         return index
 
     @field_validator("accounts")

@@ -173,7 +173,7 @@ class FileSource(_Source):
             elif known not in _FIELD_OF_KEY:
                 problems.append(unknown_key(path, key, [*_FIELD_OF_KEY, "accounts"]))
             elif known in seen:
-                problems.append(f"{where}: is set twice; keep one")
+                problems.append(f"{where}: duplicate setting; remove one")
             else:
                 seen.add(known)
                 yield _FIELD_OF_KEY[known], Given(_relative_to(path.parent, _FIELD_OF_KEY[known], value), where)
@@ -255,7 +255,7 @@ def _unknown_words(words: Sequence[str]) -> list[str]:
     flags = [word.partition("=")[0] for word in words]
     flags = [flag for flag in flags if re.fullmatch(r"--[a-z][a-z._-]{1,60}", flag)]
     if not flags:
-        return ["unexpected argument on the command line, neither a flag nor the value of one; see --help"]
+        return ["unexpected argument on the command line; see --help"]
     return [f"{flag}: unknown flag{suggestion(flag, _FIELD_OF_FLAG, '--')}" for flag in flags]
 
 

@@ -77,7 +77,7 @@ def parse_positive_duration(value: object) -> float:
     """Return the seconds in a duration above 0."""
     seconds = parse_duration(value)
     if seconds == 0:
-        raise ValueError(f"{shown(value)} is too short; write a duration above 0, such as 30s")
+        raise ValueError(f"{shown(value)} is not a positive duration; write 30s, 5m or 1h30m")
     return seconds
 
 
@@ -86,9 +86,9 @@ def parse_base_url(value: object) -> str:
     # The value is never shown: whoever puts a password into it should not find it in a log.
     text = parse_text(value, "is not a URL; write one such as https://comms.twilio.com/v1")
     if re.search(r"[\s\x00-\x1f\x7f\\]", text):  # urlsplit would drop some of these without a word
-        raise ValueError("has a space, a backslash or a control character in it; remove it")
+        raise ValueError("contains a space, a backslash or a control character; remove it")
     if "?" in text or "#" in text:
-        raise ValueError("has a query or a fragment; remove everything from the ? or # on")
+        raise ValueError("contains a query or a fragment; remove the ? or # and what follows")
     try:
         url = urlsplit(text)
         host, _ = url.hostname, url.port
@@ -96,7 +96,7 @@ def parse_base_url(value: object) -> str:
     except ValueError:
         raise ValueError("is not a URL; write one such as https://comms.twilio.com/v1") from None
     if "@" in url.netloc:
-        raise ValueError("has a user or a password in it; credentials are set apart from the URL")
+        raise ValueError("contains a user or a password; set credentials separately")
     if url.scheme not in {"http", "https"} or not host:
         raise ValueError("is not an http or https URL with a host; write one such as https://comms.twilio.com/v1")
     return f"{url.scheme}://{url.netloc}{url.path}".rstrip("/")
@@ -129,18 +129,16 @@ def parse_listen_address(value: object) -> ListenAddress:
     """Take `:10067`, `host:10067` or `[::1]:10067` apart."""
     match = re.fullmatch(r"(\[[^\[\]]+\]|[A-Za-z0-9._-]*):([0-9]{1,5})", value) if isinstance(value, str) else None
     if not isinstance(value, str) or match is None:
-        raise ValueError(f"{shown(value)} is not an address to listen on; write :10067, host:10067 or [::1]:10067")
+        raise ValueError(f"{shown(value)} is not a listen address; write :10067, host:10067 or [::1]:10067")
     host, port = match[1], int(match[2])
     if port > 65535:
-        raise ValueError(f"{shown(value)} has no such port; ports go from 0 to 65535")
+        raise ValueError(f"{shown(value)} has no valid port; ports are 0 to 65535")
     if host.startswith("["):
         host = host[1:-1]
         try:
             ipaddress.IPv6Address(host)
         except ValueError:
-            raise ValueError(
-                f"{shown(value)} has no IPv6 address in its brackets; write one as in [::1]:10067"
-            ) from None
+            raise ValueError(f"{shown(value)} has no valid IPv6 address in its brackets; write [::1]:10067") from None
     return ListenAddress(host or None, port, value)
 
 
@@ -148,7 +146,7 @@ def parse_listen_addresses(value: object) -> tuple[ListenAddress, ...]:
     """Return a list of addresses, or a text with spaces or commas between them, as addresses."""
     words = re.split(r"[\s,]+", value.strip(", \t")) if isinstance(value, str) else value
     if not isinstance(words, list) or not words:
-        raise ValueError(f"{shown(value)} is not a list of addresses; write :10067, host:10067 or [::1]:10067")
+        raise ValueError(f"{shown(value)} is not a list of listen addresses; write :10067, host:10067 or [::1]:10067")
     return tuple(parse_listen_address(word) for word in words)
 
 
@@ -158,9 +156,9 @@ def parse_telemetry_path(value: object) -> str:
         raise ValueError(f"{shown(value)} is not a path for the metrics; write one such as /metrics")
     segments = value.split("/")
     if segments[1] == "-":
-        raise ValueError(f"{shown(value)} is kept for probes and reloads; write another path, such as /metrics")
+        raise ValueError(f"{shown(value)} is reserved for probes and reloads; write another path, such as /metrics")
     if "." in segments or ".." in segments:
-        raise ValueError(f"{shown(value)} would be rewritten by clients; write a path without . and .. in it")
+        raise ValueError(f"{shown(value)} contains . or .., which clients remove; write a path without them")
     return value
 
 
@@ -168,7 +166,7 @@ def parse_state_path(value: object) -> Path | None:
     """Return a path as parse_path() does, but refuse a `~` that only a shell expands."""
     text = parse_text(value)
     if text.startswith("~"):
-        raise ValueError(f"{shown(text)} starts with ~, which only a shell understands; write the whole path")
+        raise ValueError(f"{shown(text)} starts with ~, which only a shell expands; write the full path")
     return parse_path(text)
 
 
@@ -184,14 +182,14 @@ def parse_name(value: object) -> str | None:
     """Return a printable name without space around it, None for an empty text."""
     text = parse_text(value).strip()
     if not text.isprintable():
-        raise ValueError(f"{shown(text)} has control characters in it; write plain text")
+        raise ValueError(f"{shown(text)} contains control characters; remove them")
     return text or None
 
 
 def parse_text(value: object, error_message: str = "") -> str:
     """Return *value* if it is text; *error_message* says what is wrong otherwise."""
     if not isinstance(value, str):
-        raise ValueError(error_message or f"{shown(value)} is not text; put it in quotes")  # noqa: TRY004  pydantic's rule
+        raise ValueError(error_message or f"{shown(value)} is not a string; put it in quotes")  # noqa: TRY004  pydantic's rule
     return value
 
 
@@ -270,5 +268,5 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError:  # which holds what it could not decode
         reason = "it is not UTF-8 text"
     except ValueError:
-        reason = "there is a NUL character in its name"
+        reason = "the path contains a NUL character"
     raise UnreadableError(f"cannot read {path}: {reason}")
