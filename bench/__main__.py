@@ -6,9 +6,12 @@ import sys
 import time
 from pathlib import Path
 
-from bench import growth, machine, memory, million, page, poll, saving, scrape, stall
+from bench import machine, page
+from bench.collect import memory, poll
+from bench.expose import growth, million, scrape, stall
 from bench.processes import end_as_by_interrupt
 from bench.sizes import FULL, QUICK
+from bench.store import saving
 
 PARTS = {
     "scrape": scrape.measure,

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.orders import obey, say
+from bench.rpc import reply, serve
 from bench.tables import quantile
 from comms_exporter.config import build_parser, load
 from comms_exporter.logs import Redactor, configure
@@ -70,15 +70,15 @@ async def main(arguments):
     heart = Heart()
     orders = {"begin": heart.begin, "told": heart.told, "resident": resident, "cpu": cpu}
     if not arguments:
-        say("idle")
-        await obey(orders)
+        reply("idle")
+        await serve(orders)
         return
     settings = load(arguments, os.environ, parser=build_parser())
     redactor = Redactor(account.credentials()[1] for account in settings.accounts)
     log = configure(settings.log_level, settings.log_format, redact=redactor)
     spare()
     async with exporter(settings, load=lambda: settings, log=log, redactor=redactor):
-        await obey(orders)
+        await serve(orders)
 
 
 if __name__ == "__main__":

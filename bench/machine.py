@@ -8,7 +8,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import million, nginx
+from bench.expose import million, nginx
 from bench.processes import ROOT
 
 LIBRARIES = ("aiohttp", "prometheus-client", "msgspec", "isal", "uvloop", "zlib-ng")

@@ -97,7 +97,7 @@ class Child:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def ask(self, do, **order):
-        """Return what comes of an order; see orders.py."""
+        """Return what comes of an order; see rpc.py."""
         self._process.stdin.write(json.dumps({"do": do, **order}) + "\n")
         self._process.stdin.flush()
         return self.answer()

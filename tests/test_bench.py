@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import million, nginx, page, samples
-from bench.operations import changed, make
-from bench.samples import same
+from bench import page
+from bench.collect.operations import changed, make
+from bench.expose import million, nginx, samples
+from bench.expose.samples import same
 from bench.tables import Table, quantile
 
 ROOT = Path(__file__).parents[1]

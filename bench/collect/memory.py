@@ -4,11 +4,11 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from bench.collect.operations import LARGEST_CAMPAIGN
 from bench.exporters import Exporter
-from bench.operations import LARGEST_CAMPAIGN
+from bench.expose.samples import fetch
+from bench.expose.scrape import TEXT
 from bench.processes import Worker
-from bench.samples import fetch
-from bench.scrape import TEXT
 from bench.tables import Table
 
 
@@ -26,7 +26,7 @@ def measure(sizes, progress):
         enter = stack.enter_context
         folder = Path(enter(tempfile.TemporaryDirectory(prefix="bench-")))
         progress(f"memory of {counts[-1]:,} operations")
-        api = enter(Worker("api", counts[-1], 1))
+        api = enter(Worker("collect.api", counts[-1], 1))
         api.ask("show", count=few)
         # One process each, at the same time: what they hold does not depend on how busy the machine is.
         held = {
@@ -49,7 +49,7 @@ def measure(sizes, progress):
     with ExitStack() as stack:
         count = sizes.memory_exposed
         progress(f"memory of {count:,} exposed operations")
-        api = stack.enter_context(Worker("api", count, 1))
+        api = stack.enter_context(Worker("collect.api", count, 1))
         api.ask("show", count=few)
         exposing = _harness(sizes, stack.enter_context, api, count, "")
         before = _scraped_and_resident(exposing)

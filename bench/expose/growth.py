@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 
 from bench.exporters import Exporter, write_accounts
+from bench.expose.samples import fetch
+from bench.expose.scrape import ASKED, SETTLING_SECONDS
 from bench.processes import Worker
-from bench.samples import fetch
-from bench.scrape import ASKED, SETTLING_SECONDS
 from bench.sizes import Growth
 from bench.tables import Table
 
@@ -18,7 +18,7 @@ COLUMNS = ["CPU ms per poll and the scrape after it", "CPU ms per scrape between
 
 def measure(sizes, progress):
     """Return a table for each thing that can grow."""
-    with Worker("scraper") as scraper:
+    with Worker("expose.scraper") as scraper:
         known = {}
 
         def cost(growth):
@@ -106,7 +106,7 @@ def _scraped(ours, target, scraper, clients, count):
 
 
 def _api(growth):
-    return Worker("api", growth.operations, growth.accounts)
+    return Worker("collect.api", growth.operations, growth.accounts)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Reads the pages of a listing with aiohttp's client and throws them away: what a poll could cost at least.
 
-Usage: python -m bench.reader BASE_URL PAGE_SIZE.
+Usage: python -m bench.collect.reader BASE_URL PAGE_SIZE.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import time
 
 import aiohttp
 
-from bench.orders import obey, say
+from bench.rpc import reply, serve
 
 
 async def main(base, size):
@@ -33,11 +33,11 @@ async def main(base, size):
         async def run():
             while True:
                 await laps.get()
-                say(await lap())
+                reply(await lap())
 
         running = asyncio.create_task(run())
-        say("ready")
-        await obey({"lap": lambda: laps.put_nowait(1)})
+        reply("ready")
+        await serve({"lap": lambda: laps.put_nowait(1)})
         running.cancel()
 
 

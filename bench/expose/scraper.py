@@ -1,6 +1,6 @@
 """Scrapes over raw sockets and keep-alive connections, so that the client costs the same whoever answers.
 
-Usage: python -m bench.scraper; see orders.py. A target is {"url": ..., "headers": {...}, "every": of how many rounds one}.
+Usage: python -m bench.expose.scraper; see rpc.py. A target is {"url": ..., "headers": {...}, "every": of how many rounds one}.
 """
 
 import socket
@@ -8,7 +8,7 @@ import threading
 import time
 from urllib.parse import urlsplit
 
-from bench.orders import obey_without_loop, say
+from bench.rpc import reply, serve_blocking
 
 _BUFFER_BYTES = 2**20
 _TIMEOUT_SECONDS = 240
@@ -136,8 +136,8 @@ class Steady:
 
 if __name__ == "__main__":
     steady = Steady()
-    say("ready")
-    obey_without_loop(
+    reply("ready")
+    serve_blocking(
         {
             "rounds": rounds,
             "together": together,

@@ -13,8 +13,8 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from bench.exporters import Exporter
+from bench.expose.samples import fetch
 from bench.processes import ROOT, Child, ChildError, Worker
-from bench.samples import fetch
 from bench.tables import Table
 
 TIMEOUT_SECONDS = 60
@@ -97,7 +97,7 @@ def measure(sizes, progress):
     with ExitStack() as stack:
         enter = stack.enter_context
         folder = Path(enter(tempfile.TemporaryDirectory(prefix="bench-")))
-        api = enter(Worker("api", sizes.million_operations, 1))
+        api = enter(Worker("collect.api", sizes.million_operations, 1))
         ours = enter(
             Exporter(
                 "--state.path=",

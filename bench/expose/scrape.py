@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from bench import nginx
 from bench.exporters import Exporter
+from bench.expose import nginx
+from bench.expose.samples import fetch, page_of, same
 from bench.processes import Worker
-from bench.samples import fetch, page_of, same
 from bench.tables import Table
 
 TEXT = "text/plain;version=0.0.4"
@@ -76,7 +76,7 @@ def _one(size, program):
     with ExitStack() as stack:
         enter = stack.enter_context
         folder = Path(enter(tempfile.TemporaryDirectory(prefix="bench-")))
-        api = enter(Worker("api", size.operations, 1))
+        api = enter(Worker("collect.api", size.operations, 1))
         ours = enter(
             Exporter(
                 "--state.path=",
@@ -93,10 +93,10 @@ def _one(size, program):
         zipped = fetch(url, Accept=TEXT, Accept_Encoding="gzip")
         (folder / "zipped.gz").write_bytes(zipped)
         (folder / "zipped").write_bytes(page_of(zipped))
-        rival = enter(Worker("rival", folder / "metrics"))
+        rival = enter(Worker("expose.client_python_server", folder / "metrics"))
         files = enter(nginx.Nginx(program, folder)) if program else None
         _check(page, zipped, url, rival.address, files)
-        scraper = enter(Worker("scraper"))
+        scraper = enter(Worker("expose.scraper"))
         return list(
             _rows(
                 size, scraper, (ours, url), (files, files and files.url), (rival, rival.address), len(page), len(zipped)

@@ -56,7 +56,7 @@ def _measured(sizes, path, modes):
     """Return, for each of *modes*, what the end of a poll took."""
     with ExitStack() as stack:
         enter = stack.enter_context
-        api = enter(Worker("api", sizes.saving_operations, 1))
+        api = enter(Worker("collect.api", sizes.saving_operations, 1))
         ours = enter(
             Exporter(
                 f"--state.path={path}",

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 
 from bench.exporters import Exporter
+from bench.expose.samples import fetch
+from bench.expose.scrape import TEXT
 from bench.processes import Worker
-from bench.samples import fetch
-from bench.scrape import TEXT
 from bench.tables import Table
 
 PAGE_SIZE = 1000
@@ -49,8 +49,8 @@ def _one(sizes, exposed, modes):
     with ExitStack() as stack:
         enter = stack.enter_context
         folder = Path(enter(tempfile.TemporaryDirectory(prefix="bench-")))
-        api = enter(Worker("api", count, 1))
-        reader = enter(Worker("reader", f"{api.address}/0/v1", PAGE_SIZE))
+        api = enter(Worker("collect.api", count, 1))
+        reader = enter(Worker("collect.reader", f"{api.address}/0/v1", PAGE_SIZE))
         laps = [_lap(reader, count)]
         ours = enter(
             Exporter(

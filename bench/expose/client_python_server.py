@@ -1,6 +1,6 @@
 """The same samples by prometheus_client: a custom collector, its own writer, its own gzip and its own server.
 
-Usage: python -m bench.rival PAGE, where PAGE is a file that the exporter has written. The samples are read from it once;
+Usage: python -m bench.expose.client_python_server PAGE, where PAGE is a file that the exporter has written. The samples are read from it once;
 at every scrape the collector makes metrics of them, as prometheus_client's documentation shows it.
 """
 
@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from bench.orders import obey_without_loop, say
-from bench.samples import LABEL, SERIES
+from bench.expose.samples import LABEL, SERIES
+from bench.rpc import reply, serve_blocking
 
 
 class Family:
@@ -72,8 +72,8 @@ def main(path):
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Page(Path(path).read_text(encoding="utf-8")))
     server, _ = start_http_server(0, "127.0.0.1", registry)
-    say(f"http://127.0.0.1:{server.server_port}")
-    obey_without_loop({})
+    reply(f"http://127.0.0.1:{server.server_port}")
+    serve_blocking({})
 
 
 if __name__ == "__main__":

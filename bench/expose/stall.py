@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 
 from bench.exporters import Exporter
+from bench.expose.scrape import ASKED
 from bench.processes import Worker
-from bench.scrape import ASKED
 from bench.tables import Table
 
 SCRAPERS = 4
@@ -45,7 +45,7 @@ def measure(sizes, progress):
     with ExitStack() as stack:
         enter = stack.enter_context
         folder = Path(enter(tempfile.TemporaryDirectory(prefix="bench-")))
-        api = enter(Worker("api", count, 1))
+        api = enter(Worker("collect.api", count, 1))
         ours = enter(
             Exporter(
                 f"--state.path={folder}/state.db",
@@ -56,7 +56,7 @@ def measure(sizes, progress):
             )
         )
         idle = enter(Worker("harness"))
-        scraper = enter(Worker("scraper"))
+        scraper = enter(Worker("expose.scraper"))
         ours.wait_for_first_polls()
         target = {"url": f"{ours.url}/metrics", "headers": ASKED["gzip"]}
         scraper.ask("begin", target=target, clients=SCRAPERS, every=SCRAPE_EVERY_SECONDS)

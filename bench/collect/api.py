@@ -1,6 +1,6 @@
 """A Comms API that costs next to nothing: text made beforehand, cut into pages, and changed when it is told to.
 
-Usage: python -m bench.api OPERATIONS ACCOUNTS. Account N is at /N/v1. Whoever asks with a startDate, as the exporter does,
+Usage: python -m bench.collect.api OPERATIONS ACCOUNTS. Account N is at /N/v1. Whoever asks with a startDate, as the exporter does,
 finds the changes that were ordered; whoever asks without one reads the same pages and moves nothing.
 """
 
@@ -10,8 +10,8 @@ import time
 from email.utils import formatdate
 from urllib.parse import parse_qs, urlsplit
 
-from bench import operations
-from bench.orders import obey, say
+from bench.collect import operations
+from bench.rpc import reply, serve
 
 
 class Account:
@@ -109,8 +109,8 @@ async def main(count, accounts):
         return each[account].served
 
     async with server:
-        say(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        await obey({"show": show, "change": change, "began": began, "served": served})
+        reply(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await serve({"show": show, "change": change, "began": began, "served": served})
 
 
 if __name__ == "__main__":
