@@ -34,7 +34,7 @@ from comms_exporter.logs import Redactor, configure, uncaught
 from comms_exporter.printable import printable
 from comms_exporter.service import CannotStartError, Service, check_accounts, check_settings, exporter
 from comms_exporter.slices import spare
-from comms_exporter.webserver import CannotListenError, listening
+from comms_exporter.web.server import CannotListenError, listening
 
 PROG = "comms-exporter"
 

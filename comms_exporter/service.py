@@ -43,9 +43,9 @@ from comms_exporter.stats import REACHED, Reading, reached, stat
 from comms_exporter.statuspage import Account as AccountStatus
 from comms_exporter.statuspage import Funnel, Status, Watched
 from comms_exporter.store import StateInUseError, StateLostError, Store, StoreError, check_path
-from comms_exporter.web import make_app
-from comms_exporter.webconfig import WebConfigError, WebConfigFile
-from comms_exporter.webserver import listening, systemd_sockets
+from comms_exporter.web.app import make_app
+from comms_exporter.web.server import listening, systemd_sockets
+from comms_exporter.web.web_config import WebConfigError, WebConfigFile
 
 T = TypeVar("T")
 

@@ -26,9 +26,10 @@ from aiohttp.test_utils import TestServer
 from prometheus import complaints
 from test_deploy import answer, fetched
 
-from comms_exporter import __version__, simulator, webconfig
+from comms_exporter import __version__, simulator
 from comms_exporter.config import load
 from comms_exporter.simulator.scenarios import SCENARIOS
+from comms_exporter.web import web_config
 
 ROOT = docs.ROOT
 IMAGE = f"comms-exporter:{__version__}"
@@ -508,11 +509,11 @@ class TestYaml:
             "/CN=x",
         )
         shutil.copy(tmp_path / "tls.crt", tmp_path / "ca.crt")
-        config = webconfig.parse((tmp_path / "web.yml").read_bytes(), tmp_path)
+        config = web_config.parse((tmp_path / "web.yml").read_bytes(), tmp_path)
 
         assert "" == complaints(prometheus_three.promtool, "check", "web-config", tmp_path / "web.yml")
         assert frozenset({"prometheus.example.com"}) == config.tls.allowed_sans
-        assert webconfig.tls_context(config.tls)
+        assert web_config.tls_context(config.tls)
 
 
 class TestReadme:

@@ -5,66 +5,13 @@ import ssl
 import subprocess
 
 import pytest
-import structlog
+from web.tls import MUTUAL, TLS, lay_out, trusting
 
-from comms_exporter.webconfig import Rate, WebConfig, WebConfigError, WebConfigFile, parse, tls_context
+from comms_exporter.web.web_config import Rate, WebConfig, WebConfigError, WebConfigFile, parse, tls_context
 
 HASH = "$2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi"
-TLS = "tls_server_config:\n  cert_file: cert.pem\n  key_file: key.pem\n"
-MUTUAL = f"{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.pem\n"
 HEADERS = "http_server_config:\n  headers:\n    "
 USER = "basic_auth_users:\n  alice: "
-
-
-def openssl(directory, *words):
-    subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True)
-
-
-def self_signed(directory, name, sans="DNS:localhost,IP:127.0.0.1"):
-    """Make NAME.pem and NAME.key in *directory*."""
-    openssl(
-        directory,
-        *f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN={name}".split(),
-        *f"-addext subjectAltName={sans} -keyout {name}.key -out {name}.pem".split(),
-    )
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory):
-    """Certificates: two servers, two authorities, and clients that one of them signed."""
-    directory = tmp_path_factory.mktemp("certificates")
-    for name in ("server", "other", "ca", "stranger"):
-        self_signed(directory, name)
-    for name, sans in (
-        ("friend", "DNS:prometheus.example,URI:spiffe://x/y,IP:fe80::1"),
-        ("guest", "DNS:guest.example"),
-    ):
-        (directory / f"{name}.ext").write_text(f"subjectAltName={sans}\n")
-        openssl(
-            directory,
-            *f"req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name}".split(),
-            *f"-keyout {name}.key -out {name}.csr".split(),
-        )
-        openssl(
-            directory,
-            *f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -days 30 -extfile {name}.ext -out {name}.pem".split(),
-        )
-    openssl(directory, *["ec", "-aes256", "-passout", "pass:secret", "-in", "server.key", "-out", "encrypted.key"])
-    return directory
-
-
-def lay_out(directory, made):
-    files = {"cert.pem": "server.pem", "key.pem": "server.key", "ca.pem": "ca.pem", "other.key": "other.key"}
-    for name, source in {**files, "encrypted.key": "encrypted.key"}.items():
-        (directory / name).write_bytes((made / source).read_bytes())
-    (directory / "nothing.pem").write_text("")
-
-
-@pytest.fixture
-def here(tmp_path, made):
-    """A directory with all that a file may name."""
-    lay_out(tmp_path, made)
-    return tmp_path
 
 
 def indented(path):
@@ -537,13 +484,6 @@ def shake(server, client):
     return two
 
 
-def trusting(certificate, own=None):
-    context = ssl.create_default_context(cafile=str(certificate))
-    if own:
-        context.load_cert_chain(own.with_suffix(".pem"), own.with_suffix(".key"))
-    return context
-
-
 class TestHandshake:
     def serve(self, text, directory):
         return tls_context(parse(text.encode(), directory).tls)
@@ -642,23 +582,6 @@ class TestHandshake:
         client.set_ecdh_curve("prime256v1")
         with pytest.raises(ssl.SSLError):
             shake(server, client)
-
-
-class Log:
-    def __init__(self):
-        self.lines = []
-        self.log = structlog.wrap_logger(
-            None, processors=[self], wrapper_class=structlog.make_filtering_bound_logger(0)
-        )
-
-    def __call__(self, _, level, event):
-        self.lines.append((level, event.pop("event"), *event.values()))
-        raise structlog.DropEvent
-
-
-@pytest.fixture
-def log():
-    return Log()
 
 
 class TestFile:

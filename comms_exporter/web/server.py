@@ -35,7 +35,7 @@ from aiohttp.payload import Payload
 from aiohttp.typedefs import Handler
 
 from comms_exporter.aiohttp_internals import Connection
-from comms_exporter.webconfig import Rate, WebConfig, WebConfigFile
+from comms_exporter.web.web_config import Rate, WebConfig, WebConfigFile
 
 # Connections at a time; less where the process may have few files open. An idle one costs some 10 kB; with TLS it is
 # 280 kB, since asyncio has a buffer of 256 KiB for each.

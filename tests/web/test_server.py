@@ -17,12 +17,12 @@ import aiohttp
 import bcrypt
 import pytest
 from aiohttp import web
-from test_webconfig import MUTUAL, TLS, here, log, made, trusting  # noqa: F401  fixtures
+from web.tls import MUTUAL, TLS, trusting
 
-from comms_exporter import webserver
 from comms_exporter.config import parse_listen_address
-from comms_exporter.webconfig import Rate, WebConfigFile
-from comms_exporter.webserver import Bucket, BusyError, CannotListenError, Passwords, listening, systemd_sockets
+from comms_exporter.web import server as web_server
+from comms_exporter.web.server import Bucket, BusyError, CannotListenError, Passwords, listening, systemd_sockets
+from comms_exporter.web.web_config import Rate, WebConfigFile
 
 PAGE = b"# a page\n" * 2_000_000  # more than the system takes off our hands for one connection
 
@@ -164,7 +164,7 @@ class TestListening:
 SYSTEMD = """
 import asyncio, os, sys
 from aiohttp import web
-from comms_exporter.webserver import listening, systemd_sockets
+from comms_exporter.web.server import listening, systemd_sockets
 # What systemd does before it starts us.
 os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
@@ -206,7 +206,7 @@ class TestSystemdSockets:
     def test_can_be_connected_to(self, monkeypatch, tmp_path, kind):
         with socket.socket(type=kind) if kind else (tmp_path / "file").open("w") as passed:
             number = os.dup(passed.fileno())  # which becomes the property of what is made of it
-            monkeypatch.setattr(webserver, "_SYSTEMD_FIRST", number)
+            monkeypatch.setattr(web_server, "_SYSTEMD_FIRST", number)
             with pytest.raises(CannotListenError, match="nothing can connect to"):
                 systemd_sockets({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7)
             if kind is None:
@@ -214,7 +214,7 @@ class TestSystemdSockets:
 
 
 @asynccontextmanager
-async def secured(directory, text, log):  # noqa: F811
+async def secured(directory, text, log):
     """Serve as a file with *text* says; gives the URL and the path of the file."""
     path = directory / "web.yml"
     path.write_text(text)
@@ -223,7 +223,7 @@ async def secured(directory, text, log):  # noqa: F811
 
 
 class TestTls:
-    async def test_is_spoken(self, here, made, log):  # noqa: F811
+    async def test_is_spoken(self, here, made, log):
         async with secured(here, TLS, log) as (url, _):
             assert url.startswith("https://")
             assert (200, "ok\n") == await get(url, ssl=trusting(made / "server.pem"))
@@ -231,7 +231,7 @@ class TestTls:
                 await get(url.replace("https", "http"))
             assert (200, "ok\n") == await get(url, ssl=trusting(made / "server.pem"))
 
-    async def test_shows_a_new_certificate_and_drops_nobody(self, here, made, log):  # noqa: F811
+    async def test_shows_a_new_certificate_and_drops_nobody(self, here, made, log):
         async with secured(here, TLS, log) as (url, _):
             early = aiohttp.TCPConnector(ssl=trusting(made / "server.pem"), limit=1)
             async with aiohttp.ClientSession(connector=early) as session:
@@ -244,7 +244,7 @@ class TestTls:
             with pytest.raises(aiohttp.ClientConnectorCertificateError):
                 await get(url, ssl=trusting(made / "server.pem"))
 
-    async def test_is_for_those_who_are_named(self, here, made, log):  # noqa: F811
+    async def test_is_for_those_who_are_named(self, here, made, log):
         text = f"{MUTUAL}  client_allowed_sans: [prometheus.example]\n"
         async with secured(here, text, log) as (url, _):
             for stranger in (None, made / "stranger", made / "guest"):
@@ -252,8 +252,8 @@ class TestTls:
                     await get(url, ssl=trusting(made / "server.pem", stranger))
             assert (200, "ok\n") == await get(url, ssl=trusting(made / "server.pem", made / "friend"))
 
-    async def test_waits_for_no_half_handshake(self, here, made, log, monkeypatch):  # noqa: F811
-        monkeypatch.setattr(webserver, "HANDSHAKE_SECONDS", 0.2)
+    async def test_waits_for_no_half_handshake(self, here, made, log, monkeypatch):
+        monkeypatch.setattr(web_server, "HANDSHAKE_SECONDS", 0.2)
         async with secured(here, TLS, log) as (url, _):
             silent, _ = await connect(url)
             nonsense, _ = await connect(url, b"\x16\x03\x01\x02\x00")
@@ -261,7 +261,7 @@ class TestTls:
             assert b"" == await hung_up(nonsense)
             assert (200, "ok\n") == await get(url, ssl=trusting(made / "server.pem"))
 
-    async def test_that_is_broken_off_is_not_logged(self, here, made, log, caplog):  # noqa: F811
+    async def test_that_is_broken_off_is_not_logged(self, here, made, log, caplog):
         async with secured(here, TLS, log) as (url, _):
             for sent in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b"\0" * 9999):
                 reader, _ = await connect(url, sent)
@@ -272,8 +272,8 @@ class TestTls:
                 assert (200, "ok\n") == await get(url, ssl=trusting(made / "server.pem"))
         assert [] == [(each.name, each.getMessage()) for each in caplog.records]
 
-    async def test_shows_out_half_handshakes_first(self, here, made, log, monkeypatch):  # noqa: F811
-        monkeypatch.setattr(webserver, "MAX_TLS_CONNECTIONS", 5)
+    async def test_shows_out_half_handshakes_first(self, here, made, log, monkeypatch):
+        monkeypatch.setattr(web_server, "MAX_TLS_CONNECTIONS", 5)
         async with secured(here, TLS, log) as (url, _):
             crowd = [await connect(url) for _ in range(20)]
             assert (200, "ok\n") == await get(url, ssl=trusting(made / "server.pem"))
@@ -361,7 +361,7 @@ class TestPasswords:
         assert [] == self.compared
 
     async def test_wait_one_by_one_and_not_without_end(self, monkeypatch):
-        monkeypatch.setattr(webserver, "MAX_COMPARING", 3)
+        monkeypatch.setattr(web_server, "MAX_COMPARING", 3)
         go, inside, most = threading.Event(), [], []
 
         def slow(*_):
@@ -396,7 +396,7 @@ class TestPasswords:
 
 
 class TestBasicAuth:
-    async def test_is_asked_for_everywhere(self, tmp_path, log):  # noqa: F811
+    async def test_is_asked_for_everywhere(self, tmp_path, log):
         async with secured(tmp_path, users(alice="wonder-canary"), log) as (url, _), aiohttp.ClientSession() as session:
             for path in ("/", "/large", "/-/healthy", "/nowhere"):
                 for header in ({}, {"Authorization": basic("alice", "wander-canary")}, {"Authorization": "Basic ?"}):
@@ -409,12 +409,12 @@ class TestBasicAuth:
         assert [] == log.lines
 
     @pytest.mark.parametrize("password", ["x" * 73, "x" * 5000, "a\0b"])
-    async def test_is_refused_where_no_hash_could_match(self, tmp_path, log, password):  # noqa: F811
+    async def test_is_refused_where_no_hash_could_match(self, tmp_path, log, password):
         async with secured(tmp_path, users(alice="x" * 72), log) as (url, _):
             assert 401 == (await get(url, headers={"Authorization": basic("alice", password)}))[0]
             assert 200 == (await get(url, headers={"Authorization": basic("alice", "x" * 72)}))[0]
 
-    async def test_follows_the_file(self, tmp_path, log):  # noqa: F811
+    async def test_follows_the_file(self, tmp_path, log):
         old, new = ({"Authorization": basic("alice", text)} for text in ("old", "newer"))
         async with secured(tmp_path, users(alice="old"), log) as (url, path):
             assert 200 == (await get(url, headers=old))[0]
@@ -427,14 +427,14 @@ class TestBasicAuth:
         assert ["info", "error", "info"] == [level for level, *_ in log.lines]
         assert "canary" not in repr(log.lines)
 
-    async def test_turns_away_whom_it_has_no_time_for(self, tmp_path, log, monkeypatch):  # noqa: F811
-        monkeypatch.setattr(webserver, "MAX_COMPARING", 0)
+    async def test_turns_away_whom_it_has_no_time_for(self, tmp_path, log, monkeypatch):
+        monkeypatch.setattr(web_server, "MAX_COMPARING", 0)
         async with secured(tmp_path, users(alice="x"), log) as (url, _):
             assert 503 == (await get(url, headers={"Authorization": basic("alice", "x")}))[0]
 
 
 class TestHeaders:
-    async def test_are_on_every_answer(self, tmp_path, log, caplog):  # noqa: F811
+    async def test_are_on_every_answer(self, tmp_path, log, caplog):
         text = (
             f"{users(alice='x')}http_server_config:\n  headers:\n    X-Frame-Options: deny\n    X-XSS-Protection: 0\n"
         )
@@ -461,7 +461,7 @@ class TestHeaders:
 
 
 class TestRate:
-    async def test_is_kept(self, tmp_path, log):  # noqa: F811
+    async def test_is_kept(self, tmp_path, log):
         async with secured(tmp_path, "rate_limit:\n  interval: 1h\n  burst: 2\n", log) as (url, path):
             assert [200, 200, 429, 429] == [(await get(url))[0] for _ in range(4)]
             path.write_text("rate_limit:\n  interval: 1h\n  burst: 10\n")
@@ -483,13 +483,13 @@ class TestRate:
 
 class TestSlowClients:
     async def test_must_say_what_they_want(self, monkeypatch):
-        monkeypatch.setattr(webserver, "REQUEST_SECONDS", 0.2)
+        monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.2)
         async with serving() as url:
             silent, _ = await connect(url)
             assert b"" == await hung_up(silent)
 
     async def test_gain_nothing_by_dripping(self, monkeypatch):
-        monkeypatch.setattr(webserver, "REQUEST_SECONDS", 0.3)
+        monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.3)
         async with serving() as url:
             reader, writer = await connect(url, b"GET / HTTP/1.1\r\n")
 
@@ -503,8 +503,8 @@ class TestSlowClients:
             dripping.cancel()
 
     async def test_may_come_back_but_not_stay_for_ever(self, monkeypatch):
-        monkeypatch.setattr(webserver, "REQUEST_SECONDS", 0.2)
-        monkeypatch.setattr(webserver, "KEEPALIVE_SECONDS", 0.8)
+        monkeypatch.setattr(web_server, "REQUEST_SECONDS", 0.2)
+        monkeypatch.setattr(web_server, "KEEPALIVE_SECONDS", 0.8)
         request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
         async with serving() as url:
             reader, writer = await connect(url, request)
@@ -520,28 +520,28 @@ class TestSlowClients:
             assert time.monotonic() - began < 0.7
 
     async def test_that_do_not_read_are_not_waited_for(self, monkeypatch):
-        monkeypatch.setattr(webserver, "READING_SECONDS", 0.2)
+        monkeypatch.setattr(web_server, "READING_SECONDS", 0.2)
         async with serving() as url:
             reader, _ = await connect(url, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", limit=1024)
             await reader.readexactly(10)
             # Whoever reads is served meanwhile, and reads it all.
             assert PAGE.decode() == (await get(url, "/large"))[1]
-            while len(webserver_connections(url)) > 0:  # noqa: ASYNC110  the other process is the system
+            while len(server_connections(url)) > 0:  # noqa: ASYNC110  the other process is the system
                 await asyncio.sleep(0.02)
             assert len(await hung_up(reader)) < len(PAGE)
 
     async def test_that_do_not_read_the_end_are_not_waited_for(self, monkeypatch):
         """Though all of it is in our buffer, and the connection is as good as closed."""
-        monkeypatch.setattr(webserver, "READING_SECONDS", 0.2)
+        monkeypatch.setattr(web_server, "READING_SECONDS", 0.2)
         with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             async with listening(make_app(), [], sockets=[listener]) as [url]:
                 client.connect(("127.0.0.1", port_of(url)))
                 client.sendall(b"GET /medium HTTP/1.0\r\n\r\n")
-                while len(webserver_connections(url)) == 0:  # noqa: ASYNC110
+                while len(server_connections(url)) == 0:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
-                while len(webserver_connections(url)) > 0:  # noqa: ASYNC110
+                while len(server_connections(url)) > 0:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
                 client.settimeout(5)
                 read = 0
@@ -551,7 +551,7 @@ class TestSlowClients:
                 assert read < 60_000
 
     async def test_read_at_their_own_pace_if_they_do_read(self, monkeypatch):
-        monkeypatch.setattr(webserver, "READING_SECONDS", 0.5)
+        monkeypatch.setattr(web_server, "READING_SECONDS", 0.5)
         async with serving() as url:
             reader, writer = await connect(
                 url, b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", limit=2**16
@@ -568,7 +568,7 @@ class TestSlowClients:
             assert (200, str(len(PAGE))) == (response.status, response.headers["Content-Length"])
 
 
-def webserver_connections(url):
+def server_connections(url):
     """The established connections of the server at *url*, as the system knows them: its own ends."""
     port = f":{port_of(url):04X}"
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
@@ -652,7 +652,7 @@ class TestGreedyClients:
             assert (200, "ok\n") == await get(url)
 
     async def test_are_shown_out_by_those_who_come_later(self, monkeypatch):
-        monkeypatch.setattr(webserver, "MAX_CONNECTIONS", 10)
+        monkeypatch.setattr(web_server, "MAX_CONNECTIONS", 10)
         async with serving() as url, aiohttp.ClientSession() as session:
             idle = [await connect(url) for _ in range(9)]
             for _ in range(3):
@@ -664,7 +664,7 @@ class TestGreedyClients:
                 assert b"" == await hung_up(reader)
 
     async def test_hold_few_pages(self, monkeypatch):
-        monkeypatch.setattr(webserver, "MAX_STALLED", 3)
+        monkeypatch.setattr(web_server, "MAX_STALLED", 3)
         async with serving(shutdown_seconds=0.1) as url:
             readers = []
             for _ in range(10):
@@ -672,7 +672,7 @@ class TestGreedyClients:
                 await reader.readexactly(10)
                 readers.append(reader)
             assert PAGE.decode() == (await get(url, "/large"))[1]
-            while len(webserver_connections(url)) > 3:  # noqa: ASYNC110
+            while len(server_connections(url)) > 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 
@@ -756,7 +756,7 @@ CROWDED = """
 import asyncio, signal
 from aiohttp import web
 from comms_exporter.config import parse_listen_address
-from comms_exporter.webserver import listening
+from comms_exporter.web.server import listening
 async def main():
     app = web.Application()
     async def page(_): return web.Response(body=b"comms_operations 1234567890\\n" * 300_000)
@@ -848,7 +848,7 @@ class TestCrowd:
                         await server.scrape()
                 took["amid the idle"] = await server.scrape()
                 idle_peak = server.megabytes("VmHWM")
-                assert webserver.MAX_CONNECTIONS - 5 <= server.files() - files <= webserver.MAX_CONNECTIONS
+                assert web_server.MAX_CONNECTIONS - 5 <= server.files() - files <= web_server.MAX_CONNECTIONS
 
                 for number in range(200):
                     clients.append(await server.client(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"))
@@ -871,10 +871,10 @@ class TestCrowd:
                     f"{peak:.0f} MB at most with the slow, {after:.0f} MB after",
                 )
             # A page for each slow reader would be 1,680 MB. Python's memory is not always given back at once.
-            assert peak - before < 4 * webserver.MAX_STALLED * len(CROWDED_PAGE) / 1e6
+            assert peak - before < 4 * web_server.MAX_STALLED * len(CROWDED_PAGE) / 1e6
             assert (0, "") == await server.end()
 
-    async def test_of_half_handshakes_stops_no_scrape(self, here, made, log, many_files, monkeypatch):  # noqa: F811
+    async def test_of_half_handshakes_stops_no_scrape(self, here, made, log, many_files, monkeypatch):
         async with secured(here, TLS, log) as (url, _):
             crowd = [await connect(url) for _ in range(1000)]
             assert (200, "ok\n") == await get(url, ssl=trusting(made / "server.pem"))

@@ -17,7 +17,7 @@ from comms_exporter.simulator import Fate, World
 from comms_exporter.simulator import make_app as simulated
 from comms_exporter.slices import whole
 from comms_exporter.statuspage import Account, Funnel, Listing, Search, Status, Watched, ago, status_page
-from comms_exporter.web import make_app
+from comms_exporter.web.app import make_app
 
 NOW = 1_800_000_000.0
 HOSTILE = "\"><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> '{0} &amp;"

@@ -8,13 +8,13 @@ import time
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from comms_exporter import web
 from comms_exporter.config import parse_listen_address
 from comms_exporter.exposition import Body
 from comms_exporter.negotiation import accepts_gzip, negotiate
 from comms_exporter.statuspage import Account, Funnel, Status, Watched
-from comms_exporter.web import LISTING_SECONDS, make_app
-from comms_exporter.webserver import listening
+from comms_exporter.web import app as web_app
+from comms_exporter.web.app import LISTING_SECONDS, make_app
+from comms_exporter.web.server import listening
 
 BODY = b"# TYPE comms_up gauge\n" + b'comms_up{account="a"} 1.0\n' * 100
 
@@ -303,6 +303,6 @@ class TestPlaces:
         assert crowd.collected <= 1 + (time.monotonic() - began) / LISTING_SECONDS
 
     async def test_show_what_is_new_after_a_while(self, crowd, monkeypatch):
-        monkeypatch.setattr(web, "LISTING_SECONDS", 0.01)
+        monkeypatch.setattr(web_app, "LISTING_SECONDS", 0.01)
         while crowd.collected < 3:
             assert 200 == await ask(crowd.port, "/")
