@@ -40,11 +40,11 @@ from comms_exporter.negotiation import accepts_gzip, negotiate
 from comms_exporter.poller import Poller
 from comms_exporter.state import AccountState, Snapshot, View
 from comms_exporter.stats import REACHED, Reading, reached, stat
-from comms_exporter.statuspage import Account as AccountStatus
-from comms_exporter.statuspage import Funnel, Status, Watched
 from comms_exporter.store import StateInUseError, StateLostError, Store, StoreError, check_path
 from comms_exporter.web.app import make_app
 from comms_exporter.web.server import listening, systemd_sockets
+from comms_exporter.web.status_page.model import Account as AccountStatus
+from comms_exporter.web.status_page.model import Funnel, OperationRow, Status
 from comms_exporter.web.web_config import WebConfigError, WebConfigFile
 
 T = TypeVar("T")
@@ -579,7 +579,7 @@ def _app(service: Service, settings: Settings) -> web.Application:
             now=time.time(),
             telemetry_path=settings.web_telemetry_path,
             accounts=[_line(poller) for poller in service.pollers],
-            operations=(each for poller in service.pollers for each in _watched(poller)),
+            operations=(each for poller in service.pollers for each in _rows(poller)),
         ),
         settings=lambda: service.mask(effective_settings_text(settings, service.settings)),
     )
@@ -603,17 +603,17 @@ def _line(poller: Poller) -> AccountStatus:
     )
 
 
-def _watched(poller: Poller) -> Iterator[Watched]:
+def _rows(poller: Poller) -> Iterator[OperationRow]:
     for each in poller.view.exposed:
-        trouble = (stat(each.stats, "failed") or 0) + (stat(each.stats, "undelivered") or 0)
-        yield Watched(
+        failures = (stat(each.stats, "failed") or 0) + (stat(each.stats, "undelivered") or 0)
+        yield OperationRow(
             poller.name,
             each.id,
             each.status,
             not each.unfinished,
             each.created,
             each.updated,
-            trouble,
+            failures,
             partial(_funnel, poller.state, each),
         )
 

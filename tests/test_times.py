@@ -13,12 +13,14 @@ from test_fuzz import SOAK
 
 from comms_exporter.client import retry_after
 from comms_exporter.models import BadPayloadError, read_page
-from comms_exporter.service import _watched
+from comms_exporter.service import _rows
 from comms_exporter.slices import whole
 from comms_exporter.state import Tracked
 from comms_exporter.stats import Reading
-from comms_exporter.statuspage import Listing, Search, Status, status_page
 from comms_exporter.times import EARLIEST, LATEST, as_utc, is_representable, iso, rfc3339
+from comms_exporter.web.status_page.model import Status
+from comms_exporter.web.status_page.render import render_page
+from comms_exporter.web.status_page.search import OperationList, Search
 
 AFTER_THE_YEAR_9999 = "9999-12-31T23:59:59-23:59"
 BEFORE_THE_YEAR_1 = "0001-01-01T00:00:00+23:59"
@@ -53,8 +55,8 @@ def listing(*operations):
 
 def status_page_of(home):
     now = home.clock.now
-    operations = whole(Listing.collect(_watched(home.poller), now))
-    return status_page(Status(version="0", now=now, telemetry_path="/metrics"), whole(operations.find(Search())))
+    result = whole(OperationList(list(_rows(home.poller)), now).search(Search()))
+    return whole(render_page(Status(version="0", now=now, telemetry_path="/metrics"), result))
 
 
 class TestOperations:

@@ -9,15 +9,21 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
 from comms_exporter.slices import sliced
-from comms_exporter.statuspage import ASSETS, CONTENT_SECURITY_POLICY, Asset, Listing, Search, Status, status_page
+from comms_exporter.web.status_page.assets import ASSETS, Asset
+from comms_exporter.web.status_page.model import Status
+from comms_exporter.web.status_page.render import render_page
+from comms_exporter.web.status_page.search import OperationList, Search
 
 # Scrapes at a time that are being written; the others wait for their turn. Neither they nor probes wait for people.
 MAX_SCRAPES = 16
-# A listing of the operations serves everybody who looks within so many seconds.
+# A list of the operations serves everybody who looks within so many seconds.
 LISTING_SECONDS = 1.0
 
 _HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
@@ -64,7 +70,7 @@ def make_app(
     *reload* returns what is wrong with the settings, None where nothing is; *settings* is what may be told of them.
     """
     scraping = asyncio.Semaphore(MAX_SCRAPES)
-    board = _Board(status)
+    status_page = _StatusPage(status)
 
     async def metrics(request: web.Request) -> web.Response:
         wanted = negotiate(request.headers.get("Accept", ""))
@@ -85,7 +91,7 @@ def make_app(
         return web.Response(text="Ready.\n" if good else "The first poll is under way.\n", status=200 if good else 503)
 
     async def landing(request: web.Request) -> web.Response:
-        page = await board.page(Search.of(request.query))
+        page = await status_page.render(Search.from_query(request.query))
         return web.Response(text=page, content_type="text/html", headers=_HEADERS)
 
     async def configuration(_: web.Request) -> web.Response:
@@ -121,27 +127,27 @@ def _is_cross_site(headers: Mapping[str, str]) -> bool:
     return origin is not None and origin.partition("://")[2].lower() != headers.get("Host", "").lower()
 
 
-class _Board:
-    """Writes the status page, for one viewer after the other; collects the operations once in LISTING_SECONDS for all."""
+class _StatusPage:
+    """Renders the status page, one viewer at a time; lists the operations once in LISTING_SECONDS for all of them."""
 
     def __init__(self, status: Callable[[], Status]) -> None:
         self._status = status
         self._turn = asyncio.Lock()
-        self._listing: Listing | None = None
+        self._operations: OperationList | None = None
 
-    async def page(self, search: Search) -> str:
-        """Return the page with what *search* finds."""
+    async def render(self, search: Search) -> str:
+        """Return the page with the operations that *search* finds."""
         async with self._turn:
             status = self._status()
-            listing = self._listing
-            if listing is None:
-                self._listing = listing = await sliced(Listing.collect(status.operations, status.now))
-                # Forgotten rather than outdated: nobody may look again, and it may be large.
-                asyncio.get_running_loop().call_later(LISTING_SECONDS, self._forget)
-            return status_page(status, await sliced(listing.find(search)))
+            operations = self._operations
+            if operations is None:
+                self._operations = operations = await sliced(OperationList.collect(status.operations, status.now))
+                # Dropped when it expires rather than at the next request: it may be large, and nobody may look again.
+                asyncio.get_running_loop().call_later(LISTING_SECONDS, self._drop)
+            return await sliced(render_page(status, await sliced(operations.search(search))))
 
-    def _forget(self) -> None:
-        self._listing = None
+    def _drop(self) -> None:
+        self._operations = None
 
 
 class _Chunks(Payload):

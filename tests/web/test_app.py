@@ -11,10 +11,10 @@ from aiohttp.test_utils import TestClient, TestServer
 from comms_exporter.config import parse_listen_address
 from comms_exporter.exposition import Body
 from comms_exporter.negotiation import accepts_gzip, negotiate
-from comms_exporter.statuspage import Account, Funnel, Status, Watched
 from comms_exporter.web import app as web_app
 from comms_exporter.web.app import LISTING_SECONDS, make_app
 from comms_exporter.web.server import listening
+from comms_exporter.web.status_page.model import Account, Funnel, OperationRow, Status
 
 BODY = b"# TYPE comms_up gauge\n" + b'comms_up{account="a"} 1.0\n' * 100
 
@@ -245,7 +245,7 @@ class Crowd:
     def operations(self):
         self.collected += 1
         for number in range(2000):
-            yield Watched("shop", f"op{number}", "PROCESSING", False, 1.0, 2.0, 0, funnel)
+            yield OperationRow("shop", f"op{number}", "PROCESSING", False, 1.0, 2.0, 0, funnel)
 
     def healthy(self):
         self.begun.append("probe")

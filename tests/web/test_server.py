@@ -721,7 +721,7 @@ class TestProgress:
                 crowding.cancel()
 
     async def test_is_enough_amid_newcomers(self, monkeypatch):
-        monkeypatch.setattr(webserver, "MAX_CONNECTIONS", 10)
+        monkeypatch.setattr(web_server, "MAX_CONNECTIONS", 10)
         async with serving(shutdown_seconds=0.1) as url:
             taking = asyncio.create_task(take(url, "/large", megabits=300))
             while not taking.done():
@@ -731,9 +731,9 @@ class TestProgress:
             assert (200, "ok\n") == await get(url)
 
     async def test_is_enough_at_any_speed(self, monkeypatch):
-        monkeypatch.setattr(webserver, "READING_SECONDS", 0.5)
-        monkeypatch.setattr(webserver, "STALLED_SECONDS", 0.4)
-        monkeypatch.setattr(webserver, "MAX_STALLED", 0)
+        monkeypatch.setattr(web_server, "READING_SECONDS", 0.5)
+        monkeypatch.setattr(web_server, "STALLED_SECONDS", 0.4)
+        monkeypatch.setattr(web_server, "MAX_STALLED", 0)
         async with serving(shutdown_seconds=0.1) as url:
             taking = asyncio.create_task(take(url, "/large", megabits=1))
             await asyncio.sleep(2)
@@ -741,13 +741,13 @@ class TestProgress:
             taking.cancel()
 
     async def test_of_the_slowest_ends_where_their_pages_need_too_much_memory(self, monkeypatch):
-        monkeypatch.setattr(webserver, "MAX_HELD_BYTES", 1)
-        monkeypatch.setattr(webserver, "STALLED_SECONDS", 60)
+        monkeypatch.setattr(web_server, "MAX_HELD_BYTES", 1)
+        monkeypatch.setattr(web_server, "STALLED_SECONDS", 60)
         async with serving(shutdown_seconds=0.1) as url:
             taking = asyncio.create_task(take(url, "/large", megabits=100))
             for _ in range(20):
                 await stall(url, "/own")
-            while len(webserver_connections(url)) > 9:  # noqa: ASYNC110  18 MB allow four times as much
+            while len(server_connections(url)) > 9:  # noqa: ASYNC110  18 MB allow four times as much
                 await asyncio.sleep(0.02)
             assert await taking > len(PAGE)
 

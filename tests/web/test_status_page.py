@@ -2,23 +2,30 @@
 
 import json
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestServer
 from browser import browsing
 from process import exporter, scrape, until
 
-from comms_exporter import statuspage
 from comms_exporter.negotiation import accepts_gzip, negotiate
 from comms_exporter.simulator import Fate, World
 from comms_exporter.simulator import make_app as simulated
 from comms_exporter.slices import whole
-from comms_exporter.statuspage import Account, Funnel, Listing, Search, Status, Watched, ago, status_page
 from comms_exporter.web.app import make_app
+from comms_exporter.web.status_page import render
+from comms_exporter.web.status_page.assets import ASSETS, SCRIPT
+from comms_exporter.web.status_page.model import Account, Funnel, OperationRow, Status
+from comms_exporter.web.status_page.render import format_duration, render_page
+from comms_exporter.web.status_page.search import OperationList, Search
 
+ROOT = Path(__file__).parents[2]
 NOW = 1_800_000_000.0
 HOSTILE = "\"><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> '{0} &amp;"
 GOOD = Account(
@@ -26,10 +33,10 @@ GOOD = Account(
 )
 
 
-def watched(name="op1", *, account="shop", status="PROCESSING", age=60, unchanged=30, **counts):
+def row(name="op1", *, account="shop", status="PROCESSING", age=60, unchanged=30, **counts):
     funnel = {"total": 10, "sent": 9, "delivered": 8, "opened": 4, "failed": 0, "undelivered": 0, "canceled": 0}
     funnel.update(counts)
-    return Watched(
+    return OperationRow(
         account,
         name,
         status,
@@ -42,7 +49,7 @@ def watched(name="op1", *, account="shop", status="PROCESSING", age=60, unchange
 
 
 def thousand():
-    return [watched(f"op{n:04}", failed=n % 7, sent=8, delivered=7, age=n * 60, unchanged=n) for n in range(1000)]
+    return [row(f"op{n:04}", failed=n % 7, sent=8, delivered=7, age=n * 60, unchanged=n) for n in range(1000)]
 
 
 def status(*accounts, operations=()):
@@ -52,11 +59,11 @@ def status(*accounts, operations=()):
 
 
 def page(*accounts, operations=(), **query):
-    return status_page(status(*accounts), find(operations, Search.of(query)))
+    return whole(render_page(status(*accounts), find(operations, Search.from_query(query))))
 
 
 def find(operations, search):
-    return whole(whole(Listing.collect(operations, NOW)).find(search))
+    return whole(whole(OperationList.collect(operations, NOW)).search(search))
 
 
 class Words(HTMLParser):
@@ -93,9 +100,9 @@ class TestAccounts:
     def test_says_how_polls_are_going(self):
         text = Words(page()).text
 
-        for said in ("1.2.3", "1 in good health", "shop good", "Last success 3 s ago.", "Next poll in 27 s."):
+        for said in ("1.2.3", "1 healthy", "shop healthy", "Last successful poll: 3 s ago.", "Next poll in 27 s."):
             assert said in text
-        assert "About 2,881 requests a day." in text
+        assert "About 2,881 API requests per day." in text
 
     def test_says_why_it_fails_and_what_to_do(self):
         failing = replace(
@@ -104,7 +111,7 @@ class TestAccounts:
 
         text = Words(page(failing)).text
 
-        assert "Last success 2 h 1 min ago." in text
+        assert "Last successful poll: 2 h 1 min ago." in text
         assert "Reason auth 401: no What to do Compare the token." in text
 
     def test_shows_those_in_trouble_first(self):
@@ -115,55 +122,57 @@ class TestAccounts:
 
         assert ["stopped", "failing", "new", "shop"] == re.findall(r"<h3><bdi>(.*?)</bdi>", html)
         assert "<title>(2 failing) comms-exporter</title>" in html
-        assert "1 in good health, 1 failing, 1 stopped, 1 starting" in html
+        assert "1 healthy, 1 failing, 1 stopped, 1 starting" in html
 
     def test_does_not_make_up_a_success(self):
-        assert "No poll has succeeded since the start." in page(Account(name="new", good=False, reason="timeout"))
+        assert "No poll has succeeded since the exporter started." in page(
+            Account(name="new", good=False, reason="timeout")
+        )
 
     def test_says_that_a_poll_is_under_way(self):
-        assert "The first poll is under way." in page(Account(name="new", good=None))
-        assert "A poll is under way or due." in page(replace(GOOD, next_poll_seconds=0))
+        assert "The first poll is in progress." in page(Account(name="new", good=None))
+        assert "A poll is running or due." in page(replace(GOOD, next_poll_seconds=0))
 
 
 class TestOperations:
     def test_says_how_far_one_has_come(self):
-        text = Words(page(operations=[watched("01k", failed=1, undelivered=2, total=1000, sent=900)])).text
+        text = Words(page(operations=[row("01k", failed=1, undelivered=2, total=1000, sent=900)])).text
 
         assert "shop, 1 min old" in text
         assert "1,000 emails: 900 sent, 8 delivered, 4 opened, 3 failed or undelivered" in text
 
     def test_shows_the_worst_and_the_longest_stuck_first(self):
         operations = [
-            watched("done", status="COMPLETED"),
-            watched("stiff", unchanged=8000),
-            watched("stuck", unchanged=9000),
-            watched("worst", failed=3, undelivered=4),
-            watched("fresh"),
-            watched("bad", failed=5),
+            row("done", status="COMPLETED"),
+            row("stiff", unchanged=8000),
+            row("stuck", unchanged=9000),
+            row("worst", failed=3, undelivered=4),
+            row("fresh"),
+            row("bad", failed=5),
         ]
 
         assert ["worst", "stuck", "bad", "stiff", "fresh", "done"] == shown(page(operations=operations))
 
     def test_shows_what_is_stuck_first_when_asked(self):
         operations = [
-            watched("worst", failed=9),
-            watched("waits", status="SCHEDULED", unchanged=9e5),
-            watched("stuck", unchanged=9000),
-            watched("done", status="COMPLETED", unchanged=1e5),
+            row("worst", failed=9),
+            row("waits", status="SCHEDULED", unchanged=9e5),
+            row("stuck", unchanged=9000),
+            row("done", status="COMPLETED", unchanged=1e5),
         ]
 
         html = page(operations=operations, sort="stuck")
 
         assert ["stuck", "worst", "waits", "done"] == shown(html)
-        assert 1 == html.count("unchanged 2 h 30 min")
+        assert 1 == html.count("unchanged for 2 h 30 min")
 
     def test_tells_how_many_are_stuck_and_leads_there(self):
-        html = page(operations=[watched(unchanged=9000)])
+        html = page(operations=[row(unchanged=9000)])
 
         assert '<a id="stuck" href="./?sort=stuck">1 unchanged for over 1 h</a>' in html
 
     def test_shows_the_newest_first_when_asked(self):
-        operations = [watched("old", age=90), watched("new", age=1), watched("middle", age=60)]
+        operations = [row("old", age=90), row("new", age=1), row("middle", age=60)]
 
         assert ["new", "middle", "old"] == shown(page(operations=operations, sort="newest"))
 
@@ -179,23 +188,23 @@ class TestOperations:
         ],
     )
     def test_finds_what_is_asked_for(self, query, expected):
-        operations = [watched("op1"), watched("op2", account="news"), watched("op3", status="COMPLETED")]
+        operations = [row("op1"), row("op2", account="news"), row("op3", status="COMPLETED")]
 
         assert expected == shown(page(operations=operations, **query))
 
     def test_shows_what_was_searched(self):
-        html = page(operations=[watched()], q='a"b', account="gone", sort="newest")
+        html = page(operations=[row()], q='a"b', account="gone", sort="newest")
 
-        assert 'value="a&quot;b"' in html
+        assert 'value="a&#34;b"' in html
         assert '<option value="gone" selected>gone</option>' in html
         assert '<option value="newest" selected>' in html
-        assert "Nothing matches the search." in html
+        assert "No operations match the search." in html
 
     def test_says_where_there_is_none(self):
-        assert "No operation is being watched." in page()
+        assert "No active operations." in page()
 
-    def test_says_how_many_are_not_watched(self):
-        assert "1,234 more operations not watched one by one" in page(replace(GOOD, hidden=1234))
+    def test_says_how_many_are_not_row(self):
+        assert "1,234 more operations are not listed." in page(replace(GOOD, hidden=1234))
 
     def test_shows_fifty_of_a_thousand(self):
         html = page(operations=thousand(), q="op", page="2")
@@ -218,7 +227,7 @@ class TestOperations:
         asked = []
 
         def operation(n):
-            return watched(f"op{n}")._replace(funnel=lambda: asked.append(n) or watched().funnel())
+            return row(f"op{n}")._replace(funnel=lambda: asked.append(n) or row().funnel())
 
         page(operations=[operation(n) for n in range(1000)])
 
@@ -229,7 +238,7 @@ class TestOperations:
         assert 50 == len(shown(page(operations=thousand(), page=number))) or number == "٣"
 
     def test_shows_the_last_page_where_a_later_one_is_asked_for(self):
-        assert find(thousand(), Search(page=99)).page == 20
+        assert 20 == find(thousand(), Search(page=99)).page
 
     @pytest.mark.parametrize(
         "counts",
@@ -241,7 +250,7 @@ class TestOperations:
         ],
     )
     def test_draws_no_bar_longer_than_itself(self, counts):
-        html = page(operations=[watched(**counts)])
+        html = page(operations=[row(**counts)])
         bar = html[html.index('<svg class="bar"') :]
 
         edges = [float(x) + float(width) for x, width in re.findall(r'x="([-.\d]+)" width="([-.\d]+)"', bar)]
@@ -253,10 +262,10 @@ class TestOperations:
 class TestHostility:
     def test_nothing_that_others_wrote_is_markup(self):
         account = Account(name=HOSTILE, good=False, reason=HOSTILE, message=HOSTILE, advice=HOSTILE)
-        operation = watched(HOSTILE, account=HOSTILE, status=HOSTILE)
+        operation = row(HOSTILE, account=HOSTILE, status=HOSTILE)
 
-        tame = Words(page(Account(name="a", good=False, reason="a", message="a", advice="a"), operations=[watched()]))
-        words = Words(page(account, operations=[operation, watched("\0\r\n\x1b[0m")], account=HOSTILE, sort=HOSTILE))
+        tame = Words(page(Account(name="a", good=False, reason="a", message="a", advice="a"), operations=[row()]))
+        words = Words(page(account, operations=[operation, row("\0\r\n\x1b[0m")], account=HOSTILE, sort=HOSTILE))
 
         assert set(tame.tags) >= set(words.tags)
         assert set(tame.attributes) >= set(words.attributes)
@@ -264,7 +273,7 @@ class TestHostility:
         assert HOSTILE in "".join(words.words)
 
     def test_bytes_that_are_no_text_do_no_harm(self):
-        page(operations=[watched()], q="\udcff", account="\ud800").encode()
+        page(operations=[row()], q="\udcff", account="\ud800").encode()
 
     def test_nothing_on_the_page_is_from_elsewhere(self):
         words = Words(page(operations=thousand()))
@@ -280,10 +289,10 @@ class TestHostility:
         assert len(ids) == len(set(ids))
 
     def test_the_script_stays_small(self):
-        assert len(statuspage.SCRIPT.text.splitlines()) <= 40
+        assert len(SCRIPT.text.splitlines()) <= 40
 
 
-class TestAgo:
+class TestDurations:
     @pytest.mark.parametrize(
         ("seconds", "expected"),
         [
@@ -298,7 +307,44 @@ class TestAgo:
         ],
     )
     def test_says_it_in_the_units_people_use(self, seconds, expected):
-        assert expected == ago(seconds)
+        assert expected == format_duration(seconds)
+
+
+class TestSteps:
+    def test_a_page_of_many_accounts_is_rendered_in_many_steps(self):
+        """Scrapes are served between two steps: no step may take as long as a whole page."""
+        accounts = [replace(GOOD, name=f"account{number}") for number in range(1000)]
+
+        assert 10 < sum(1 for _ in render_page(status(*accounts), find([], Search())))
+
+
+FROM_A_WHEEL = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from comms_exporter.slices import whole
+from comms_exporter.web.status_page import assets, render, search
+assert render.__file__.startswith(sys.argv[1]), render.__file__
+from comms_exporter.web.status_page.model import Status
+result = whole(search.OperationList([], now=0.0).search(search.Search()))
+print(whole(render.render_page(Status(version="from a wheel", now=0.0, telemetry_path="/metrics"), result)))
+print(*(asset.text for asset in assets.ASSETS))
+"""
+
+
+class TestPackage:
+    def test_the_wheel_holds_template_and_assets_and_works_without_being_unpacked(self, tmp_path):
+        build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+        subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+        (wheel,) = tmp_path.glob("*.whl")
+
+        printed = subprocess.run(
+            [sys.executable, "-W", "error", "-c", FROM_A_WHEEL, str(wheel)], check=True, capture_output=True, text=True
+        ).stdout
+
+        assert "comms-exporter <small>from a wheel</small>" in printed
+        for asset in ASSETS:
+            assert asset.url in printed
+            assert asset.text in printed
 
 
 class Site:
@@ -357,7 +403,7 @@ class TestTheRealProgram:
         text = Words(home).text
         assert "3 emails: 2 sent, 2 delivered, 1 opened, 1 failed or undelivered" in text
         assert "1 to 1 of 1 operation, 1 with failures" in text
-        assert "2 in good health, 1 failing" in text
+        assert "2 healthy, 1 failing" in text
         assert "What to do The credentials are refused:" in text
         assert re.search(r"Next poll in [12]?\d s\.", text)
         assert f"# Config file: {config}." in settings
@@ -369,10 +415,10 @@ class TestTheRealProgram:
 class TestInABrowser:
     async def test_shows_refreshes_and_keeps_your_place(self, tmp_path, monkeypatch):
         """One browser for it all: to start it takes longer than to look."""
-        monkeypatch.setattr(statuspage, "REFRESH_SECONDS", 0.3)
+        monkeypatch.setattr(render, "REFRESH_SECONDS", 0.3)
         site = Site()
         hostile = Account(name=HOSTILE, good=False, reason="server", message=HOSTILE, advice="see <b>there</b>")
-        site.status = status(GOOD, hostile, operations=[watched(HOSTILE, account=HOSTILE, failed=9), *thousand()])
+        site.status = status(GOOD, hostile, operations=[row(HOSTILE, account=HOSTILE, failed=9), *thousand()])
         async with TestServer(make_site_app(site)) as server, browsing(tmp_path) as tab:
             url = str(server.make_url("/"))
             await tab.open(url)
@@ -421,10 +467,10 @@ class TestInABrowser:
             assert {url} == {request[: len(url)] for request in tab.requests}
 
     async def test_says_when_it_cannot_refresh(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(statuspage, "REFRESH_SECONDS", 0.2)
+        monkeypatch.setattr(render, "REFRESH_SECONDS", 0.2)
         site = Site()
         async with browsing(tmp_path) as tab:
             async with TestServer(make_site_app(site)) as server:
                 await tab.open(str(server.make_url("/")))
-            await tab.until("document.getElementById('trouble').textContent.startsWith('Not updated')")
+            await tab.until("document.getElementById('trouble').textContent.startsWith('Update failed')")
             assert "shop" == await tab.run("document.querySelector('.account bdi').textContent")

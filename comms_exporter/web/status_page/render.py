@@ -1,0 +1,146 @@
+"""Renders the status page from template.html."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple, get_args
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from comms_exporter.slices import Steps, parts
+from comms_exporter.times import EARLIEST, LATEST, as_utc, iso
+from comms_exporter.web.status_page.assets import ICON, SCRIPT, STYLE
+from comms_exporter.web.status_page.model import STUCK_SECONDS, Funnel, Health, Status
+from comms_exporter.web.status_page.search import MAX_SEARCH_LENGTH, SORTS, SearchResult
+
+REFRESH_SECONDS = 10
+
+# The template comes in pieces, some 25 for each account: this many take about half a millisecond.
+_PIECES_IN_A_STEP = 2048
+_WORST_FIRST = get_args(Health)
+_KNOWN_STATUSES = frozenset({"SCHEDULED", "PROCESSING", "COMPLETED", "CANCELED"})
+
+
+class Segment(NamedTuple):
+    """A part of an operation's bar; both numbers are percent of the bar's width."""
+
+    name: str
+    left: float
+    width: float
+
+
+def render_page(status: Status, result: SearchResult) -> Steps[str]:
+    """Return the page as HTML, with the operations of *result*."""
+    names = [account.name for account in status.accounts]
+    selected = result.search.account
+    pieces = _template.generate(
+        now=status.now,
+        version=status.version,
+        telemetry_path=status.telemetry_path,
+        result=result,
+        search=result.search,
+        accounts=sorted(status.accounts, key=lambda account: _WORST_FIRST.index(account.health)),
+        # A link may name an account that is gone: the form still shows what was searched.
+        account_names=[*names, selected] if selected and selected not in names else names,
+        health_counts=Counter(account.health for account in status.accounts),
+        hidden=sum(account.hidden for account in status.accounts),
+        refresh_seconds=REFRESH_SECONDS,
+    )
+    html: list[str] = []
+    for part in parts(pieces, _PIECES_IN_A_STEP):
+        html += part
+        yield
+    return "".join(html)
+
+
+def format_duration(seconds: float) -> str:
+    """Return *seconds* as people say it, in at most two units."""
+    seconds = int(max(0.0, min(seconds, LATEST - EARLIEST)))
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
+    if minutes < 60:
+        return f"{minutes} min"
+    if hours < 10:
+        return f"{hours} h {minutes % 60} min" if minutes % 60 else f"{hours} h"
+    if hours < 48:
+        return f"{hours} h"
+    return f"{days} days"
+
+
+def bar_segments(funnel: Funnel) -> list[Segment]:
+    """Return the parts of an operation's bar from left to right; together they are never wider than the bar."""
+    failures = funnel.failed + funnel.undelivered
+    counts = {
+        "opened": funnel.opened,
+        "delivered": funnel.delivered - funnel.opened,
+        "sent": funnel.sent - funnel.delivered - funnel.undelivered,
+        "bad": failures,
+    }
+    # Counters are read one page at a time and need not add up.
+    whole = max(funnel.total, sum(max(0, count) for count in counts.values()), 1)
+    segments: list[Segment] = []
+    left = 0.0
+    for name, count in counts.items():
+        if count > 0:
+            # A few failures among a million emails would be thinner than a pixel, and they are why people look.
+            width = max(100 * count / whole, 1.0 if name == "bad" else 0.0)
+            left = min(left, 100 - width)
+            segments.append(Segment(name, left, width))
+            left += width
+    return segments
+
+
+def _summary(counts: Counter[Health]) -> str:
+    """Return for example "2 healthy, 1 failing"."""
+    total = counts.total()
+    if not total:
+        return "No accounts are configured."
+    order: Sequence[Health] = ("healthy", "failing", "stopped", "starting")
+    return ", ".join(
+        f"{'all ' if counts[health] == total > 1 else ''}{counts[health]} {health}"
+        for health in order
+        if counts[health]
+    )
+
+
+def _number(number: float) -> str:
+    return f"{number:,.0f}" if isinstance(number, float) else f"{number:,}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}{'' if text.endswith(('.', '?')) else '.'}"
+
+
+def _status_class(status: str) -> str:
+    return status.lower() if status in _KNOWN_STATUSES else "other"
+
+
+_environment = Environment(
+    # The files live beside this module. auto_reload would look for changes at every request.
+    loader=PackageLoader("comms_exporter.web.status_page", "."),
+    auto_reload=False,
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters |= {
+    "clock": lambda moment: as_utc(moment).strftime("%H:%M:%S UTC"),
+    "duration": format_duration,
+    "iso": iso,
+    "number": _number,
+    "percent": "{:.2f}".format,
+    "segments": bar_segments,
+    "sentence": _sentence,
+    "status_class": _status_class,
+    "summary": _summary,
+}
+_environment.globals |= {
+    "icon": ICON,
+    "max_search_length": MAX_SEARCH_LENGTH,
+    "script": SCRIPT,
+    "sorts": SORTS,
+    "stuck_seconds": STUCK_SECONDS,
+    "style": STYLE,
+}
+_template = _environment.get_template("template.html")
