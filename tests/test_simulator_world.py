@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comms_exporter.simulator import NEVER, Conditions, Fate, Tally, World, ids
-from comms_exporter.simulator.fates import dice, draw_fates
+from comms_exporter.simulator.fates import draw_fates, seeded_random
 from comms_exporter.simulator.traffic import Traffic
 from comms_exporter.simulator.views import operation_view
 
@@ -275,7 +275,7 @@ class TestTraffic:
         assert len([moment for moment in created if moment > 200]) > 10
 
     def test_keeps_its_rate(self):
-        traffic = Traffic(dice(3), rate=1.0, start=START, hurried_from=START, speed=1.0)
+        traffic = Traffic(seeded_random(3), rate=1.0, start=START, accelerated_from=START, speed=1.0)
         assert 7200 == pytest.approx(len(list(traffic.arrivals(START + 300 * DAY, 1.0))), rel=0.04)
 
     def test_there_is_none_unless_asked_for(self, world, clock):
@@ -339,28 +339,28 @@ class TestConditions:
 
 class TestFates:
     @pytest.mark.parametrize(
-        ("fate", "flaw"),
+        ("fate", "error"),
         [
             (Fate(sent=2, delivered=1), "delivered comes before sent"),
             (Fate(sent=1, opened=3), "opened comes before delivered"),
             (Fate(delivered=3), "delivered comes before sent"),
-            (Fate(sent=1, failed=1), "an email fails instead of being sent"),
+            (Fate(sent=1, failed=1), "a failed email is not sent"),
             (Fate(sent=1, delivered=2, undelivered=2), "delivered or undelivered, not both"),
-            (Fate(canceled=1), "only a scheduled email is canceled"),
-            (Fate(queued=-1), "nothing happens before the operation is created"),
+            (Fate(canceled=1), "only a scheduled email can be canceled"),
+            (Fate(queued=-1), "nothing can happen before the operation is created"),
             (Fate(sent=2, retries=(1,)), "a retry comes before sent"),
         ],
     )
-    def test_that_cannot_be_are_refused(self, world, fate, flaw):
-        with pytest.raises(ValueError, match=flaw):
+    def test_that_cannot_be_are_refused(self, world, fate, error):
+        with pytest.raises(ValueError, match=error):
             world.send(fates=[Fate(), fate])
 
     @repeatable
     @given(st.integers(), conditions, st.floats(0, DAY), st.floats(0.1, 1000))
     def test_drawn_ones_are_never_refused(self, seed, met, wait, speed):
-        drawn = draw_fates(dice(seed), 20, met, wait=wait, speed=speed)
-        assert {None} == {fate.flaw() for fate in drawn}
-        assert {None} == {fate.resumed(at=DAY).flaw() for fate in drawn}
+        drawn = draw_fates(seeded_random(seed), 20, met, wait=wait, speed=speed)
+        assert {None} == {fate.error() for fate in drawn}
+        assert {None} == {fate.resumed(at=DAY).error() for fate in drawn}
 
     @pytest.mark.parametrize("recipients", [0, 10_001])
     def test_an_operation_has_1_to_10000_of_them(self, world, recipients):

@@ -1,12 +1,17 @@
-"""A simulator of Twilio's Comms Email API, to see the exporter work without an account and to test it against."""
+"""A simulator of Twilio's Comms Email API, for the demo and the tests.
 
-from comms_exporter.simulator.answers import Dialect
-from comms_exporter.simulator.api import Served
+It imports nothing from the rest of the package.
+"""
+
+from comms_exporter.simulator.api import LoggedRequest
 from comms_exporter.simulator.app import FAULTS, REQUESTS, WORLD, make_app
 from comms_exporter.simulator.arguments import WrongFlagError, build_parser, from_arguments, parse_arguments
-from comms_exporter.simulator.fates import NEVER, Conditions, Fate
+from comms_exporter.simulator.conditions import Conditions, FailureSpike
+from comms_exporter.simulator.fates import NEVER, Fate
 from comms_exporter.simulator.faults import Fault, Faults
 from comms_exporter.simulator.operations import Operation
+from comms_exporter.simulator.responses import Dialect
+from comms_exporter.simulator.traffic import Sender
 from comms_exporter.simulator.world import Tally, World
 
 __all__ = [
@@ -16,11 +21,13 @@ __all__ = [
     "WORLD",
     "Conditions",
     "Dialect",
+    "FailureSpike",
     "Fate",
     "Fault",
     "Faults",
+    "LoggedRequest",
     "Operation",
-    "Served",
+    "Sender",
     "Tally",
     "World",
     "WrongFlagError",

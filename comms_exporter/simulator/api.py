@@ -1,4 +1,4 @@
-"""The simulated API over HTTP: /v1/Emails as Twilio answers it, over a World."""
+"""The simulated API: the endpoints below /v1/Emails, served from a World."""
 
 import asyncio
 import base64
@@ -14,17 +14,23 @@ from typing import Any, NamedTuple, TypeVar
 from aiohttp import web
 
 from comms_exporter.simulator import paging, views
-from comms_exporter.simulator.answers import Dialect, Refusal, bad_request, word_page, word_refusal
+from comms_exporter.simulator.fault_responses import (
+    NoResponse,
+    corrupt_body,
+    corrupt_operation,
+    corrupt_page,
+    replacement_response,
+)
 from comms_exporter.simulator.faults import Fault, Faults
 from comms_exporter.simulator.operations import Operation
 from comms_exporter.simulator.paging import Page
-from comms_exporter.simulator.posting import moment, read_letter
-from comms_exporter.simulator.trouble import NoAnswer, instead_of_answer, spoil_operation, spoil_page, spoiled
+from comms_exporter.simulator.responses import Dialect, Refusal, bad_request, error_response, page_body
+from comms_exporter.simulator.send_requests import parse_send_request, parse_timestamp
 from comms_exporter.simulator.world import World
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Place = tuple[float, str, int]
-Found = TypeVar("Found")
+Position = tuple[float, str, int]
+Item = TypeVar("Item")
 
 OPERATION_STATUSES = ("SCHEDULED", "PROCESSING", "COMPLETED", "CANCELED")
 EMAIL_STATUSES = (
@@ -35,8 +41,8 @@ _FAULT = web.RequestKey("fault", Fault)
 
 
 @dataclass(slots=True)
-class Served:
-    """One request in the log; *code* is None as long as, and if, no answer came."""
+class LoggedRequest:
+    """One request in the log; *code* is None until a response is sent."""
 
     time: float
     method: str
@@ -46,7 +52,7 @@ class Served:
 
 
 class Credentials(NamedTuple):
-    """What a client sent as HTTP Basic."""
+    """What a client sent as HTTP Basic authentication."""
 
     account: str
     secret: str
@@ -62,7 +68,7 @@ class Api:
         *,
         dialect: Dialect,
         credentials: Mapping[str, str] | None,
-        requests: deque[Served],
+        requests: deque[LoggedRequest],
     ) -> None:
         self._world = world
         self._faults = faults
@@ -72,8 +78,10 @@ class Api:
         self._stopping = asyncio.Event()
 
     def make_app(self) -> web.Application:
-        """Make the application that answers below /v1."""
-        app = web.Application(middlewares=[self._record, self._refuse, self._misbehave, self._authenticate])
+        """Return the application to be mounted at /v1."""
+        app = web.Application(
+            middlewares=[self._record, self._respond_to_errors, self._inject_fault, self._authenticate]
+        )
         app.add_routes(
             [
                 web.post("/Emails", self._send),
@@ -89,46 +97,46 @@ class Api:
     async def _stop(self, _app: web.Application) -> None:
         self._stopping.set()
 
-    # Around every request
+    # Middlewares
 
     @web.middleware
     async def _record(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         sent = _basic(request)
-        served = Served(self._world.now(), request.method, request.path_qs, sent.account if sent else None)
-        self._requests.append(served)
+        logged = LoggedRequest(self._world.now(), request.method, request.path_qs, sent.account if sent else None)
+        self._requests.append(logged)
         response = await handler(request)
-        served.code = None if isinstance(response, NoAnswer) else response.status
+        logged.code = None if isinstance(response, NoResponse) else response.status
         return response
 
     @web.middleware
-    async def _refuse(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _respond_to_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
         except Refusal as refusal:
-            return word_refusal(refusal, self._dialect.errors)
+            return error_response(refusal, self._dialect.errors)
         except web.HTTPError as error:
-            return word_refusal(Refusal(error.status), self._dialect.errors)
+            return error_response(Refusal(error.status), self._dialect.errors)
 
     @web.middleware
-    async def _misbehave(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _inject_fault(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         fault = self._faults.draw(request.method, request.path)
         if fault is None:
             return await handler(request)
-        instead = await instead_of_answer(
+        replacement = await replacement_response(
             fault, request, now=self._world.now(), errors=self._dialect.errors, stopping=self._stopping
         )
-        if instead is not None:
-            return instead
+        if replacement is not None:
+            return replacement
         request[_FAULT] = fault
-        return await spoiled(fault, request, await handler(request))
+        return await corrupt_body(fault, request, await handler(request))
 
     @web.middleware
     async def _authenticate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not self._knows(_basic(request)):
+        if not self._accepts(_basic(request)):
             raise Refusal(401, headers={"WWW-Authenticate": 'Basic realm="Twilio API"'})
         return await handler(request)
 
-    def _knows(self, sent: Credentials | None) -> bool:
+    def _accepts(self, sent: Credentials | None) -> bool:
         if sent is None or not sent.account or not sent.secret:
             return False
         if self._credentials is None:
@@ -139,8 +147,8 @@ class Api:
     # The endpoints
 
     async def _send(self, request: web.Request) -> web.StreamResponse:
-        letter = read_letter(await request.read())
-        operation = self._world.send(len(letter.message.to), message=letter.message, schedule=letter.schedule)
+        parsed = parse_send_request(await request.read())
+        operation = self._world.send(len(parsed.message.to), message=parsed.message, schedule=parsed.schedule)
         location = views.operation_location(_origin(request), operation)
         return web.json_response({"operationId": operation.id, "operationLocation": location}, status=202)
 
@@ -150,19 +158,19 @@ class Api:
             raise Refusal(404)
         view = views.operation_view(self._world, operation, self._world.now())
         if fault := request.get(_FAULT):
-            spoil_operation(fault.kind, view)
+            corrupt_operation(fault.kind, view)
         return web.json_response(view)
 
     async def _list_operations(self, request: web.Request) -> web.StreamResponse:
         now = self._world.advance()
         page = self._page(request, "operations", OPERATION_STATUSES, now)
-        found = (one for one in self._operations(page, now) if page.status in {None, one.status(now)})
-        listed, following = _cut(page, found, lambda operation: (*operation.key, 0))
+        found = (each for each in self._operations(page, now) if page.status in {None, each.status(now)})
+        listed, next_page = _cut(page, found, lambda operation: (*operation.key, 0))
         items = [views.operation_view(self._world, operation, now) for operation in listed]
-        answer = self._word(page, items, following)
+        body = self._page_body(page, items, next_page)
         if fault := request.get(_FAULT):
-            spoil_page(fault.kind, answer, own=paging.encode(page))
-        return web.json_response(answer)
+            corrupt_page(fault.kind, body, this_token=paging.encode(page))
+        return web.json_response(body)
 
     async def _list_emails(self, request: web.Request) -> web.StreamResponse:
         now = self._world.advance()
@@ -172,9 +180,9 @@ class Api:
             for operation, email in self._emails(page, now)
             if page.status in {None, operation.email_status(email, now)}
         )
-        listed, following = _cut(page, found, lambda email: (*email[0].key, email[1]))
+        listed, next_page = _cut(page, found, lambda email: (*email[0].key, email[1]))
         items = [views.email_view(operation, email, now, origin=_origin(request)) for operation, email in listed]
-        return web.json_response(self._word(page, items, following))
+        return web.json_response(self._page_body(page, items, next_page))
 
     async def _fetch_email(self, request: web.Request) -> web.StreamResponse:
         found = self._world.find_email(request.match_info["id"])
@@ -188,7 +196,7 @@ class Api:
     # Listings
 
     def _page(self, request: web.Request, listing: str, statuses: Collection[str], now: float) -> Page:
-        """Which page is asked for: a token holds its filters, and wins over those beside it."""
+        """Return the requested page; the filters in a token override those in the query."""
         size = _page_size(request)
         if token := request.query.get("pageToken"):
             try:
@@ -200,7 +208,7 @@ class Api:
         return Page(listing, size or 50, self._first(now), operation=request.query.get("operationId"), **filters)
 
     def _first(self, now: float) -> tuple[float, str, int]:
-        """The place before the first: newest first, whatever arrives later is beyond the listing."""
+        """Return the position before the first item; newest first, operations created later are not listed."""
         return (now, "~", 0) if self._dialect.order == "newest" else (-1.0, "", 0)
 
     def _operations(self, page: Page, now: float) -> Iterator[Operation]:
@@ -213,37 +221,38 @@ class Api:
         )
 
     def _emails(self, page: Page, now: float) -> Iterator[tuple[Operation, int]]:
-        _, begun, last = page.after
-        for operation in self._mailings(page, now):
-            first = last + 1 if operation.id == begun else 0
+        _, unfinished, last = page.after
+        for operation in self._operations_of_emails(page, now):
+            first = last + 1 if operation.id == unfinished else 0
             if not self._world.expired(operation):
                 yield from ((operation, email) for email in range(first, operation.total))
 
-    def _mailings(self, page: Page, now: float) -> Iterator[Operation]:
-        """The operations whose emails are to be listed: the one the last page ended in, and those beyond it."""
+    def _operations_of_emails(self, page: Page, now: float) -> Iterator[Operation]:
+        """Return the operations whose emails to list: the one that the last page ended in, and those after it."""
         if page.operation is not None:
-            asked = [self._world.find(page.operation)]
+            operation = self._world.find(page.operation)
             created_from, created_before = _range(page, inclusive=self._dialect.bounds == "inclusive")
-            return (one for one in asked if one and created_from <= one.created < created_before)
-        begun = self._world.find(page.after[1])
-        return itertools.chain([begun] if begun else [], self._operations(page, now))
+            is_listed = operation and created_from <= operation.created < created_before
+            return iter([operation] if operation and is_listed else [])
+        unfinished = self._world.find(page.after[1])
+        return itertools.chain([unfinished] if unfinished else [], self._operations(page, now))
 
-    def _word(self, page: Page, items: list[Any], following: Page | None) -> Any:
-        return word_page(
+    def _page_body(self, page: Page, items: list[Any], next_page: Page | None) -> Any:
+        return page_body(
             page.listing,
             items,
-            own=paging.encode(page),
-            following=paging.encode(following) if following else None,
+            this_token=paging.encode(page),
+            next_token=paging.encode(next_page) if next_page else None,
             size=page.size,
             envelope=self._dialect.envelope,
         )
 
 
-def _cut(page: Page, found: Iterator[Found], place: Callable[[Found], Place]) -> tuple[list[Found], Page | None]:
-    """Take one page of what was found, and say where the next one begins, if there is one."""
+def _cut(page: Page, found: Iterator[Item], position: Callable[[Item], Position]) -> tuple[list[Item], Page | None]:
+    """Return the items of one page, and the next page if there are more."""
     listed = list(itertools.islice(found, page.size))
     more = next(found, None) is not None
-    return listed, page._replace(after=place(listed[-1])) if more else None
+    return listed, page._replace(after=position(listed[-1])) if more else None
 
 
 def _page_size(request: web.Request) -> int | None:
@@ -267,13 +276,13 @@ def _date(request: web.Request, name: str) -> float | None:
     if text is None:
         return None
     try:
-        return moment(text)
+        return parse_timestamp(text)
     except (ValueError, OverflowError) as error:
         raise bad_request(f"The parameter '{name}' must be an ISO 8601 date-time.", name) from error
 
 
 def _range(page: Page, *, inclusive: bool) -> tuple[float, float]:
-    """The creation times within the page's dates, which are compared with createdAt as shown: in whole seconds."""
+    """Return the range of creation times; dates are compared with createdAt as shown, in whole seconds."""
     start, end = page.start, page.end
     low, high = -math.inf, math.inf
     if start is not None:

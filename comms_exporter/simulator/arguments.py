@@ -9,90 +9,103 @@ from typing import get_args
 
 from aiohttp import web
 
-from comms_exporter.simulator.answers import Bounds, Dialect, Envelope, ErrorShape, Order
 from comms_exporter.simulator.app import make_app
 from comms_exporter.simulator.faults import KINDS, Fault, Faults
+from comms_exporter.simulator.responses import Bounds, Dialect, Envelope, ErrorShape, Order
 from comms_exporter.simulator.views import COUNTERS
 from comms_exporter.simulator.world import WEEK_SECONDS, Reading, Retention, World
 
 
 class WrongFlagError(Exception):
-    """Says in one line which flag is wrong, and what would be right."""
+    """A flag is wrong; the message says in one line how to fix it."""
 
 
 def build_parser(*, prog: str = "simulator") -> argparse.ArgumentParser:
-    """Return the parser of all flags."""
+    """Return the parser for all flags."""
     parser = argparse.ArgumentParser(
         prog=prog, description="Simulate Twilio's Comms Email API.", allow_abbrev=False, exit_on_error=False
     )
     parser.add_argument(
         "--web.listen-address", dest="listen_address", default="127.0.0.1:10068", metavar="ADDRESS",
-        help="where to listen (default %(default)s)",
+        help="address to listen on (default %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--seed", default="0", help="the same seed makes the same mail (default %(default)s)")
     parser.add_argument(
-        "--speed", type=_positive, default=1.0, metavar="FACTOR", help="how fast life goes (default %(default)g)"
+        "--seed", default="0", help="random seed: the same seed produces the same emails (default %(default)s)"
+    )
+    parser.add_argument(
+        "--speed",
+        type=_positive,
+        default=1.0,
+        metavar="FACTOR",
+        help="how many times faster than real life things happen (default %(default)g)",
     )
     parser.add_argument(
         "--rate", type=_rate, default=12.0, metavar="NUMBER",
-        help="send requests an hour at speed 1; 0 for no traffic (default %(default)g)",
+        help="send requests per hour at speed 1; 0 for no traffic (default %(default)g)",
     )  # fmt: skip
-    parser.add_argument("--no-history", action="store_true", help="begin with nothing instead of a week of mail")
+    parser.add_argument("--no-history", action="store_true", help="start empty, without a week of history")
     parser.add_argument(
-        "--reading", choices=get_args(Reading), default="cumulative", help="what counters count (default %(default)s)"
+        "--reading",
+        choices=get_args(Reading),
+        default="cumulative",
+        help="whether counters are cumulative, or count each email only in its current state (default %(default)s)",
     )
     parser.add_argument(
         "--omit", choices=COUNTERS, action="append", default=[], metavar="COUNTER",
-        help="leave a counter out of the stats, as Twilio's guide does with recipients and attempts; repeatable",
+        help="omit a counter from the stats, as Twilio's guide does with recipients and attempts; repeatable",
     )  # fmt: skip
     parser.add_argument(
         "--retention", choices=get_args(Retention), default="gone",
-        help="what becomes of operations after 7 days: gone, or still there with thin counters (default %(default)s)",
+        help="after 7 days operations are gone, or listed with counters of 0 (thin) (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--envelope", choices=get_args(Envelope), default="operations",
-        help="what lists are wrapped in: the reference's way or the guide's (default %(default)s)",
+        help="envelope of lists: as in the API reference (operations) or in the guide (data) (default %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--errors", choices=get_args(ErrorShape), default="observed", help="the shape of errors (default %(default)s)"
+        "--errors",
+        choices=get_args(ErrorShape),
+        default="observed",
+        help="format of error responses (default %(default)s)",
     )
     parser.add_argument(
-        "--order", choices=get_args(Order), default="newest", help="what lists begin with (default %(default)s)"
+        "--order",
+        choices=get_args(Order),
+        default="newest",
+        help="which operations are listed first (default %(default)s)",
     )
     parser.add_argument(
         "--bounds", choices=get_args(Bounds), default="exclusive",
-        help="whether startDate and endDate themselves are within (default %(default)s)",
+        help="whether operations created exactly at startDate or endDate are listed (default %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--ignore-filters", action="store_true", help="list everything, whatever is asked for")
+    parser.add_argument("--ignore-filters", action="store_true", help="ignore all filters in list requests")
     parser.add_argument(
         "--fault", type=_fault, action="append", default=[], metavar="KIND[:SHARE]",
-        help=f"make a share of the requests (default 1) go wrong; repeatable; KIND is one of {', '.join(KINDS)}",
+        help=f"inject a fault into a share of the requests (default 1); repeatable; KIND is one of {', '.join(KINDS)}",
     )  # fmt: skip
     parser.add_argument(
         "--credentials.file", dest="credentials", type=_credentials, metavar="PATH",
-        help="a file of USER:SECRET lines; without it any user and secret are accepted",
+        help="file with USER:SECRET lines (default: accept any user and secret)",
     )  # fmt: skip
     return parser
 
 
 def parse_arguments(argv: Sequence[str], *, prog: str = "simulator") -> argparse.Namespace:
-    """Return what *argv* asks for, or raise a WrongFlagError; only `--help` ends the process."""
+    """Parse *argv*, or raise a WrongFlagError; only `--help` exits the process."""
     try:
         args, unknown = build_parser(prog=prog).parse_known_args(list(argv))
     except argparse.ArgumentError as error:
-        raise WrongFlagError(f"{error.argument_name}: {_in_our_words(error.message)}") from None
+        raise WrongFlagError(f"{error.argument_name}: {_reword(error.message)}") from None
     if unknown:
         flag = unknown[0].partition("=")[0]
         raise WrongFlagError(
-            f"{flag}: unknown flag; see --help"
-            if flag.startswith("--")
-            else "a word on the command line is neither a flag nor the value of one; see --help"
+            f"{flag}: unknown flag; see --help" if flag.startswith("--") else "unexpected argument; see --help"
         )
     return args
 
 
 def from_arguments(args: argparse.Namespace, *, clock: Callable[[], float] = time.time) -> web.Application:
-    """Make the simulator that the arguments ask for."""
+    """Return the simulator that the arguments describe."""
     world = World(
         seed=args.seed,
         clock=clock,
@@ -113,7 +126,7 @@ def from_arguments(args: argparse.Namespace, *, clock: Callable[[], float] = tim
     return make_app(world, Faults(args.fault, seed=args.seed), dialect=dialect, credentials=args.credentials)
 
 
-def _in_our_words(message: str) -> str:
+def _reword(message: str) -> str:
     if message == "expected one argument":
         return "needs a value; see --help"
     return "takes no value; see --help" if message.startswith("ignored explicit") else message
@@ -132,7 +145,7 @@ def _rate(text: str) -> float:
     except ValueError:
         number = math.nan
     if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number from 0, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, not {text}")
     return number
 
 
@@ -157,5 +170,5 @@ def _credentials(path: str) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise argparse.ArgumentTypeError(f"cannot read {path}: {error}") from error
     if not lines or not all(":" in line.strip(":") for line in lines):
-        raise argparse.ArgumentTypeError(f"{path} must hold lines of USER:SECRET")
+        raise argparse.ArgumentTypeError(f"{path} must contain USER:SECRET lines")
     return {user: secret for user, _, secret in (line.partition(":") for line in lines)}

@@ -1,4 +1,4 @@
-"""What a test or a person can do to the simulator while it runs: the endpoints below /simulator."""
+"""The endpoints below /simulator, which read and change a running simulator."""
 
 import dataclasses
 import json
@@ -7,24 +7,24 @@ from typing import Any
 
 from aiohttp import web
 
-from comms_exporter.simulator.api import Served
-from comms_exporter.simulator.fates import Conditions
+from comms_exporter.simulator.api import LoggedRequest
+from comms_exporter.simulator.conditions import Conditions
 from comms_exporter.simulator.faults import Fault, Faults
-from comms_exporter.simulator.posting import moment
+from comms_exporter.simulator.send_requests import parse_timestamp
 from comms_exporter.simulator.world import World
 
 
 class Control:
     """The endpoints below /simulator."""
 
-    def __init__(self, world: World, faults: Faults, requests: deque[Served]) -> None:
+    def __init__(self, world: World, faults: Faults, requests: deque[LoggedRequest]) -> None:
         self._world = world
         self._faults = faults
         self._requests = requests
 
     def make_app(self) -> web.Application:
-        """Make the application that answers below /simulator."""
-        app = web.Application(middlewares=[_refuse])
+        """Return the application to be mounted at /simulator."""
+        app = web.Application(middlewares=[_respond_to_errors])
         app.add_routes(
             [
                 web.get("/tally", self._tally),
@@ -53,7 +53,7 @@ class Control:
     async def _add_fault(self, request: web.Request) -> web.Response:
         options = await _options(request, Fault)
         if "kind" not in options:
-            raise ValueError("kind is missing")
+            raise ValueError("kind is required")
         self._faults.add(**options)
         return await self._get_faults(request)
 
@@ -84,7 +84,7 @@ class Control:
         return web.json_response({"now": self._world.now(), "frozen": self._world.frozen})
 
     async def _get_requests(self, _request: web.Request) -> web.Response:
-        return web.json_response({"requests": [dataclasses.asdict(served) for served in self._requests]})
+        return web.json_response({"requests": [dataclasses.asdict(logged) for logged in self._requests]})
 
     async def _clear_requests(self, request: web.Request) -> web.Response:
         self._requests.clear()
@@ -92,14 +92,14 @@ class Control:
 
 
 @web.middleware
-async def _refuse(request: web.Request, handler: Any) -> web.StreamResponse:
+async def _respond_to_errors(request: web.Request, handler: Any) -> web.StreamResponse:
     try:
-        answer: web.StreamResponse = await handler(request)
+        response: web.StreamResponse = await handler(request)
     except ValueError as error:
         return web.json_response({"error": str(error)}, status=400)
     except web.HTTPError as error:
         return web.json_response({"error": error.reason}, status=error.status)
-    return answer
+    return response
 
 
 async def _options(request: web.Request, known: type[Fault | Conditions]) -> dict[str, Any]:
@@ -112,12 +112,12 @@ async def _options(request: web.Request, known: type[Fault | Conditions]) -> dic
     names = [field.name for field in dataclasses.fields(known)]
     for name in options:
         if name not in names:
-            raise ValueError(f"no option {name!r}: one of {', '.join(names)}")
+            raise ValueError(f"unknown option {name!r}: must be one of {', '.join(names)}")
     return options
 
 
 def _epoch_seconds(text: str) -> float:
-    for read in (float, moment):
+    for read in (float, parse_timestamp):
         try:
             return read(text)
         except ValueError:

@@ -1,6 +1,6 @@
-"""One operation: its emails' fates, and how they stand at any moment.
+"""One operation: the fates of its emails, and its state at any time.
 
-Everything is decided beforehand, so every answer is a pure function of the moment asked about.
+All fates are fixed in advance, so every state is a pure function of the time.
 """
 
 import math
@@ -28,7 +28,7 @@ class Reached(NamedTuple):
 
 
 class Address(NamedTuple):
-    """Whom an email is from or to."""
+    """A sender or recipient of an email."""
 
     address: str
     name: str | None = None
@@ -39,7 +39,7 @@ _SENDER = Address("sender@example.com", "Sender")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What was asked to be sent; an empty *to* stands for made-up recipients."""
+    """The content of a send request; with an empty *to*, recipients are generated."""
 
     sender: Address = _SENDER
     to: tuple[Address, ...] = ()
@@ -48,7 +48,7 @@ class Message:
 
 
 class Operation:
-    """One send request and what becomes of it."""
+    """One send request and its emails."""
 
     __slots__ = (
         "_attempts", "_emails", "_ends", "_reached", "_starts", "created", "id", "message", "schedule", "total",
@@ -68,22 +68,22 @@ class Operation:
         self.message = message
         self.schedule = schedule
         self.total = len(fates)
-        self.decide(fates)
+        self.set_fates(fates)
 
-    def decide(self, fates: Sequence[Fate]) -> None:
-        """Fix the fate of every email; done again only for mail that was stalled."""
-        passed = dict(zip(Fate._fields, zip(*fates, strict=True), strict=True))
-        retries = [self.created + retry for made in passed["retries"] for retry in made]
-        columns = {stage: array("d", [self.created + moment for moment in passed[stage]]) for stage in STAGES}
+    def set_fates(self, fates: Sequence[Fate]) -> None:
+        """Fix the fate of every email; called again only when stalled emails resume."""
+        columns_by_stage = dict(zip(Fate._fields, zip(*fates, strict=True), strict=True))
+        retries = [self.created + retry for email in columns_by_stage["retries"] for retry in email]
+        columns = {stage: array("d", [self.created + moment for moment in columns_by_stage[stage]]) for stage in STAGES}
         self._emails = {stage: column for stage, column in columns.items() if min(column) < NEVER}
-        self._reached = {stage: _chronicle(column) for stage, column in self._emails.items()}
-        self._attempts = _chronicle([*columns["sent"], *retries])
+        self._reached = {stage: _sorted_times(column) for stage, column in self._emails.items()}
+        self._attempts = _sorted_times([*columns["sent"], *retries])
         self._starts = min(columns["queued"])
         self._ends = max(map(min, columns["sent"], columns["failed"], columns["canceled"]))
 
     @property
     def key(self) -> tuple[float, str]:
-        """Where it stands among all operations."""
+        """Its place in the order of creation."""
         return self.created, self.id
 
     def reached(self, now: float) -> Reached:
@@ -95,41 +95,41 @@ class Operation:
         return bisect_right(self._attempts, now)
 
     def status(self, now: float) -> str:
-        """The operation's status at *now*, in the API's words."""
+        """Return the operation's status at *now*, as the API spells it."""
         if now >= self._ends:
             return "COMPLETED" if self._starts < NEVER else "CANCELED"
         return "PROCESSING" if now >= self._starts else "SCHEDULED"
 
     def updated(self, now: float) -> float:
-        """When something last happened to it, as of *now*."""
+        """Return when it last changed before *now*."""
         return max(_latest(moments, now, self.created) for moments in [*self._reached.values(), self._attempts])
 
     def compact(self) -> None:
-        """Forget the single emails of an operation whose emails can no longer be asked for."""
+        """Drop the data of single emails, once they can no longer be listed or fetched."""
         self._emails = {}
 
     def email_status(self, email: int, now: float) -> str:
-        """The status of the email at index *email*, in the API's words."""
+        """Return the status of the email at index *email*, as the API spells it."""
         status = "SCHEDULED"
         for stage in STAGES:
-            if self._passed(stage, email) <= now:
+            if self._time_of(stage, email) <= now:
                 status = stage.upper()
         return status
 
     def email_updated(self, email: int, now: float) -> float:
-        """When something last happened to the email at index *email*."""
-        passed = [self._passed(stage, email) for stage in STAGES]
-        return max([self.created, *(moment for moment in passed if moment <= now)])
+        """Return when the email at index *email* last changed."""
+        times = [self._time_of(stage, email) for stage in STAGES]
+        return max([self.created, *(moment for moment in times if moment <= now)])
 
-    def _passed(self, stage: str, email: int) -> float:
+    def _time_of(self, stage: str, email: int) -> float:
         column = self._emails.get(stage)
         return math.inf if column is None else column[email]
 
 
-def _chronicle(moments: Sequence[float]) -> "array[float]":
+def _sorted_times(moments: Sequence[float]) -> "array[float]":
     return array("d", sorted(moment for moment in moments if moment < NEVER))
 
 
-def _latest(moments: Sequence[float], now: float, otherwise: float) -> float:
-    happened = bisect_right(moments, now)
-    return moments[happened - 1] if happened else otherwise
+def _latest(moments: Sequence[float], now: float, default: float) -> float:
+    count = bisect_right(moments, now)
+    return moments[count - 1] if count else default

@@ -1,4 +1,4 @@
-"""Page tokens: opaque, and holding all a listing needs to go on, so that the server remembers nothing."""
+"""Page tokens: opaque, and complete, so that the server keeps no state between pages."""
 
 import base64
 import binascii
@@ -10,11 +10,11 @@ _LONGEST_TOKEN = 2048
 
 
 class Page(NamedTuple):
-    """Which listing, filtered how, and how far it has come."""
+    """One page of a listing: its filters, and the position it begins after."""
 
     listing: str
     size: int
-    after: tuple[float, str, int]  # creation and id of an operation, and the index of its email
+    after: tuple[float, str, int]  # time of creation and id of an operation, and the index of its email
     start: float | None = None
     end: float | None = None
     status: str | None = None
@@ -22,12 +22,12 @@ class Page(NamedTuple):
 
 
 def encode(page: Page) -> str:
-    """Write a page's token: URL-safe, without padding, and telling nobody anything."""
+    """Return the token of *page*: URL-safe, without padding, opaque."""
     return base64.urlsafe_b64encode(zlib.compress(json.dumps(page).encode())).rstrip(b"=").decode()
 
 
 def decode(token: str, listing: str) -> Page:
-    """Read a token of encode(), or raise ValueError if it is not one of this *listing*."""
+    """Return the page of a token, or raise ValueError if it is not a token of this *listing*."""
     try:
         packed = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         plain = zlib.decompressobj().decompress(packed, _LONGEST_TOKEN)
@@ -36,5 +36,5 @@ def decode(token: str, listing: str) -> Page:
     except (binascii.Error, zlib.error, ValueError, TypeError) as error:
         raise ValueError("not a page token") from error
     if page.listing != listing:
-        raise ValueError("the page token of another listing")
+        raise ValueError("a page token of another listing")
     return page

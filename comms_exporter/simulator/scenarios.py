@@ -1,4 +1,4 @@
-"""Days that go wrong in one way each, to see which alerts notice."""
+"""Scenarios with one problem each, to see which alerts fire."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from comms_exporter.simulator.world import World
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What changes, and what that is like in real life."""
+    """A problem: what it means in real life, and what it changes in the simulator."""
 
     meaning: str
     conditions: Mapping[str, Any] = field(default_factory=dict)
     faults: tuple[Mapping[str, Any], ...] = ()
 
     def begin(self, world: World, faults: Faults) -> None:
-        """Let it happen to *world* from now on."""
+        """Change *world* and *faults* from now on."""
         if self.conditions:
             world.set_conditions(**self.conditions)
         for fault in self.faults:
@@ -29,16 +29,16 @@ SCENARIOS = MappingProxyType(
     {
         "calm": Scenario(meaning="nothing goes wrong"),
         "failure-spike": Scenario(
-            meaning="a third of the mail fails inside Twilio, as after a wrong template", conditions={"failed": 0.33}
+            meaning="a third of the emails fail inside Twilio, as with a broken template", conditions={"failed": 0.33}
         ),
         "bounce-storm": Scenario(
-            meaning="a third of the mail bounces, as with a stale list", conditions={"undelivered": 0.33}
+            meaning="a third of the emails bounce, as with an outdated list", conditions={"undelivered": 0.33}
         ),
-        "stuck": Scenario(meaning="Twilio takes mail and sends none", conditions={"stalled": True}),
-        "outage": Scenario(meaning="the API answers 500 to everything", faults=({"kind": "500"},)),
+        "stuck": Scenario(meaning="Twilio accepts emails and sends none", conditions={"stalled": True}),
+        "outage": Scenario(meaning="the API responds 500 to every request", faults=({"kind": "500"},)),
         "throttled": Scenario(
-            meaning="the API answers nearly everything with 429", faults=({"kind": "429", "share": 0.9},)
+            meaning="the API responds 429 to nine requests in ten", faults=({"kind": "429", "share": 0.9},)
         ),
-        "revoked-key": Scenario(meaning="the credentials are refused", faults=({"kind": "401"},)),
+        "revoked-key": Scenario(meaning="the API rejects the credentials", faults=({"kind": "401"},)),
     }
 )

@@ -1,4 +1,4 @@
-"""How operations and emails look in an answer: plain JSON values, as of a moment."""
+"""Operations and emails as JSON values, at a given time."""
 
 import math
 from collections.abc import Collection
@@ -16,10 +16,10 @@ COUNTERS = (
 
 
 def operation_view(world: World, operation: Operation, now: float) -> dict[str, Any]:
-    """The operation as the API shows it."""
+    """Return the operation as the API shows it."""
     stats = operation_stats(operation, now, reading=world.reading)
     if world.expired(operation):
-        # What "may return incomplete results" could mean: the emails are gone, and nothing is left to count.
+        # One reading of "may return incomplete results": the emails are deleted, so their counters are 0.
         stats |= dict.fromkeys(stats.keys() - {"total", "recipients", "attempts"}, 0)
     return {
         "id": operation.id,
@@ -31,7 +31,7 @@ def operation_view(world: World, operation: Operation, now: float) -> dict[str, 
 
 
 def operation_stats(operation: Operation, now: float, *, reading: Reading) -> dict[str, int]:
-    """The eleven counters: each stage ever reached, or each email in the one state it is in."""
+    """Return the counters: of emails that ever reached a stage, or (exclusive) that are in it now."""
     reached = operation.reached(now)
     exclusive = reading == "exclusive"
     return {
@@ -50,7 +50,7 @@ def operation_stats(operation: Operation, now: float, *, reading: Reading) -> di
 
 
 def email_view(operation: Operation, email: int, now: float, *, origin: str) -> dict[str, Any]:
-    """The email as the API shows it in a list."""
+    """Return the email as the API shows it in a list."""
     return {
         "id": ids.email_id(operation.id, email),
         "from": _address(operation.message.sender),
@@ -66,18 +66,18 @@ def email_view(operation: Operation, email: int, now: float, *, origin: str) -> 
 
 
 def operation_location(origin: str, operation: Operation) -> str:
-    """Where the operation can be asked for."""
+    """Return the URL of the operation."""
     return f"{origin}/v1/Emails/Operations/{operation.id}"
 
 
 def recipient(operation: Operation, email: int) -> Address:
-    """Whom the email is to."""
+    """Return the recipient of the email."""
     to = operation.message.to
     return to[email] if to else Address(f"recipient{email + 1}@example.com")
 
 
 def timestamp(moment: float) -> str:
-    """The moment in the whole seconds of the API's samples, rounded down."""
+    """Return *moment* in whole seconds, rounded down, as in the API's samples."""
     return datetime.fromtimestamp(math.floor(moment), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

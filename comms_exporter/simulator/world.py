@@ -1,7 +1,8 @@
-"""A sender's world of email operations: what was sent, and what has become of it by now.
+"""The simulated world: every operation that was sent, and its state now.
 
-Nothing here does I/O, sleeps or runs by itself. Fates are drawn from the seed when something is sent, traffic up to
-now is made up whenever somebody looks, and what an answer says depends only on the seed, the clock and what was sent.
+Nothing here does I/O, sleeps or runs in the background. Fates are drawn from the seed when an email is sent, and the
+traffic up to now is generated whenever somebody looks. Every response depends only on the seed, the clock and what was
+sent.
 """
 
 import dataclasses
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from comms_exporter.simulator import ids
-from comms_exporter.simulator.fates import Conditions, Fate, dice, draw_fates
+from comms_exporter.simulator.conditions import Conditions, FailureSpike
+from comms_exporter.simulator.fates import Fate, draw_fates, seeded_random
 from comms_exporter.simulator.operations import Message, Operation
-from comms_exporter.simulator.traffic import Traffic
+from comms_exporter.simulator.traffic import Sender, Traffic
 
 Reading = Literal["cumulative", "exclusive"]
 Retention = Literal["gone", "thin"]
@@ -27,7 +29,7 @@ Key = tuple[float, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """The truth: how many emails ever reached each stage, and how many operations."""
+    """The true counts: how many emails ever reached each stage, and how many operations there were."""
 
     created: int = 0
     recipients: int = 0
@@ -44,10 +46,11 @@ class Tally:
 
 
 class World:
-    """Everything that was ever sent, seen through *clock*, which tells epoch seconds.
+    """All operations ever sent, as of *clock*, which returns epoch seconds.
 
-    *speed* divides the drawn delays and the time between requests; the timestamps remain the clock's own.
-    *rate* is the traffic in requests an hour at natural speed; *history_seconds* of it are already there at the start.
+    *speed* divides the drawn delays and the time between requests; timestamps are not changed. *rate* is the number of
+    send requests an hour at speed 1. The world exists since *since* (now, if not given), after *history_seconds* of
+    traffic at speed 1.
     """
 
     def __init__(
@@ -59,8 +62,11 @@ class World:
         reading: Reading = "cumulative",
         omit: Sequence[str] = (),
         rate: float = 0.0,
+        sender: Sender | None = None,
+        since: float | None = None,
         history_seconds: float = 0.0,
         conditions: Conditions | None = None,
+        spike: FailureSpike | None = None,
         retention: Retention = "gone",
         retention_seconds: float = WEEK_SECONDS,
     ) -> None:
@@ -78,52 +84,55 @@ class World:
         self._latest = clock()
         self._frozen = False
         self._conditions = conditions or Conditions()
+        self._spike = spike
         self._operations: list[Operation] = []
         self._by_stem: dict[str, Operation] = {}
         self._stalled: list[tuple[Operation, list[Fate]]] = []
         self._compacted = 0
         self._sent = 0
         self._arrived = 0
+        since = self._latest if since is None else since
         self._traffic = Traffic(
-            dice(f"{seed}/traffic"),
+            seeded_random(f"{seed}/traffic"),
             rate=rate,
-            start=self._latest - history_seconds,
-            hurried_from=self._latest,
+            start=since - history_seconds,
+            accelerated_from=since,
             speed=speed,
+            sender=sender,
         )
         self.advance()
 
     # Time
 
     def now(self) -> float:
-        """The world's present: the clock's, but never earlier than before, and standing still while frozen."""
+        """Return the time in this world: the clock's, but it never goes back, and stands still while frozen."""
         if not self._frozen:
             self._latest = max(self._latest, self._clock())
         return self._latest
 
     def freeze(self) -> None:
-        """Let nothing happen until thaw(), so that two looks see the same."""
+        """Stop time until thaw(), so that two requests see the same state."""
         self.advance()
         self._frozen = True
 
     def thaw(self) -> None:
-        """Catch up with the clock and go on."""
+        """Catch up with the clock."""
         self._frozen = False
 
     @property
     def frozen(self) -> bool:
-        """Whether time stands still."""
+        """Whether time is stopped."""
         return self._frozen
 
     def advance(self) -> float:
-        """Make up the traffic until now, and say when that is."""
+        """Generate the traffic up to now, and return the time."""
         now = self.now()
         for at in self._traffic.arrivals(now, self._conditions.traffic):
             self._arrived += 1
-            rng = dice(f"{self._seed}/traffic/{self._arrived}")
+            rng = seeded_random(f"{self._seed}/traffic/{self._arrived}")
             recipients, wait = self._traffic.request(rng, at)
             speed = self._traffic.speed_at(at)
-            fates = draw_fates(rng, recipients, self._conditions, wait=wait, speed=speed)
+            fates = draw_fates(rng, recipients, self._conditions_at(at), wait=wait, speed=speed)
             schedule = at + wait if wait else None
             self._add(at, rng.getrandbits(80), fates, schedule, Message())
         self._compact(now)
@@ -141,48 +150,48 @@ class World:
         conditions: Conditions | None = None,
         message: Message | None = None,
     ) -> Operation:
-        """Send to *recipients*, at *at* or now, to go out at *schedule* or at once.
+        """Send to *recipients* at *at* (default: now), scheduled for *schedule* (default: immediately).
 
-        *fates*, one for each email, are taken as they are, in seconds of the clock, whatever the other arguments say;
-        otherwise they are drawn under *conditions* or those that hold.
+        Without *fates*, they are drawn under *conditions* (default: the current ones). Given *fates*, one for each email
+        and in seconds of the clock, take precedence over the other arguments.
         """
         now = self.advance()
         created = now if at is None else at
         self._sent += 1
-        rng = dice(f"{self._seed}/sent/{self._sent}")
+        rng = seeded_random(f"{self._seed}/sent/{self._sent}")
         if fates is None:
             wait = max(0.0, schedule - created) if schedule is not None else 0.0
-            fates = draw_fates(rng, recipients, conditions or self._conditions, wait=wait, speed=self.speed)
+            fates = draw_fates(rng, recipients, conditions or self._conditions_at(created), wait=wait, speed=self.speed)
         else:
-            _refuse_flaws(fates)
+            _validate(fates)
         if not 1 <= len(fates) <= MAX_RECIPIENTS:
             raise ValueError(f"an operation has 1 to {MAX_RECIPIENTS} recipients, not {len(fates)}")
         return self._add(created, rng.getrandbits(80), fates, schedule, message or Message())
 
     @property
     def conditions(self) -> Conditions:
-        """What mail sent now meets with."""
-        return self._conditions
+        """The conditions for an email sent now."""
+        return self._conditions_at(self.now())
 
     def set_conditions(self, **changes: Any) -> Conditions:
-        """Change what mail sent from now on meets with; what is left out stays as it is."""
+        """Change some of the conditions for emails sent from now on."""
         conditions = dataclasses.replace(self._conditions, **changes)
         now = self.advance()
         self._traffic.settle(now, self._conditions.traffic)
         if self._conditions.stalled and not conditions.stalled:
             self._resume(now)
         self._conditions = conditions
-        return conditions
+        return self.conditions
 
-    # Looking
+    # Reading
 
     def find(self, identifier: str) -> Operation | None:
-        """The operation with this id, or None if there is none or no longer one."""
+        """Return the operation with this id, or None if there is none or it has expired."""
         operation = self._look_up(identifier)
         return operation if operation and operation.id == identifier else None
 
     def find_email(self, identifier: str) -> tuple[Operation, int] | None:
-        """The email with this id, as its operation and its index there, or None."""
+        """Return the email with this id as its operation and its index there, or None."""
         operation, index = self._look_up(identifier), ids.email_index(identifier)
         if operation is None or index is None or index >= operation.total or self.expired(operation):
             return None
@@ -196,7 +205,7 @@ class World:
         beyond: Key | None = None,
         newest_first: bool = True,
     ) -> Iterator[Operation]:
-        """Yield the operations there are in order of creation, those after *beyond* in that order."""
+        """Yield the listed operations in order of creation, beginning after *beyond*."""
         now = self.advance()
         if self.retention == "gone":
             created_from = max(created_from, math.nextafter(now - self.retention_seconds, math.inf))
@@ -210,17 +219,20 @@ class World:
         return (self._operations[place] for place in places)
 
     def expired(self, operation: Operation) -> bool:
-        """Whether the operation is older than Twilio promises to remember."""
+        """Whether the operation is older than the retention."""
         return operation.created <= self.now() - self.retention_seconds
 
     def tally(self, since: float | None = None) -> Tally:
-        """Count what ever happened to everything created after *since*, whether it can still be asked for or not."""
+        """Count everything that happened to operations created after *since*, expired ones included."""
         now = self.advance()
         first = 0 if since is None else bisect_right(self._operations, since, key=_created)
         last = bisect_right(self._operations, now, key=_created)
         return _tally(self._operations[first:last], now)
 
-    # Within
+    # Internals
+
+    def _conditions_at(self, moment: float) -> Conditions:
+        return self._spike.apply(self._conditions, moment) if self._spike else self._conditions
 
     def _add(
         self, created: float, entropy: int, fates: Sequence[Fate], schedule: float | None, message: Message
@@ -240,7 +252,7 @@ class World:
 
     def _resume(self, now: float) -> None:
         for operation, fates in self._stalled:
-            operation.decide([fate.resumed(now - operation.created) for fate in fates])
+            operation.set_fates([fate.resumed(now - operation.created) for fate in fates])
         self._stalled.clear()
 
     def _look_up(self, identifier: str) -> Operation | None:
@@ -251,7 +263,7 @@ class World:
         return None if self.retention == "gone" and self.expired(operation) else operation
 
     def _compact(self, now: float) -> None:
-        """Drop the single emails of what has expired, so that a simulator can run for months."""
+        """Drop the single emails of expired operations, so that a simulator can run for months."""
         while self._compacted < len(self._operations):
             operation = self._operations[self._compacted]
             if operation.created > now - self.retention_seconds:
@@ -276,10 +288,10 @@ def _tally(operations: Sequence[Operation], now: float) -> Tally:
     return Tally(**sums)
 
 
-def _refuse_flaws(fates: Sequence[Fate]) -> None:
+def _validate(fates: Sequence[Fate]) -> None:
     for place, fate in enumerate(fates):
-        if flaw := fate.flaw():
-            raise ValueError(f"fate {place}: {flaw}")
+        if error := fate.error():
+            raise ValueError(f"fate {place}: {error}")
 
 
 def _created(operation: Operation) -> float:

@@ -1,4 +1,4 @@
-"""How the API words its answers, and the ways in which its documentation and its traffic disagree about that."""
+"""The shapes of the API's responses, with variants where its documentation and its observed behavior differ."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,24 +25,24 @@ _MESSAGES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """The choices where nobody outside Twilio knows what the API really does."""
+    """The variants where the API's real behavior is not known outside Twilio."""
 
     envelope: Envelope = "operations"
     errors: ErrorShape = "observed"
     order: Order = "newest"
-    bounds: Bounds = "exclusive"  # whether startDate and endDate themselves count
+    bounds: Bounds = "exclusive"  # whether operations created exactly at startDate or endDate are listed
     ignore_filters: bool = False
 
 
 class Issue(NamedTuple):
-    """One thing wrong with a request, and the JSON path of the field it is about."""
+    """One problem in a request, and the JSON path of the field that has it."""
 
     message: str
     context: str | None = None
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
-    """What the API answers instead of doing what it was asked."""
+class Refusal(Exception):  # noqa: N818 - a response, not an error in this program
+    """The API rejects the request with *status*."""
 
     def __init__(self, status: int, issues: Sequence[Issue] = (), headers: dict[str, str] | None = None) -> None:
         super().__init__(status, issues)
@@ -52,24 +52,24 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
 
 
 def bad_request(message: str, context: str | None = None) -> Refusal:
-    """Refuse a request for one reason."""
+    """Return a 400 with one issue."""
     return Refusal(400, [Issue(message, context)])
 
 
-def word_refusal(refusal: Refusal, shape: ErrorShape) -> web.Response:
-    """Say no in the chosen shape."""
+def error_response(refusal: Refusal, shape: ErrorShape) -> web.Response:
+    """Return the error response in the given shape."""
     issues = refusal.issues or [Issue(_MESSAGES.get(refusal.status, HTTPStatus(refusal.status).phrase))]
     body = _error_body(refusal.status, issues, shape)
     return web.json_response(body, status=refusal.status, headers=refusal.headers)
 
 
-def word_page(
-    name: str, items: Sequence[Any], *, own: str, following: str | None, size: int, envelope: Envelope
+def page_body(
+    name: str, items: Sequence[Any], *, this_token: str, next_token: str | None, size: int, envelope: Envelope
 ) -> Any:
-    """Wrap one page as the reference does, or as the guide does."""
+    """Return one page in the envelope of the API reference (operations) or of the guide (data)."""
     if envelope == "data":
-        return {"data": items, "pagination": {"nextPageToken": following, "pageSize": size}}
-    return {name: items, "pagination": {"next": following, "self": own}}
+        return {"data": items, "pagination": {"nextPageToken": next_token, "pageSize": size}}
+    return {name: items, "pagination": {"next": next_token, "self": this_token}}
 
 
 def _error_body(status: int, issues: Sequence[Issue], shape: ErrorShape) -> Any:
@@ -78,7 +78,7 @@ def _error_body(status: int, issues: Sequence[Issue], shape: ErrorShape) -> Any:
         return {"code": code, "message": issues[0].message, "status": status}
     info_url = f"https://www.twilio.com/docs/api/errors/{code}"
     if shape == "documented":
-        # The samples hold the text "null" where there is no field to point at.
+        # In the documented samples, context is the string "null" if no field is concerned.
         return {
             "errors": [
                 {"code": code, "message": issue.message, "infoUrl": info_url, "context": issue.context or "null"}

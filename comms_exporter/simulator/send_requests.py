@@ -1,4 +1,4 @@
-"""What POST /v1/Emails accepts: the documented limits, each broken one named."""
+"""Parsing and validation of POST /v1/Emails, with the documented limits."""
 
 import json
 import re
@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from comms_exporter.simulator.answers import Issue, Refusal
 from comms_exporter.simulator.operations import Address, Message
+from comms_exporter.simulator.responses import Issue, Refusal
 from comms_exporter.simulator.world import MAX_RECIPIENTS
 
 MAX_BODY_BYTES = 5 * 1024**2
@@ -16,40 +16,40 @@ _TAG = re.compile(r"[a-zA-Z0-9._~-]+")
 _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+")
 
 
-class Letter(NamedTuple):
-    """An accepted request."""
+class SendRequest(NamedTuple):
+    """A valid request to send a message."""
 
     message: Message
     schedule: float | None
 
 
-def read_letter(body: bytes) -> Letter:
-    """Read the body of a send request, or refuse it with everything that is wrong with it."""
+def parse_send_request(body: bytes) -> SendRequest:
+    """Parse the body of a send request, or raise a Refusal that lists everything wrong with it."""
     try:
-        letter = json.loads(body)
+        payload = json.loads(body)
     except ValueError as error:
         raise Refusal(400, [Issue("The request body is not valid JSON.")]) from error
-    if not isinstance(letter, dict):
+    if not isinstance(payload, dict):
         raise Refusal(400, [Issue("The request body must be a JSON object.")])
-    if issues := [issue for check in _CHECKS for issue in check(letter)]:
+    if issues := [issue for check in _CHECKS for issue in check(payload)]:
         raise Refusal(400, issues)
     message = Message(
-        sender=_address(letter["from"]),
-        to=tuple(map(_address, letter["to"])),
-        subject=letter["content"]["subject"],
-        tags=letter.get("tags") or {},
+        sender=_address(payload["from"]),
+        to=tuple(map(_address, payload["to"])),
+        subject=payload["content"]["subject"],
+        tags=payload.get("tags") or {},
     )
-    return Letter(message, _send_at(letter.get("schedule")))
+    return SendRequest(message, _send_at(payload.get("schedule")))
 
 
-def moment(text: str) -> float:
-    """Read an ISO 8601 date-time, in UTC if it does not say; raise ValueError if it is none."""
+def parse_timestamp(text: str) -> float:
+    """Parse an ISO 8601 date-time, in UTC unless it has an offset; raise ValueError if it is invalid."""
     parsed = datetime.fromisoformat(text)
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
-def _check_sender(letter: dict[str, Any]) -> Iterator[Issue]:
-    sender = letter.get("from")
+def _check_sender(payload: dict[str, Any]) -> Iterator[Issue]:
+    sender = payload.get("from")
     if sender is None:
         yield Issue("The parameter 'from' is required.", "$.from")
     elif not _is_address(sender):
@@ -58,8 +58,8 @@ def _check_sender(letter: dict[str, Any]) -> Iterator[Issue]:
         yield Issue("The address in 'from' must not contain Unicode characters.", "$.from.address")
 
 
-def _check_recipients(letter: dict[str, Any]) -> Iterator[Issue]:
-    to = letter.get("to")
+def _check_recipients(payload: dict[str, Any]) -> Iterator[Issue]:
+    to = payload.get("to")
     if not isinstance(to, list) or not to:
         yield Issue("The parameter 'to' is required and must be a non-empty array.", "$.to")
     elif len(to) > MAX_RECIPIENTS:
@@ -72,8 +72,8 @@ def _check_recipients(letter: dict[str, Any]) -> Iterator[Issue]:
                 yield Issue(f"The 'variables' of entry {place} of 'to' must be an object.", f"$.to[{place}].variables")
 
 
-def _check_content(letter: dict[str, Any]) -> Iterator[Issue]:
-    content = letter.get("content")
+def _check_content(payload: dict[str, Any]) -> Iterator[Issue]:
+    content = payload.get("content")
     if not isinstance(content, dict):
         yield Issue("The parameter 'content' is required.", "$.content")
         return
@@ -91,8 +91,8 @@ def _check_content(letter: dict[str, Any]) -> Iterator[Issue]:
             yield Issue(f"The header '{name}' is restricted and cannot be overridden.", f"$.content.headers.{name}")
 
 
-def _check_tags(letter: dict[str, Any]) -> Iterator[Issue]:
-    tags = letter.get("tags") or {}
+def _check_tags(payload: dict[str, Any]) -> Iterator[Issue]:
+    tags = payload.get("tags") or {}
     if not isinstance(tags, dict) or not all(isinstance(value, str) for value in tags.values()):
         yield Issue("The parameter 'tags' must be an object of strings.", "$.tags")
         return
@@ -103,15 +103,15 @@ def _check_tags(letter: dict[str, Any]) -> Iterator[Issue]:
             yield Issue(f"The tag '{key}' is too long or has characters that are not allowed.", f"$.tags.{key}")
 
 
-def _check_schedule(letter: dict[str, Any]) -> Iterator[Issue]:
+def _check_schedule(payload: dict[str, Any]) -> Iterator[Issue]:
     try:
-        _send_at(letter.get("schedule"))
+        _send_at(payload.get("schedule"))
     except (TypeError, ValueError, KeyError, OverflowError):
         yield Issue("The parameter 'schedule.sendAt' must be an array of date-time expressions.", "$.schedule.sendAt")
 
 
-def _check_pool(letter: dict[str, Any]) -> Iterator[Issue]:
-    pool = letter.get("ipPoolName")
+def _check_pool(payload: dict[str, Any]) -> Iterator[Issue]:
+    pool = payload.get("ipPoolName")
     if pool is not None and not (isinstance(pool, str) and 2 <= len(pool) <= 64):
         yield Issue("The parameter 'ipPoolName' must have 2 to 64 characters.", "$.ipPoolName")
 
@@ -127,13 +127,13 @@ _CHECKS: tuple[Callable[[dict[str, Any]], Iterator[Issue]], ...] = (
 
 
 def _send_at(schedule: Any) -> float | None:
-    """When to send: the expressions are intersected, so the latest decides."""
+    """Return when to send; all expressions apply, so the latest one decides."""
     if schedule is None:
         return None
     expressions = schedule["sendAt"]
     if not isinstance(expressions, list):
         raise TypeError("sendAt is not an array")
-    return max(map(moment, expressions))
+    return max(map(parse_timestamp, expressions))
 
 
 def _is_address(entry: Any) -> bool:

@@ -1,4 +1,4 @@
-"""How trouble looks on the wire."""
+"""How each fault changes a response."""
 
 import asyncio
 import math
@@ -10,25 +10,25 @@ from typing import Any
 
 from aiohttp import web
 
-from comms_exporter.simulator.answers import ErrorShape, Refusal, word_refusal
 from comms_exporter.simulator.faults import Fault
+from comms_exporter.simulator.responses import ErrorShape, Refusal, error_response
 
 _REFUSALS = {"401", "403", "404", "429", "500", "503"}
 _WITH_RETRY_AFTER = {"429", "503"}
-_STILL_THERE_SECONDS = 0.5
+_DISCONNECT_CHECK_SECONDS = 0.5
 _GATEWAY_PAGE = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>Bad Gateway</body>\r\n</html>\r\n"
 
 
-class NoAnswer(web.Response):
-    """Stands for the answer that the client never got."""
+class NoResponse(web.Response):
+    """Stands for a response that was never sent."""
 
 
-async def instead_of_answer(
+async def replacement_response(
     fault: Fault, request: web.Request, *, now: float, errors: ErrorShape, stopping: asyncio.Event
 ) -> web.StreamResponse | None:
-    """What is sent instead of an answer, or None if this kind of trouble needs an answer to spoil."""
+    """Return what is sent instead of the normal response, or None if the fault changes the normal one."""
     if fault.kind in _REFUSALS:
-        return word_refusal(Refusal(int(fault.kind), headers=_retry_after(fault, now)), errors)
+        return error_response(Refusal(int(fault.kind), headers=_retry_after(fault, now)), errors)
     if fault.kind == "502":
         return web.Response(status=502, text=_GATEWAY_PAGE, content_type="text/html")
     if fault.kind == "empty":
@@ -40,48 +40,48 @@ async def instead_of_answer(
     return None
 
 
-async def spoiled(fault: Fault, request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
-    """What is sent of *answer* when its body breaks off."""
-    body = answer.body if isinstance(answer, web.Response) and isinstance(answer.body, bytes) else b""
+async def corrupt_body(fault: Fault, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """Return *response* with its body cut in half, if that is what the fault does."""
+    body = response.body if isinstance(response, web.Response) and isinstance(response.body, bytes) else b""
     half = body[: len(body) // 2]
     if fault.kind == "truncated":
-        return web.Response(status=answer.status, body=half, content_type="application/json")
+        return web.Response(status=response.status, body=half, content_type="application/json")
     if fault.kind == "reset-body":
-        begun = web.StreamResponse(status=answer.status, headers={"Content-Type": "application/json"})
-        begun.content_length = len(body)
-        await begun.prepare(request)
-        await begun.write(half)
+        partial = web.StreamResponse(status=response.status, headers={"Content-Type": "application/json"})
+        partial.content_length = len(body)
+        await partial.prepare(request)
+        await partial.write(half)
         return _reset(request)
-    return answer
+    return response
 
 
-def spoil_page(kind: str, page: dict[str, Any], *, own: str) -> None:
-    """Spoil one page of operations in the way of *kind*."""
+def corrupt_page(kind: str, page: dict[str, Any], *, this_token: str) -> None:
+    """Apply a fault of *kind* to a page of operations."""
     pagination = page["pagination"]
-    following = "next" if "next" in pagination else "nextPageToken"
+    token = "next" if "next" in pagination else "nextPageToken"
     items = page["operations" if "operations" in page else "data"]
     if kind == "repeat-token":
-        pagination[following] = own
+        pagination[token] = this_token
     elif kind == "blank-token":
-        pagination[following] = pagination[following] or ""
+        pagination[token] = pagination[token] or ""
     elif kind == "empty-page":
         items.clear()
-        pagination[following] = own
+        pagination[token] = this_token
     elif kind == "unknown-field":
-        page["warnings"] = [{"text": "made up by the simulator"}]
+        page["warnings"] = [{"text": "added by the simulator"}]
     if items:
-        # In the middle, where skipping too much would be noticed.
-        spoil_operation(kind, items[len(items) // 2])
+        # In the middle, so that a client that skips the rest of the page is noticed.
+        corrupt_operation(kind, items[len(items) // 2])
 
 
-def spoil_operation(kind: str, operation: dict[str, Any]) -> None:
-    """Spoil one operation in the way of *kind*."""
-    spoil = _SPOILERS.get(kind)
-    if spoil:
-        spoil(operation)
+def corrupt_operation(kind: str, operation: dict[str, Any]) -> None:
+    """Apply a fault of *kind* to one operation."""
+    corrupt = _CORRUPTIONS.get(kind)
+    if corrupt:
+        corrupt(operation)
 
 
-_SPOILERS: dict[str, Callable[[dict[str, Any]], None]] = {
+_CORRUPTIONS: dict[str, Callable[[dict[str, Any]], None]] = {
     "malformed": lambda operation: operation.update(stats="none", createdAt="yesterday"),
     "unknown-field": lambda operation: operation.update(priority={"level": 3}),
     "unknown-status": lambda operation: operation.update(status="PAUSED"),
@@ -97,22 +97,22 @@ def _retry_after(fault: Fault, now: float) -> dict[str, str]:
     return {"Retry-After": str(fault.retry_after)}
 
 
-def _reset(request: web.Request) -> NoAnswer:
+def _reset(request: web.Request) -> NoResponse:
     if request.transport is not None:
         connection = request.transport.get_extra_info("socket")
-        # Without lingering, closing sends a RST and not a FIN.
+        # With a linger time of 0, closing sends RST instead of FIN.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()
-    return NoAnswer()
+    return NoResponse()
 
 
-async def _hang(request: web.Request, stopping: asyncio.Event) -> NoAnswer:
-    # aiohttp tells a handler that its client has left only by cancelling it, and that is the caller's to switch on.
+async def _hang(request: web.Request, stopping: asyncio.Event) -> NoResponse:
+    # aiohttp cancels a handler when its client disconnects only if the server enables that, so we check the transport.
     while not stopping.is_set() and request.transport is not None:
         try:
-            await asyncio.wait_for(stopping.wait(), _STILL_THERE_SECONDS)
+            await asyncio.wait_for(stopping.wait(), _DISCONNECT_CHECK_SECONDS)
         except TimeoutError:
             pass
     if request.transport is not None:
         request.transport.abort()
-    return NoAnswer()
+    return NoResponse()
