@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import indent
 from typing import Any, TextIO
 
 from aiohttp import web
@@ -33,6 +34,7 @@ from comms_exporter.config import (
 from comms_exporter.logs import Redactor, configure, uncaught
 from comms_exporter.printable import printable
 from comms_exporter.service import CannotStartError, Service, check_accounts, check_settings, exporter
+from comms_exporter.simulator.demo import STORY, demo_world
 from comms_exporter.slices import spare
 from comms_exporter.web.server import CannotListenError, listening
 
@@ -42,8 +44,8 @@ COMMANDS = """\
 commands:
   serve       answer Prometheus; what happens when no command is named
   check       find out whether every account can be read
-  demo        serve a simulated account, to see it all without one
-  simulator   simulate the API alone
+  demo        run on a simulated account; needs no Twilio account
+  simulator   run only the simulated API
 """
 
 
@@ -104,12 +106,14 @@ def _check_command(arguments: Sequence[str]) -> int:
 
 def _demo_command(arguments: Sequence[str]) -> int:
     defaults = {
-        "collect_interval": "5s",
+        # Counters move every second, and finished operations make room for new ones.
+        "collect_interval": "1s",
+        "collect_active_window": "30s",
         "web_listen_address": "127.0.0.1:10067",
         "log_level": "warn",
         "state_path": "",
     }
-    # Nobody knows this account's secret better than its own simulator.
+    # The simulator accepts any secret.
     account = Account(name="demo", user="ACdemo", secret=SecretStr("demonstration"), base_url="http://127.0.0.1:0")
     settings = load(
         arguments,
@@ -117,7 +121,7 @@ def _demo_command(arguments: Sequence[str]) -> int:
         defaults=defaults,
         accounts=[account],
         parser=build_parser(
-            prog=f"{PROG} demo", description="See the exporter work on a simulated account.", defaults=defaults
+            prog=f"{PROG} demo", description="Run the exporter on a simulated account.", defaults=defaults
         ),
     )
     return asyncio.run(demo(settings))
@@ -176,9 +180,9 @@ async def _reload_on(hangup: asyncio.Event, service: Service, log: FilteringBoun
 
 
 async def demo(settings: Settings) -> int:
-    """Serve a simulated account whose hours pass in minutes, and say where to look."""
+    """Run the exporter on the simulator's demo scenario, and print what to look at."""
     log, redactor = _logger(settings)
-    world = simulator.World(seed=0, clock=time.time, speed=60, rate=20, history_seconds=7 * 86400.0)
+    world = demo_world(time.time)
     stop = asyncio.Event()
 
     async def work(folder: str) -> None:
@@ -187,15 +191,15 @@ async def demo(settings: Settings) -> int:
             simulated = settings.model_copy(
                 update={
                     "accounts": (replace(account, base_url=f"{api}/v1"),),
-                    # The simulated world ends with the process, and so does what was counted of it.
+                    # The simulated account ends with the process, so its counts are not kept.
                     "state_path": settings.state_path or Path(folder, "state.db"),
                 }
             )
             async with exporter(simulated, load=lambda: simulated, log=log, redactor=redactor) as (_, addresses):
-                _say(f"A simulated sender is at work, sixty times as fast as a real one. Its API is at {api}/")
+                _say(f"The exporter is running on a simulated account. The simulated API is at {api}/")
                 for address in addresses:
                     _say(f"Status page: {address}/", f"Metrics:     {address}{settings.web_telemetry_path}")
-                _say("Ctrl-C stops it.")
+                _say("", "What to look at:", *indent(STORY, "  ").splitlines(), "", "Ctrl-C stops it.")
                 await stop.wait()
 
     with _signals({signal.SIGTERM: stop, signal.SIGINT: stop}), TemporaryDirectory(prefix=f"{PROG}-demo-") as folder:

@@ -18,6 +18,7 @@ from process import CREDENTIALS, answer, exporter, run, scrape, until, unused_po
 
 from comms_exporter import __version__
 from comms_exporter.simulator import Fate, Faults, World, make_app
+from comms_exporter.simulator.demo import STORY
 
 
 @pytest.fixture
@@ -395,16 +396,18 @@ class TestCommands:
         for word in ("demo", "simulator", "--collect.interval", "COMMS_EXPORTER_COLLECT_INTERVAL", "30s"):
             assert word in printed
 
-    async def test_demo_shows_operations_moving_without_an_account(self):
-        async with run("demo", "--web.listen-address=127.0.0.1:0", "--collect.interval=200ms") as process:
+    async def test_demo_shows_every_state_and_moving_counters_without_an_account(self):
+        async with run("demo", "--web.listen-address=127.0.0.1:0") as process:
             await process.until("Ctrl-C")
+            assert STORY.splitlines()[0] in process.printed
             url = re.search(r"Status page: (\S+)/\n", process.printed)[1]
-            await until(url, r"^comms_emails_sent_total\S+ [1-9]")
-            assert "demo" in await scrape(url, "/")
+            await until(url, r"^comms_emails_sent_total\S+ [1-9]", seconds=15)
+            page = await scrape(url, "/")
             process.send(signal.SIGINT)
 
             assert 0 == await process.ended(5)
             assert "" == process.said
+        assert {"scheduled", "processing", "completed", "canceled"} <= set(re.findall(r'"badge (\w+)"', page))
 
     async def test_the_simulator_runs_alone(self):
         async with run("simulator", "--web.listen-address=127.0.0.1:0") as process:
