@@ -13,12 +13,16 @@ help: ## list the targets
 # A virtualenv belongs to one Python, so recreate it when PYTHON changes.
 MADE_BY := $(VENV)/.made-by$(shell $(PYTHON) -c 'import platform, sys; print(sys.base_prefix.replace("/", "-"), platform.python_version(), sep="-")')
 $(MADE_BY):
-	$(PYTHON) -m venv --clear $(VENV)
+	@echo "Creating a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-# The locked runtime dependencies.
+# The locked dependencies. pip says either nothing or too much: this prints a dot for each package.
 $(VENV)/.runtime: requirements.lock pyproject.toml $(MADE_BY)
-	$(RUN)pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@printf 'Installing %s packages into $(VENV); this takes up to a minute ' "$$(grep -c == requirements.lock)"
+	@{ $(RUN)pip install --progress-bar off --disable-pip-version-check --require-hashes -r requirements.lock || echo failed; } | \
+	while read -r word _; do case $$word in Collecting|Processing) printf . ;; failed) exit 1 ;; esac; done
+	@echo ' done'
 	@touch $@
 
 # The locked development dependencies and an editable install of the package.
