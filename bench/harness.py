@@ -13,10 +13,10 @@ from pathlib import Path
 
 from bench.rpc import reply, serve
 from bench.tables import quantile
+from comms_exporter.base.slices import spare
 from comms_exporter.config import build_parser, load
 from comms_exporter.logs import Redactor, configure
 from comms_exporter.service import exporter
-from comms_exporter.slices import spare
 
 BEAT_SECONDS = 0.001
 

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from comms_exporter.client import CommsClient, CommsError, Patience, Query
-from comms_exporter.models import Page
-from comms_exporter.poller import requests_per_hour
-from comms_exporter.printable import printable
-from comms_exporter.state import RETENTION
+from comms_exporter.api.client import CommsClient, CommsError, Patience, Query
+from comms_exporter.api.payloads import Page
+from comms_exporter.base.printable import printable
+from comms_exporter.collect.poller import requests_per_hour
+from comms_exporter.collect.state import RETENTION
 
 # More than this between our clock and the API's, and windows of time are no longer what they seem.
 BEARABLE_SKEW = 30.0

@@ -21,6 +21,8 @@ from pydantic import SecretStr
 from structlog.typing import FilteringBoundLogger
 
 from comms_exporter import simulator
+from comms_exporter.base.printable import printable
+from comms_exporter.base.slices import spare
 from comms_exporter.check import as_json, as_text
 from comms_exporter.config import (
     Account,
@@ -32,10 +34,8 @@ from comms_exporter.config import (
     parse_listen_address,
 )
 from comms_exporter.logs import Redactor, configure, uncaught
-from comms_exporter.printable import printable
 from comms_exporter.service import CannotStartError, Service, check_accounts, check_settings, exporter
 from comms_exporter.simulator.demo import STORY, demo_world
-from comms_exporter.slices import spare
 from comms_exporter.web.server import CannotListenError, listening
 
 PROG = "comms-exporter"

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, TextIO
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-from comms_exporter.printable import is_printable, printable
+from comms_exporter.base.printable import is_printable, printable
 from comms_exporter.redaction import Secrets
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}

@@ -21,8 +21,12 @@ from structlog.typing import FilteringBoundLogger
 from yarl import URL
 
 from comms_exporter import __version__
+from comms_exporter.api.client import CommsClient
+from comms_exporter.api.payloads import Operation
 from comms_exporter.check import ADVICE, Report, check
-from comms_exporter.client import CommsClient
+from comms_exporter.collect.health import PollHealth, Reloads, Traffic
+from comms_exporter.collect.poller import Poller
+from comms_exporter.collect.state import AccountState, Snapshot, View
 from comms_exporter.config import (
     Account,
     Settings,
@@ -31,16 +35,12 @@ from comms_exporter.config import (
     needs_restart,
     parse_proxy_url,
 )
-from comms_exporter.exposition import Exposition
-from comms_exporter.health import PollHealth, Reloads, Traffic
+from comms_exporter.expose.exposition import Exposition
+from comms_exporter.expose.families import Shard
+from comms_exporter.expose.negotiation import accepts_gzip, negotiate
 from comms_exporter.logs import Redactor
-from comms_exporter.metrics import Shard
-from comms_exporter.models import Operation
-from comms_exporter.negotiation import accepts_gzip, negotiate
-from comms_exporter.poller import Poller
-from comms_exporter.state import AccountState, Snapshot, View
-from comms_exporter.stats import REACHED, Reading, reached, stat
-from comms_exporter.store import StateInUseError, StateLostError, Store, StoreError, check_path
+from comms_exporter.model.readings import REACHED, Reading, reached, stat
+from comms_exporter.store.sqlite import StateInUseError, StateLostError, Store, StoreError, check_path
 from comms_exporter.web.app import make_app
 from comms_exporter.web.server import listening, systemd_sockets
 from comms_exporter.web.status_page.model import Account as AccountStatus

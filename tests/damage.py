@@ -8,11 +8,11 @@ from pathlib import Path
 
 from operations import NOW, apply, listing, operation, page_of, view
 
-from comms_exporter.exposition import Exposition
-from comms_exporter.health import PollHealth, Reloads, Traffic
-from comms_exporter.models import STATS, STATUSES, pack
-from comms_exporter.state import TOTALS, AccountState
-from comms_exporter.store import StateLostError, Store
+from comms_exporter.api.payloads import STATS, STATUSES, pack
+from comms_exporter.collect.health import PollHealth, Reloads, Traffic
+from comms_exporter.collect.state import TOTALS, AccountState
+from comms_exporter.expose.exposition import Exposition
+from comms_exporter.store.sqlite import StateLostError, Store
 
 SUFFIXES = ("", "-wal")
 COLUMNS = {

@@ -7,12 +7,12 @@ import aiohttp
 from aiohttp.test_utils import TestServer
 from operations import NOW
 
-from comms_exporter.client import CommsClient
-from comms_exporter.health import PollHealth, Traffic
-from comms_exporter.poller import Poller
+from comms_exporter.api.client import CommsClient
+from comms_exporter.collect.health import PollHealth, Traffic
+from comms_exporter.collect.poller import Poller
+from comms_exporter.collect.state import TOTALS, AccountState, View
 from comms_exporter.redaction import Secrets
 from comms_exporter.simulator import REQUESTS, Dialect, Faults, World, make_app
-from comms_exporter.state import TOTALS, AccountState, View
 
 INTERVAL = 30.0
 HOUR = 3600.0

@@ -15,12 +15,12 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from comms_exporter import config
-from comms_exporter.exposition import Exposition
-from comms_exporter.health import PollHealth, Reloads, Traffic
-from comms_exporter.metrics import CACHED
-from comms_exporter.models import STATS, Operation, pack
-from comms_exporter.slices import whole
-from comms_exporter.state import EXEMPLIFIED, AccountState, Listing
+from comms_exporter.api.payloads import STATS, Operation, pack
+from comms_exporter.base.slices import whole
+from comms_exporter.collect.health import PollHealth, Reloads, Traffic
+from comms_exporter.collect.state import EXEMPLIFIED, AccountState, Listing
+from comms_exporter.expose.exposition import Exposition
+from comms_exporter.expose.families import CACHED
 
 ROOT = Path(__file__).parents[1]
 RULES = ROOT / "deploy/prometheus/comms-exporter.rules.yml"

@@ -1,1 +1,1 @@
-"""Small things that know nothing of emails: long work in slices, YAML, rate limits, suggestions."""
+"""Building blocks that know nothing of emails: long work in slices, times, YAML, rate limits, printable text."""

@@ -1,1 +1,1 @@
-"""What the exporter serves over HTTP, and who may connect."""
+"""The HTTP server: connections, authentication, TLS, the metrics and the status page."""

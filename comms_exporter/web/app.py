@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
-from comms_exporter.slices import sliced
+from comms_exporter.base.slices import sliced
 from comms_exporter.web.status_page.assets import ASSETS, Asset
 from comms_exporter.web.status_page.model import Status
 from comms_exporter.web.status_page.render import render_page

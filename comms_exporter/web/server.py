@@ -34,7 +34,7 @@ from aiohttp.http_exceptions import BadHttpMethod, HttpProcessingError
 from aiohttp.payload import Payload
 from aiohttp.typedefs import Handler
 
-from comms_exporter.aiohttp_internals import Connection
+from comms_exporter.base.aiohttp_internals import Connection
 from comms_exporter.web.web_config import Rate, WebConfig, WebConfigFile
 
 # Connections at a time; less where the process may have few files open. An idle one costs some 10 kB; with TLS it is

@@ -9,8 +9,8 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from comms_exporter.config import parse_listen_address
-from comms_exporter.exposition import Body
-from comms_exporter.negotiation import accepts_gzip, negotiate
+from comms_exporter.expose.exposition import Body
+from comms_exporter.expose.negotiation import accepts_gzip, negotiate
 from comms_exporter.web import app as web_app
 from comms_exporter.web.app import LISTING_SECONDS, make_app
 from comms_exporter.web.server import listening

@@ -14,10 +14,10 @@ from aiohttp.test_utils import TestServer
 from browser import browsing
 from process import exporter, scrape, until
 
-from comms_exporter.negotiation import accepts_gzip, negotiate
+from comms_exporter.base.slices import whole
+from comms_exporter.expose.negotiation import accepts_gzip, negotiate
 from comms_exporter.simulator import Fate, World
 from comms_exporter.simulator import make_app as simulated
-from comms_exporter.slices import whole
 from comms_exporter.web.app import make_app
 from comms_exporter.web.status_page import render
 from comms_exporter.web.status_page.assets import ASSETS, SCRIPT
@@ -321,7 +321,7 @@ class TestSteps:
 FROM_A_WHEEL = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from comms_exporter.slices import whole
+from comms_exporter.base.slices import whole
 from comms_exporter.web.status_page import assets, render, search
 assert render.__file__.startswith(sys.argv[1]), render.__file__
 from comms_exporter.web.status_page.model import Status

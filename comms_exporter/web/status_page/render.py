@@ -6,8 +6,8 @@ from typing import NamedTuple, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from comms_exporter.slices import Steps, parts
-from comms_exporter.times import EARLIEST, LATEST, as_utc, iso
+from comms_exporter.base.slices import Steps, parts
+from comms_exporter.base.times import EARLIEST, LATEST, as_utc, iso
 from comms_exporter.web.status_page.assets import ICON, SCRIPT, STYLE
 from comms_exporter.web.status_page.model import STUCK_SECONDS, Funnel, Health, Status
 from comms_exporter.web.status_page.search import MAX_SEARCH_LENGTH, SORTS, SearchResult

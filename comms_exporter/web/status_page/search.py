@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from urllib.parse import urlencode
 
-from comms_exporter.slices import SIZE, Steps, parts
+from comms_exporter.base.slices import SIZE, Steps, parts
 from comms_exporter.web.status_page.model import OperationRow
 
 PAGE_SIZE = 50

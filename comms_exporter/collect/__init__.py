@@ -1,0 +1,1 @@
+"""Collecting: when to poll, what an answer means for the totals, and how the polls are going."""

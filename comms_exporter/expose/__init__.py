@@ -1,0 +1,1 @@
+"""The page that Prometheus reads: metrics, text, compression, negotiation."""

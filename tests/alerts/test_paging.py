@@ -1,0 +1,145 @@
+"""From a wrong template to the pager: simulator, exporter, Prometheus with our rules, Alertmanager with our example."""
+
+import asyncio
+import re
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from process import exporter, unused_port
+from prometheus import Alertmanager, Binaries, Prometheus
+
+from comms_exporter.simulator import Fate, World, make_app
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+# Everything that takes a minute takes three seconds here: windows, waits and intervals alike.
+HASTE = 20
+GOOD = Fate(sent=0.1, delivered=0.2)
+BAD = Fate(failed=0.1)
+
+
+def hurried(text):
+    """Return *text* with every duration of a rule or a route divided by HASTE, but no shorter than a second."""
+    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+    def shorter(match):
+        return f"{max(1, round(int(match[1]) * seconds[match[2]] / HASTE))}s"
+
+    return re.sub(r"\b([0-9]+)([smhd])\b", shorter, text)
+
+
+class Webhooks:
+    """Who is told: the bodies that Alertmanager has posted, by receiver."""
+
+    def __init__(self):
+        self.posted = {"pager": [], "tickets": []}
+        self.app = web.Application()
+        self.app.router.add_post("/{receiver}", self.post)
+
+    async def post(self, request):
+        self.posted[request.match_info["receiver"]] += (await request.json())["alerts"]
+        return web.Response()
+
+    def names(self, receiver):
+        return {alert["labels"]["alertname"] for alert in self.posted[receiver] if alert["status"] == "firing"}
+
+    async def until(self, receiver, name, within=60):
+        """Return the alert *name* once *receiver* was told of it."""
+        deadline = time.monotonic() + within
+        while True:
+            for alert in self.posted[receiver]:
+                if alert["labels"]["alertname"] == name and alert["status"] == "firing":
+                    return alert
+            assert time.monotonic() < deadline, f"{receiver} never heard of {name}, only of {self.names(receiver)}"
+            await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def alerting(folder):
+    """An Alertmanager with our example configuration, whose webhooks are here."""
+    binaries, webhooks = Binaries.find(3), Webhooks()
+    async with TestServer(webhooks.app) as receiver:
+        text = hurried((DEPLOY / "alertmanager" / "alertmanager.yml").read_text())
+        config = yaml.safe_load(text.replace("127.0.0.1:9099", f"127.0.0.1:{receiver.port}"))
+        async with Alertmanager(binaries, folder, config) as alertmanager:
+            yield alertmanager, webhooks
+
+
+@asynccontextmanager
+async def watching(folder, alertmanager, port):
+    """A Prometheus with our example configuration and rules, both in haste."""
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    rules = []
+    for name in config.pop("rule_files"):
+        (folder / name).write_text(hurried((DEPLOY / "prometheus" / name).read_text()))
+        rules.append(folder / name)
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{port}"]
+    del config["alerting"]
+    async with Prometheus(
+        Binaries.find(3), folder, config=config, rule_files=rules, alertmanagers=[alertmanager.address]
+    ) as prometheus:
+        yield prometheus
+
+
+@pytest.mark.usefixtures("prometheus_three")
+class TestPaging:
+    async def test_a_failure_spike_pages_and_the_exporters_end_pages_as_just_that(self, tmp_path):
+        world, port = World(clock=time.time), unused_port()
+        flags = ("--collect.interval=500ms", f"--web.listen-address=127.0.0.1:{port}", "--account.name=shop")
+        failing = False
+
+        async def mail():
+            while True:
+                world.send(fates=[GOOD] * 6 + [BAD if failing else GOOD] * 4)
+                await asyncio.sleep(0.2)
+
+        async with (
+            TestServer(make_app(world)) as api,
+            alerting(tmp_path) as (alertmanager, webhooks),
+            exporter(str(api.make_url("/v1")), *flags, listen=False) as process,
+            watching(tmp_path, alertmanager, port) as prometheus,
+        ):
+            sending = asyncio.create_task(mail())
+            try:
+                await prometheus.until("increase(comms_emails_sent_total[10s]) > 50", within=40)
+                assert set() == webhooks.names("pager")
+
+                failing, began = True, time.monotonic()
+                page = await webhooks.until("pager", "CommsEmailFailureSpike")
+                # Two minutes at normal speed are six seconds here; the rest is this machine's.
+                assert time.monotonic() - began < 60
+                assert ("critical", "shop") == (page["labels"]["severity"], page["labels"]["account"])
+                assert page["annotations"]["runbook_url"].endswith("#commsemailfailurespike")
+
+                failing = False
+                webhooks.posted["pager"].clear()
+                await process.kill()
+                await webhooks.until("pager", "CommsExporterDown")
+                assert "CommsEmailFailureSpike" not in webhooks.names("pager")
+            finally:
+                sending.cancel()
+
+    async def test_who_is_paged_gets_no_ticket_about_the_same(self, tmp_path):
+        async with alerting(tmp_path) as (alertmanager, webhooks):
+            labels = {"alertname": "CommsEmailFailureSpike", "account": "shop", "job": "comms-exporter"}
+            alerts = [
+                {"labels": {**labels, "severity": "critical"}},
+                {"labels": {**labels, "severity": "warning"}},
+                {"labels": {**labels, "severity": "warning", "account": "other"}},
+            ]
+            async with aiohttp.ClientSession() as session:
+                answer = await session.post(f"{alertmanager.url}/api/v2/alerts", json=alerts)
+                assert 200 == answer.status
+            await webhooks.until("pager", "CommsEmailFailureSpike")
+            ticket = await webhooks.until("tickets", "CommsEmailFailureSpike")
+
+            assert "other" == ticket["labels"]["account"]
+            known = await alertmanager.until(lambda alerts: any(each["status"]["inhibitedBy"] for each in alerts))
+            (inhibited,) = [each["labels"] for each in known if each["status"]["inhibitedBy"]]
+            assert ("warning", "shop") == (inhibited["severity"], inhibited["account"])

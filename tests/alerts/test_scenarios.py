@@ -1,0 +1,126 @@
+"""Each kind of trouble fires exactly the alerts that docs/alerts.md names for it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from house import house
+from operations import NOW, page_of
+from prometheus import Binaries, complaints
+
+from comms_exporter.collect.health import Reloads
+from comms_exporter.expose.exposition import Exposition
+from comms_exporter.simulator.scenarios import SCENARIOS
+
+ROOT = Path(__file__).parents[2]
+RULES = [ROOT / "deploy" / "prometheus" / f"comms-exporter.{kind}.yml" for kind in ("rules", "alerts")]
+NAMES = set(re.findall(r"\bcomms_\w+", "".join(path.read_text() for path in RULES)))
+JOB = 'instance="exporter:10067",job="comms-exporter"'
+MINUTE, HOUR = 60, 3600
+
+
+def promised(scenario):
+    """Return what the table in docs/alerts.md says that *scenario* fires, as (alert, severity)."""
+    table = (ROOT / "docs" / "alerts.md").read_text().partition("## What each scenario fires")[2]
+    found, current = set(), None
+    for row in re.findall(r"^\|(.*)\|$", table, re.MULTILINE):
+        name, fires, _ = (cell.strip() for cell in row.split("|"))
+        current = name.strip("`") or current
+        if current == scenario:
+            found |= {
+                (alert, severity)
+                for alert, rest in re.findall(r"(Comms\w+)([^|]*)", fires)
+                for severity in re.findall("critical|warning|info", rest)
+            }
+    return found
+
+
+def scraped(page):
+    """Yield (series, value) for every sample of *page* that a rule may look at, as Prometheus would store it."""
+    for name, labels, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", page, re.MULTILINE):
+        if name in NAMES:
+            number = float(value)
+            # The clock of promtool's tests begins at zero; a time of 0 is no time.
+            if name.endswith("_timestamp_seconds") and number:
+                number -= NOW
+            yield f"{name}{{{','.join(filter(None, (labels, JOB)))}}}", number
+
+
+async def history(scenario, *, before, lasting, step, rate):
+    """Return the series of an exporter through *before* seconds of calm and *lasting* seconds of *scenario*."""
+    series = {}
+
+    async def save(_):
+        """The disk is fast and never full."""
+
+    # Few operations at a time have series, which is what writing a page costs.
+    async with house(page_size=1000, interval=float(step), active_window=600, rate=rate, save=save) as home:
+        page = Exposition(lambda: [home.poller], reloads=Reloads(NOW), monotonic=home.clock)
+        turns = range(0, before + lasting, step)
+        waiting_until = 0.0
+        for turn, seconds in enumerate(turns):
+            home.clock.now = NOW + seconds
+            if seconds == before:
+                SCENARIOS[scenario].begin(home.world, home.faults)
+            if seconds >= waiting_until:
+                home.clock.waits.clear()
+                await home.poller.poll()
+                home.clock.now = NOW + seconds
+                waiting_until = seconds + home.poller.health.interval_seconds if home.poller.health.problem else 0
+            for name, value in [(f"up{{{JOB}}}", 1.0), *scraped(page_of(page).decode())]:
+                series.setdefault(name, {})[turn] = value
+    return [
+        {
+            "series": name,
+            "values": " ".join(format(values[n], ".16g") if n in values else "_" for n in range(len(turns))),
+        }
+        for name, values in series.items()
+    ]
+
+
+def fired(folder, series, *, lasting, step, expected):
+    """Return promtool's complaints if anything but *expected* fired at any time."""
+    every = f"{step}s"
+    test = {
+        "rule_files": [str(path) for path in RULES],
+        "evaluation_interval": every,
+        "tests": [
+            {
+                "interval": every,
+                "input_series": series,
+                "promql_expr_test": [
+                    {
+                        "expr": "group by (alertname, severity) "
+                        f'(max_over_time(ALERTS{{alertstate="firing"}}[{lasting + step}s]))',
+                        "eval_time": f"{lasting - step}s",
+                        "exp_samples": [
+                            {"labels": f'{{alertname="{alert}",severity="{severity}"}}', "value": 1}
+                            for alert, severity in sorted(expected)
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    file = folder / "scenario.test.yml"
+    file.write_text(json.dumps(test))
+    return "".join(complaints(Binaries.find(major).promtool, "test", "rules", file) for major in (2, 3))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("prometheus_three")
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_fires_exactly_what_is_promised(scenario, tmp_path):
+    before, lasting = 2 * HOUR, 3 * HOUR
+    series = await history(scenario, before=before, lasting=lasting, step=MINUTE, rate=60)
+    expected = promised(scenario)
+
+    assert expected or scenario == "calm"
+    assert "" == fired(tmp_path, series, lasting=before + lasting, step=MINUTE, expected=expected)
+
+
+def test_the_table_knows_every_scenario_and_no_other():
+    table = (ROOT / "docs" / "alerts.md").read_text().partition("## What each scenario fires")[2]
+
+    assert set(SCENARIOS) == set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE))

@@ -1,0 +1,168 @@
+"""Whatever time the API sends, nothing that computes with it or shows it raises."""
+
+import json
+from datetime import timedelta, timezone
+
+import pytest
+from aiohttp import web
+from api.test_doubts import page, samples, strange_house
+from api.test_fuzz import SOAK
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from operations import NOW, operation
+
+from comms_exporter.api.client import retry_after
+from comms_exporter.api.payloads import BadPayloadError, read_page
+from comms_exporter.base.slices import whole
+from comms_exporter.base.times import EARLIEST, LATEST, as_utc, is_representable, iso, rfc3339
+from comms_exporter.collect.state import Tracked
+from comms_exporter.model.readings import Reading
+from comms_exporter.service import _rows
+from comms_exporter.web.status_page.model import Status
+from comms_exporter.web.status_page.render import render_page
+from comms_exporter.web.status_page.search import OperationList, Search
+
+AFTER_THE_YEAR_9999 = "9999-12-31T23:59:59-23:59"
+BEFORE_THE_YEAR_1 = "0001-01-01T00:00:00+23:59"
+FIRST = "0001-01-01T00:00:00Z"
+LAST = "9999-12-31T23:59:59Z"
+
+offsets = st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+times = st.sampled_from([AFTER_THE_YEAR_9999, BEFORE_THE_YEAR_1, FIRST, LAST]) | st.builds(
+    lambda moment, offset: moment.replace(tzinfo=offset).isoformat(), st.datetimes(), offsets
+)
+http_dates = st.one_of(
+    st.sampled_from(
+        [
+            *["Fri, 31 Dec 9999 23:59:59 -2359", "Mon, 01 Jan 0001 00:00:00 +2359", "Fri, 31 Dec 9999 23:59:59 GMT"],
+            *["Mon, 01 Jan 0001 00:00:00 GMT", "1 Jan 99999 00:00:00", "Thu, 01 Jan 1970 00:00:00 +999999999", ",", ""],
+        ]
+    ),
+    st.builds(
+        lambda moment, zone: f"{moment:%a, %d %b %Y %H:%M:%S} {zone:+05d}", st.datetimes(), st.integers(-99999, 99999)
+    ),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40),
+)
+
+
+def with_times(name, created, updated, **counters):
+    return {**page(operation(name, **counters))["operations"][0], "createdAt": created, "updatedAt": updated}
+
+
+def listing(*operations):
+    return {"operations": operations, "pagination": {"next": None}}
+
+
+def status_page_of(home):
+    now = home.clock.now
+    result = whole(OperationList(list(_rows(home.poller)), now).search(Search()))
+    return whole(render_page(Status(version="0", now=now, telemetry_path="/metrics"), result))
+
+
+class TestOperations:
+    @pytest.mark.parametrize("text", [AFTER_THE_YEAR_9999, BEFORE_THE_YEAR_1])
+    @pytest.mark.parametrize("field", ["createdAt", "updatedAt"])
+    @pytest.mark.parametrize("status", ["PROCESSING", "PAUSED"])
+    def test_a_time_outside_the_years_1_to_9999_is_malformed(self, text, field, status):
+        """Both readers say so: the quick one of usual pages, and the one of all others."""
+        good = page(operation("good"))["operations"][0]
+        bad = {**page(operation("bad", status=status))["operations"][0], field: text}
+
+        read = read_page(json.dumps(listing(good, bad)).encode())
+
+        assert [f"{field} is outside the years 1 to 9999"] == read.malformed
+        assert ["good"] == [each.id for each in read.operations]
+
+    @pytest.mark.parametrize("text", [FIRST, LAST, AFTER_THE_YEAR_9999, BEFORE_THE_YEAR_1])
+    async def test_unfinished_ones_that_are_missing_later_are_asked_for(self, text):
+        """The oldest of them decides from when on a listing is asked for."""
+        answers = iter([listing(*(with_times(name, text, text) for name in "abc"))])
+        async with strange_house(lambda _: next(answers, listing())) as home:
+            for _ in range(3):
+                await home.poll()
+            assert home.poller.health.up
+            status_page_of(home)
+
+    async def test_a_state_that_already_holds_such_a_time_is_polled_and_shown(self):
+        """Version 0.1.0 kept it: a start with its state must not die."""
+        async with strange_house(lambda _: listing()) as home:
+            home.poller.state.restore(
+                [
+                    _tracked("a", created=LATEST + 86340.0),
+                    _tracked("b", created=EARLIEST - 86340.0),
+                    _tracked("c", created=float("inf")),
+                ]
+            )
+            await home.poll()
+            assert home.poller.health.up
+            assert "0001-01-01T00:00:00+00:00" in status_page_of(home)
+
+    @settings(max_examples=60 * SOAK, deadline=None)
+    @given(st.lists(st.tuples(times, times), min_size=1, max_size=4), st.lists(http_dates, min_size=3, max_size=3))
+    @example([(AFTER_THE_YEAR_9999, AFTER_THE_YEAR_9999)] * 3, ["Fri, 31 Dec 9999 23:59:59 -2359"] * 3)
+    async def test_any_times_are_listed_missed_and_shown(self, pairs, dates):
+        """Three polls, each with a Date of its own: whatever they say, the loop goes on and both pages are written."""
+        bodies = iter([listing(*(with_times(f"o{n}", *pair) for n, pair in enumerate(pairs)))])
+        headers = iter(dates)
+
+        def answer(_):
+            return web.json_response(next(bodies, listing()), headers={"Date": next(headers, "")})
+
+        async with strange_house(answer) as home:
+            for _ in range(3):
+                await home.poll()
+                samples(home)
+                status_page_of(home)
+            assert 3 == home.poller.health.polls
+
+
+def _tracked(name, **times):
+
+    return Tracked(operation(name, **times), Reading.UNDECIDED)
+
+
+class TestHeaders:
+    async def test_a_date_outside_the_years_1_to_9999_is_ignored(self):
+        date = "Fri, 31 Dec 9999 23:59:59 -2359"
+        async with strange_house(lambda _: web.json_response(listing(), headers={"Date": date})) as home:
+            await home.poll()
+            await home.poll()
+            assert (True, home.clock.now) == (home.poller.health.up, home.poller._client.now())
+
+    @settings(max_examples=300 * SOAK)
+    @given(http_dates)
+    def test_any_retry_after_is_a_wait_or_nothing(self, value):
+        wait = retry_after(value, now=NOW)
+        assert wait is None or 0 <= wait <= 3600
+
+
+class TestWriting:
+    @given(st.floats())
+    def test_any_number_can_be_written(self, moment):
+        assert len("2026-11-21T12:00:00Z") == len(rfc3339(moment))
+        assert len("2026-11-21T12:00:00+00:00") == len(iso(moment))
+        assert is_representable(as_utc(moment).timestamp())
+
+    @pytest.mark.parametrize(
+        ("moment", "text"),
+        [
+            (NOW, "2026-11-21T12:00:00Z"),
+            (-1.0, "1970-01-01T00:00:00Z"),
+            (LATEST, "9999-12-31T23:59:59Z"),
+            (LATEST + 1, "9999-12-31T23:59:59Z"),
+            (float("inf"), "9999-12-31T23:59:59Z"),
+            (float("nan"), "1970-01-01T00:00:00Z"),
+        ],
+    )
+    def test_what_is_out_of_range_is_the_nearest_that_is_not(self, moment, text):
+        assert text == rfc3339(moment)
+
+
+@given(st.binary(max_size=30) | st.text(max_size=30).map(str.encode))
+def test_any_text_is_a_time_or_malformed(text):
+    body = b'{"operations": [{"id": "a", "status": "PROCESSING", "stats": {}, "createdAt": "%b", "updatedAt": "%b"}]}'
+    try:
+        read = read_page(body % (text, text))
+    except BadPayloadError:
+        return
+    assert all(is_representable(each.created) and is_representable(each.updated) for each in read.operations)

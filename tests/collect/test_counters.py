@@ -1,0 +1,245 @@
+"""The proof of the counters: whatever the answers, the order and the restarts, totals are what an eyewitness counted."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from operations import NOW, apply, listing, view
+
+from comms_exporter.api.payloads import STATS, Operation, pack
+from comms_exporter.collect.state import MARGIN, RETENTION, TOTALS, AccountState
+from comms_exporter.store.sqlite import Store
+
+# What an email can go through, as stages that come after each other.
+LIVES = (
+    ("scheduled", "queued", "sent", "delivered", "opened"),
+    ("queued", "sent", "delivered", "opened"),
+    ("queued", "sent", "undelivered"),
+    ("queued", "failed"),
+    ("scheduled", "canceled"),
+)
+HOUR = 3600.0
+SOAK = int(os.environ.get("SOAK", "1"))
+
+
+class Email:
+    """One email, as its eyewitness sees it."""
+
+    def __init__(self, life):
+        self.life = life
+        self.stage = 0
+
+    @property
+    def been(self):
+        return set(self.life[: self.stage + 1])
+
+    @property
+    def now(self):
+        return self.life[self.stage]
+
+
+class Sent:
+    """One operation: its emails, and every version of it that the API ever had, with what had truly happened by then."""
+
+    def __init__(self, name, created, lives, exclusive):
+        self.name = name
+        self.created = created
+        self.emails = [Email(life) for life in lives]
+        self.exclusive = exclusive
+        self.versions = []
+        self.truths = []
+        self.write(created)
+
+    def write(self, now):
+        if self.exclusive:
+            counts = {name: sum(email.now == name for email in self.emails) for name in STATS[3:]}
+        else:
+            passed = {"scheduled", "queued"}
+            counts = {
+                name: sum(name in email.been and (name not in passed or email.now == name) for email in self.emails)
+                for name in STATS[3:]
+            }
+        sent = sum("sent" in email.been for email in self.emails)
+        total = len(self.emails)
+        stats = {"total": total, "recipients": total, "attempts": sent, **counts}
+        self.versions.append(
+            Operation(self.name, self.status, self.created, float(now), pack(tuple(stats[name] for name in STATS)))
+        )
+        truth = {name: sum(name in email.been for email in self.emails) for name in TOTALS}
+        truth |= {"total": total, "recipients": total, "attempts": sent, "operations_created": 1}
+        truth |= {
+            f"operations_{name}": int(any(v.status == name.upper() for v in self.versions))
+            for name in ("completed", "canceled")
+        }
+        self.truths.append(truth)
+
+    @property
+    def status(self):
+        stages = {email.now for email in self.emails}
+        if stages <= {"canceled"}:
+            return "CANCELED"
+        if "scheduled" in stages:
+            return "SCHEDULED"
+        return "PROCESSING" if "queued" in stages else "COMPLETED"
+
+
+class Eyewitness:
+    """Counts what the exporter can have known: for each operation the newest version that it was ever told."""
+
+    def __init__(self):
+        self.told = {}
+        self.baseline = {}
+        self.first_look_over = False
+
+    def tell(self, sent, version, *, new):
+        known = self.told.get(sent.name)
+        if known is None and not new:
+            self.baseline[sent.name] = version
+        self.told[sent.name] = (sent, max(version, known[1] if known else version))
+
+    def totals(self):
+        totals = dict.fromkeys(TOTALS, 0)
+        for sent, version in self.told.values():
+            since = self.baseline.get(sent.name)
+            for name in TOTALS:
+                totals[name] += sent.truths[version][name] - (0 if since is None else sent.truths[since][name])
+        return totals
+
+    def copy(self):
+        copy = Eyewitness()
+        copy.told, copy.baseline, copy.first_look_over = dict(self.told), dict(self.baseline), self.first_look_over
+        return copy
+
+
+class Counters(RuleBasedStateMachine):
+    """A week of an account's life, with an exporter that is lied to, restarted, killed and sent on leave."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.store = Store(Path(self.folder.name, "state.db"))
+        self.now = NOW
+        self.sent = []
+        self.state = AccountState()
+        self.witness = Eyewitness()
+        self.shown = dict.fromkeys(TOTALS, 0)
+        self.saved = Eyewitness()
+
+    def teardown(self):
+        self.store.close()
+        self.folder.cleanup()
+
+    # What happens at Twilio
+
+    @initialize(count=st.integers(0, 3), lives=st.lists(st.sampled_from(LIVES), min_size=1, max_size=3))
+    def begin(self, count, lives):
+        for _ in range(count):
+            self.send(lives, True, 0)
+
+    @rule(
+        lives=st.lists(st.sampled_from(LIVES), min_size=1, max_size=4),
+        exclusive=st.booleans(),
+        wait=st.integers(0, 5),
+    )
+    def send(self, lives, exclusive, wait):
+        self.now += wait
+        self.sent.append(Sent(f"operation {len(self.sent)}", self.now, lives, exclusive))
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), wait=st.integers(0, 3))
+    def move(self, data, wait):
+        self.now += wait
+        sent = data.draw(st.sampled_from(self.sent))
+        emails = [email for email in sent.emails if email.stage < len(email.life) - 1]
+        for email in data.draw(st.lists(st.sampled_from(emails), max_size=3, unique_by=id)) if emails else []:
+            email.stage += 1
+        sent.write(self.now)
+
+    @rule(hours=st.sampled_from([0.1, 1, 20, 100, 24 * 6.5, 24 * 8]))
+    def time_passes(self, hours):
+        self.now += int(hours * 3600)
+
+    # What the exporter is told
+
+    @rule(data=st.data())
+    def sweep(self, data):
+        """All that Twilio still keeps, in any order; as ever, a moment before the exporter has it."""
+        kept = [sent for sent in self.sent if sent.created > self.now - RETENTION]
+        self.answer(data.draw(st.permutations(kept)), sweep=True)
+
+    @precondition(lambda self: self.witness.first_look_over)
+    @rule(data=st.data())
+    def window(self, data):
+        """Some of it, of any age: a window, a status, or one that Twilio should have forgotten."""
+        if self.sent:
+            self.answer(data.draw(st.lists(st.sampled_from(self.sent), max_size=4, unique_by=id)), sweep=False)
+
+    @precondition(lambda self: self.witness.first_look_over)
+    @rule(data=st.data())
+    def stale(self, data):
+        """What a replica that lags still believes."""
+        if self.sent:
+            sent = data.draw(st.sampled_from(self.sent))
+            self.answer([sent], sweep=False, version=data.draw(st.integers(0, len(sent.versions) - 1)))
+
+    def answer(self, answered, *, sweep, version=-1):
+        picked = [(sent, version % len(sent.versions)) for sent in answered]
+        tracked = set(self.state.tracked)
+        apply(self.state, listing(*[sent.versions[index] for sent, index in picked], sweep=sweep, at=self.now))
+        horizon = self.state.horizon
+        for sent, index in picked:
+            expired = sent.created < horizon and sent.name not in tracked
+            if expired and (self.witness.first_look_over or not sent.versions[index].unfinished):
+                continue  # forgotten: whatever it does now, it was counted
+            new = self.witness.first_look_over and sent.created >= self.state.first_look
+            self.witness.tell(sent, index, new=new)
+        self.witness.first_look_over = True
+        if sweep:
+            kept = [each.operation for each in self.state.tracked.values() if not each.operation.unfinished]
+            assert all(each.created >= self.now - RETENTION - MARGIN for each in kept)
+
+    # What becomes of the exporter
+
+    @precondition(lambda self: self.witness.first_look_over)
+    @rule()
+    def save(self):
+        self.store.save("shop", self.state.snapshot())
+        self.saved = self.witness.copy()
+
+    @rule()
+    def crash(self):
+        """Whatever was not saved is forgotten, by both."""
+        self.store.close()
+        self.store = Store(Path(self.folder.name, "state.db"))
+        assert self.store.put_aside is None
+        states = {"shop": AccountState()}
+        self.store.load(states)
+        self.state = states["shop"]
+        self.witness = self.saved.copy()
+        self.shown = self.witness.totals()
+
+    @invariant()
+    def totals_are_the_truth(self):
+        assert self.witness.totals() == dict(zip(TOTALS, self.state.totals, strict=True))
+
+    @invariant()
+    def the_view_is_what_a_count_of_everything_says(self):
+        afresh = AccountState()
+        afresh.restore(self.state.tracked.values())
+        views = [view(state, now=self.now, active_window=HOUR, limit=3) for state in (self.state, afresh)]
+        assert sorted(each.id for each in views[0].exposed) == sorted(each.id for each in views[1].exposed)
+        for name in ("hidden", "queued", "scheduled", "by_status", "by_reading", "oldest_unfinished"):
+            assert getattr(views[0], name) == getattr(views[1], name), name
+
+    @invariant()
+    def totals_never_fall(self):
+        totals = dict(zip(TOTALS, self.state.totals, strict=True))
+        assert all(totals[name] >= self.shown[name] for name in TOTALS)
+        self.shown = totals
+
+
+TestCounters = Counters.TestCase
+TestCounters.settings = settings(max_examples=60 * SOAK, stateful_step_count=40, deadline=None)

@@ -1,0 +1,490 @@
+"""One account is asked in step, as little as its operations' age allows, and how that goes is told."""
+
+import asyncio
+import json
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from house import HOUR, Clock, house
+from operations import NOW, rfc3339
+
+from comms_exporter.api.client import ConnectionLostError, Pace, ThrottledError
+from comms_exporter.collect.poller import requests_per_hour
+from comms_exporter.simulator import Dialect, Fate
+from comms_exporter.store.sqlite import StateLostError, StoreError
+
+DAY = 24 * HOUR
+SENT = Fate(sent=1, delivered=2)
+QUEUED = Fate(queued=0)
+
+
+def windows(paths):
+    """Return how far back each listing among *paths* reaches, in seconds before NOW, and the status it asks for."""
+    queries = [parse_qs(urlsplit(path).query) for path in paths if not path.startswith("/")]
+    return [(query["startDate"][0], query.get("status", [None])[0]) for query in queries]
+
+
+def since(seconds):
+    """Return the startDate of a window of *seconds*, one second wider so that its bound does not matter."""
+    return rfc3339(seconds - 1)
+
+
+class TestWhatIsAsked:
+    async def test_at_first_everything_then_the_last_hour(self):
+        async with house() as home:
+            await home.poll()
+            assert [(since(home.clock.now - 7 * DAY - HOUR), None)] == windows(home.asked())
+
+            await home.poll()
+            assert [(since(home.clock.now - HOUR), None)] == windows(home.asked())
+
+    async def test_a_day_at_every_tenth_poll_and_everything_every_hour(self):
+        async with house() as home:
+            lengths = []
+            for _ in range(122):
+                await home.poll()
+                ((start, _),) = windows(home.asked())
+                lengths.append(
+                    next(
+                        n
+                        for n, s in (("hour", HOUR), ("day", DAY), ("week", 7 * DAY + HOUR))
+                        if start == since(home.clock.now - s)
+                    )
+                )
+
+        assert [0, 120] == [n for n, length in enumerate(lengths) if length == "week"]
+        assert list(range(10, 120, 10)) == [n for n, length in enumerate(lengths) if length == "day"]
+
+    async def test_until_everything_was_seen_once_everything_is_asked(self):
+        async with house() as home:
+            home.faults.add("500", times=2)
+            for _ in range(3):
+                await home.poll()
+
+        assert 3 == len({start for start, _ in windows(home.asked())})
+        assert home.poller.health.up
+
+    @pytest.mark.parametrize(
+        ("failures", "window"), [(1, HOUR + 60), (8, HOUR + 270), (9, 7 * DAY + HOUR), (100, 7 * DAY + HOUR)]
+    )
+    async def test_after_failures_as_much_more_as_they_lasted_and_after_ten_intervals_everything(
+        self, failures, window
+    ):
+        """What was missed is not left to the next sweep, which may be an hour away."""
+        async with house() as home:
+            await home.poll()
+            home.faults.add("500", times=failures)
+            for _ in range(failures):
+                await home.poll()
+            home.asked()
+            home.poller._plan.day = float("inf")
+
+            await home.poll()
+            await home.poll()
+
+        assert [since(home.clock.now - 30 - window), since(home.clock.now - HOUR)] == [
+            start for start, _ in windows(home.asked())
+        ]
+
+    async def test_late_opens_of_old_operations_are_counted_by_the_first_good_poll_after_an_outage(self):
+        async with house() as home:
+            await home.poll()
+            home.world.send(fates=[Fate(sent=1, delivered=2, opened=2 * DAY + 300)])
+            await home.poll(after=2 * DAY)
+            home.faults.add("500", times=20)
+            for _ in range(20):
+                await home.poll()
+            assert "opened" not in home.totals
+
+            await home.poll()
+
+            assert 1 == home.totals["opened"]
+
+    async def test_an_old_unfinished_operation_is_asked_for_by_itself(self):
+        async with house() as home:
+            old = home.world.send(at=NOW - 2 * HOUR, fates=[QUEUED])
+            await home.poll()
+            home.asked()
+
+            await home.poll()
+
+            assert [f"/{old.id}"] == [path for path in home.asked() if path.startswith("/")]
+
+    async def test_many_of_them_are_listed_by_status(self):
+        async with house() as home:
+            for n in range(30):
+                home.world.send(at=NOW - 2 * HOUR - n, fates=[QUEUED])
+                home.world.send(at=NOW - 2 * HOUR - n, fates=[SENT])
+            await home.poll()
+            home.asked()
+
+            await home.poll()
+
+            asked = home.asked()
+            assert [(since(home.clock.now - HOUR), None), (since(NOW - 2 * HOUR - 29), "PROCESSING")] == windows(asked)
+            assert 2 == len(asked)
+
+    async def test_those_that_finished_meanwhile_are_not_missed(self):
+        """They have left the listing of their old status; alone they are fetched, together they are listed."""
+        async with house(page_size=100) as home:
+            for n in range(30):
+                home.world.send(at=NOW - 2 * HOUR - n, fates=[Fate(sent=2 * HOUR + n + 45)])
+            await home.poll()
+
+            await home.poll()
+
+            assert {"COMPLETED": 30} == home.poller.view.by_status
+            assert {"sent": 30, "attempts": 30, "operations_completed": 30} == home.totals
+            assert 4 == len(home.asked())
+
+    async def test_one_that_the_api_has_lost_is_not_asked_for_again(self):
+        async with house() as home:
+            home.world.send(at=NOW - 7 * DAY + 50, fates=[QUEUED])
+            await home.poll()
+            await home.poll()
+            assert {} == home.poller.view.by_status
+            home.asked()
+
+            await home.poll()
+
+            assert 1 == len(home.asked())
+            assert home.poller.health.up
+
+    async def test_filters_that_are_ignored_are_noticed_once_and_cost_no_more_than_they_must(self):
+        async with house(dialect=Dialect(ignore_filters=True), page_size=1000) as home:
+            for n in range(30):
+                home.world.send(at=NOW - 3 * HOUR - n, fates=[QUEUED])
+                home.world.send(at=NOW - 3 * HOUR - n, fates=[SENT])
+            for _ in range(4):
+                await home.poll()
+                assert 1 == len(home.asked())
+
+        events = [fields["filter"] for level, _, fields in home.log.said if level == "warning"]
+        assert ["startDate"] == events
+
+    @pytest.mark.parametrize("operations", [0, 100, 3000])
+    async def test_an_hour_costs_what_was_said(self, operations):
+        async with house(page_size=100) as home:
+            for n in range(operations):
+                home.world.send(at=NOW - (n + 0.5) * 7 * DAY / max(1, operations), fates=[SENT])
+            await home.poll()
+            home.asked()
+            for _ in range(120):
+                await home.poll()
+
+            said = home.poller.requests_per_hour()
+            assert said * 0.95 <= len(home.asked()) <= said * 1.05
+
+    @pytest.mark.parametrize(("operations", "requests"), [(100, 120), (10_000, 141), (1_000_000, 3222)])
+    def test_the_price_that_the_readme_names(self, operations, requests):
+        assert requests == requests_per_hour(operations, interval=30, page_size=1000)
+
+
+class TestWhatBecomesOfIt:
+    @pytest.mark.parametrize("reading", ["cumulative", "exclusive"])
+    @pytest.mark.parametrize("envelope", ["operations", "data"])
+    async def test_every_operation_of_every_page_is_known_and_followed(self, reading, envelope):
+        async with house(reading=reading, dialect=Dialect(envelope=envelope)) as home:
+            for n in range(200):
+                home.world.send(at=NOW - n, fates=[Fate(sent=n + 40, delivered=n + 70, opened=n + 100)])
+            await home.poll()
+            assert 5 == len(home.asked())
+            assert {"PROCESSING": 200} == home.poller.view.by_status
+
+            for _ in range(3):
+                await home.poll()
+
+            assert {"COMPLETED": 200} == home.poller.view.by_status
+            assert 200 == len(home.poller.view.exposed)
+            expected = dict.fromkeys(("attempts", "sent", "delivered", "opened", "operations_completed"), 200)
+            assert expected == home.totals
+
+    async def test_a_listing_that_breaks_off_is_not_applied(self):
+        async with house() as home:
+            await home.poll()
+            for _ in range(100):
+                home.world.send(fates=[SENT])
+            await home.poll(after=5)
+            before = home.totals
+
+            home.world.send(fates=[SENT])
+            home.faults.add("repeat-token", times=50)
+            await home.poll(after=5)
+
+            assert before == home.totals
+            assert "bad_payload" == home.poller.health.problem.reason
+
+    async def test_the_operations_of_a_page_outlive_a_malformed_one(self):
+        async with house() as home:
+            for _ in range(10):
+                home.world.send(fates=[SENT])
+            home.faults.add("malformed", times=1)
+
+            await home.poll()
+
+            assert 9 == len(home.poller.state.tracked)
+            assert 1 == home.poller.state.malformed
+            assert home.poller.health.up
+
+    async def test_what_nobody_has_heard_of_is_counted(self):
+        async with house() as home:
+            for _ in range(4):
+                home.world.send(fates=[SENT])
+            for kind in ("unknown-field", "unknown-status", "unknown-counter"):
+                home.faults.add(kind, times=1)
+
+            for _ in range(3):
+                await home.poll()
+
+            assert {"status", "operation", "stats"} == set(home.poller.state.unknown)
+
+
+class TestHealth:
+    @pytest.mark.parametrize(
+        ("kind", "reason"),
+        [
+            ("401", "auth"),
+            ("403", "forbidden"),
+            ("404", "not_found"),
+            ("429", "rate_limited"),
+            ("500", "server"),
+            ("502", "server"),
+            ("503", "server"),
+            ("reset", "connection"),
+            ("reset-body", "connection"),
+            ("truncated", "bad_payload"),
+            ("empty", "bad_payload"),
+        ],
+    )
+    async def test_every_fault_has_its_reason_and_ends(self, kind, reason):
+        async with house() as home:
+            home.world.send(fates=[SENT])
+            home.faults.add(kind)
+
+            await home.poll()
+            assert (False, reason) == (home.poller.health.up, home.poller.health.problem.reason)
+            assert {reason: 1} == home.poller.health.failures
+
+            home.faults.clear()
+            await home.poll(after=60)
+            assert home.poller.health.up
+
+    async def test_a_server_that_hangs_is_a_timeout(self):
+        async with house(seconds=0.05) as home:
+            home.faults.add("hang")
+
+            await home.poll()
+
+            assert "timeout" == home.poller.health.problem.reason
+            assert {"error": 3} == home.poller.traffic.requests
+
+    async def test_one_trouble_is_one_piece_of_news(self):
+        async with house() as home:
+            home.faults.add("401", times=3)
+            home.faults.add("403", times=1)
+            for _ in range(6):
+                await home.poll()
+
+        assert [("poll failed", "auth"), ("poll failed", "forbidden")] == home.log.heard("error")
+        assert [("polls succeed again", None), ("polled", None), ("polled", None)] == home.log.heard("info")
+
+    async def test_the_message_of_the_api_is_passed_on(self):
+        async with house() as home:
+            home.faults.add("401")
+            await home.poll()
+
+        assert (
+            "401: Authentication Error - invalid username or password (code 20003)"
+            == home.poller.health.problem.message
+        )
+
+
+class TestSaving:
+    async def test_what_is_shown_has_been_saved(self):
+        """Whatever a crash takes away, nobody has seen."""
+        async with house() as home:
+            await home.poll()
+            shown_while_saving = []
+
+            async def save(snapshot):
+                shown_while_saving.append((home.poller.view.totals[0], snapshot.totals[0]))
+
+            home.poller._save = save
+            home.world.send(fates=[SENT] * 5)
+            await home.poll()
+
+            assert [(0, 5)] == shown_while_saving
+            assert 5 == home.poller.view.totals[0]
+            assert home.clock.now == home.poller.health.last_save
+
+    async def test_a_disk_that_fails_stops_nothing_and_is_told_once(self):
+        async with house() as home:
+            saved = []
+
+            async def save(snapshot):
+                if home.clock.now < NOW + 100:
+                    raise StoreError("disk is full")
+                saved.append(snapshot)
+
+            home.poller._save = save
+            for _ in range(4):
+                home.world.send(fates=[SENT])
+                await home.poll()
+
+            assert home.poller.health.up
+            assert (3, 3) == (home.poller.health.save_failures, home.poller.view.totals[0])
+            assert 4 == len(saved[0].changed)
+            assert [("state is not saved: a crash now would cost counts", None)] == home.log.heard("error")
+            assert ("state is saved again", None) in home.log.heard("info")
+
+    async def test_what_was_saved_and_is_lost_is_saved_again(self):
+        async with house() as home:
+            snapshots = []
+
+            async def save(snapshot):
+                snapshots.append(len(snapshot.changed))
+                if len(snapshots) == 2:
+                    raise StateLostError("removed")
+
+            home.poller._save = save
+            for _ in range(5):
+                home.world.send(fates=[SENT])
+            for _ in range(3):
+                await home.poll(after=5)
+
+            assert 5 == snapshots[2]
+
+    async def test_a_gap_longer_than_twilios_memory_is_told(self):
+        async with house() as home:
+            await home.poll()
+            await home.poll(after=7 * DAY - 60)
+            assert [] == home.log.heard("warning")
+
+            await home.poll(after=7 * DAY + 60)
+
+            ((_, event, fields),) = [said for said in home.log.said if said[0] == "warning"]
+            assert event.startswith("counts may be missing")
+            assert "2026-11-28T11:59:30+00:00" == fields["since"]
+
+
+class TestTheLoop:
+    async def run(self, home, polls):
+        """Let the loop run for *polls* polls; return when each began, in seconds since the first."""
+        began = []
+        original = home.poller.poll
+
+        async def poll():
+            if len(began) == polls:
+                raise asyncio.CancelledError
+            began.append(home.clock.now)
+            await original()
+
+        home.poller.poll = poll
+        with pytest.raises(asyncio.CancelledError):
+            await home.poller.run()
+        return [round(each - began[0], 3) for each in began]
+
+    async def test_polls_at_once_and_in_step(self):
+        async with house() as home:
+            assert [0, 30, 60, 90] == await self.run(home, 4)
+
+    async def test_a_poll_that_takes_too_long_costs_a_turn_and_no_overlap(self):
+        async with house() as home:
+            original = home.poller._collect
+
+            async def slow():
+                home.clock.now += 40
+                await original()
+
+            home.poller._collect = slow
+            assert [0, 60, 120] == await self.run(home, 3)
+
+    async def test_a_throttled_account_waits_as_long_as_it_is_told(self):
+        async with house() as home:
+            home.faults.add("429", times=1, retry_after=100)
+
+            assert [0, 100, 130] == await self.run(home, 3)
+            assert 100 == home.poller.traffic.waited_seconds
+
+    async def test_under_back_pressure_the_interval_stretches_and_relaxes(self):
+        async with house() as home:
+            home.faults.add("429", times=3, retry_after=1)
+            intervals = []
+            original = home.poller.poll
+
+            async def poll():
+                await original()
+                intervals.append(home.poller.health.interval_seconds)
+
+            home.poller.poll = poll
+            await self.run(home, 7)
+
+        assert [60, 120, 240, 120, 60, 30, 30] == intervals
+
+    async def test_a_loop_that_stands_still_is_not_alive(self):
+        async with house() as home:
+            assert home.poller.alive
+            home.clock.now += 301
+
+            assert not home.poller.alive
+
+    @pytest.mark.parametrize("fault", ["hang", "429"])
+    async def test_a_loop_that_waits_within_its_bounds_is_alive(self, fault):
+        """Three requests of two minutes each, a wait that the API asks for, or its turn: Twilio's trouble is not ours."""
+        async with house() as home:
+            client = home.poller._client
+            client._timeout_seconds = 120
+            client._pace = Pace(0.001, monotonic=home.clock)
+            alive, asked = [], 0
+
+            async def request(*_):
+                nonlocal asked
+                asked += 1
+                if fault == "429" and asked == 2:
+                    raise ThrottledError("rate_limited", "429", 60.0)
+                home.clock.now += 119
+                alive.append(home.poller.alive)
+                if fault == "hang":
+                    raise ConnectionLostError("timeout", "no answer")
+                return json.dumps(
+                    {"operations": [], "pagination": {"next": str(asked) if asked < 4 else None}}
+                ).encode()
+
+            async def sleep(seconds):
+                home.clock.now += seconds - 1
+                alive.append(home.poller.alive)
+                home.clock.now += 1
+
+            client._request, client._sleep = request, sleep
+            began = home.clock.now
+            await home.poller.poll()
+
+            assert home.clock.now - began > 600
+            assert {True} == set(alive)
+            assert 0 == home.poller.next_poll_seconds
+
+    async def test_a_wait_is_counted_while_it_happens(self):
+        """A Retry-After of 100 s is 10 s after 10 s, and no more when it is over."""
+        async with house() as home:
+            home.faults.add("429", times=1, retry_after=100)
+            await home.poll()
+            waited = []
+            for _ in range(12):
+                waited.append(home.poller.traffic.waited_seconds)
+                home.clock.now += 10
+
+        assert [*range(0, 101, 10), 100] == waited
+
+    async def test_ages_do_not_depend_on_the_clock(self):
+        """A clock that is set back, or ahead, neither keeps gauges for longer nor takes them away."""
+        async with house() as home:
+            await home.poll()
+            health = home.poller.health
+            home.faults.add("500")
+            for ahead in (-HOUR, HOUR):
+                home.poller._clock = Clock(home.clock.now + ahead)
+                await home.poll()
+                assert not health.stale(home.clock.now)
+            home.clock.now += 301
+
+            assert health.stale(home.clock.now)

@@ -1,0 +1,160 @@
+"""The same history counts the same, however Twilio's counters are to be read."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comms_exporter.api.payloads import STATS
+from comms_exporter.model.readings import REACHED, Reading, at_most, fallen, reached, reading_of
+
+CUMULATIVE, EXCLUSIVE, UNDECIDED = Reading.CUMULATIVE, Reading.EXCLUSIVE, Reading.UNDECIDED
+
+
+def stats(**counters):
+    return tuple(counters.get(name, 0) for name in STATS)
+
+
+def named(values):
+    return {name: value for name, value in zip(REACHED, values, strict=True) if value}
+
+
+# Every sample that Twilio has published, with the page it stands on (S1 is docs.comms.twilio.com/.../fetch-operation).
+SAMPLES = [
+    pytest.param(
+        stats(total=3, recipients=3, attempts=3, sent=3, delivered=3, opened=2),
+        CUMULATIVE,
+        {"total": 3, "recipients": 3, "attempts": 3, "sent": 3, "delivered": 3, "opened": 2},
+        id="S1 fetch an operation",
+    ),
+    pytest.param(
+        stats(total=5, recipients=5, attempts=5, sent=5, delivered=5, opened=3),
+        CUMULATIVE,
+        {"total": 5, "recipients": 5, "attempts": 5, "sent": 5, "delivered": 5, "opened": 3},
+        id="S2 list operations, completed",
+    ),
+    pytest.param(
+        stats(total=3, recipients=3, scheduled=3),
+        UNDECIDED,
+        {"total": 3, "recipients": 3},
+        id="S3 list operations, scheduled",
+    ),
+    pytest.param(
+        (2, None, None, 0, 0, 0, 2, 0, 0, 0, 0),
+        EXCLUSIVE,
+        {"total": 2, "sent": 2, "delivered": 2},
+        id="S4 the email tracking guide",
+    ),
+    pytest.param(
+        stats(total=1, delivered=1), EXCLUSIVE, {"total": 1, "sent": 1, "delivered": 1}, id="S5 S6 S11 other guides"
+    ),
+    pytest.param(
+        stats(
+            total=10, recipients=10, attempts=12, scheduled=2, queued=5, sent=3, delivered=3, opened=1, undelivered=1
+        ),
+        CUMULATIVE,
+        {
+            "total": 10,
+            "recipients": 10,
+            "attempts": 12,
+            "sent": 3,
+            "delivered": 3,
+            "opened": 1,
+            "undelivered": 1,
+        },
+        id="S7 list operations of messages",
+    ),
+    pytest.param(stats(total=1, attempts=1), UNDECIDED, {"total": 1, "attempts": 1}, id="S8 between states"),
+    pytest.param(
+        stats(total=147, scheduled=20, queued=50, sent=70, failed=5, canceled=2),
+        UNDECIDED,
+        {"total": 147, "sent": 70, "failed": 5, "canceled": 2},
+        id="S9 a clean partition, nothing delivered",
+    ),
+    pytest.param(
+        stats(total=300, sent=295, failed=5), UNDECIDED, {"total": 300, "sent": 295, "failed": 5}, id="S10 the same"
+    ),
+]
+
+
+@pytest.mark.parametrize(("counters", "reading", "happened"), SAMPLES)
+def test_every_published_sample_is_read(counters, reading, happened):
+    assert reading == reading_of(counters)
+    assert happened == named(reached(counters, reading))
+
+
+@st.composite
+def emails(draw):
+    """One operation's emails, each as the set of stages that it has reached."""
+    return draw(
+        st.lists(
+            st.sampled_from(
+                [
+                    (),
+                    ("queued",),
+                    ("sent",),
+                    ("sent", "delivered"),
+                    ("sent", "delivered", "opened"),
+                    ("sent", "undelivered"),
+                    ("failed",),
+                    ("canceled",),
+                ]
+            ).map(lambda stages: stages or ("scheduled",)),
+            min_size=1,
+            max_size=20,
+        )
+    )
+
+
+def cumulative(history):
+    return stats(
+        total=len(history),
+        recipients=len(history),
+        **{name: sum(name in stages for stages in history) for name in STATS[3:]},
+    )
+
+
+def exclusive(history):
+    return stats(
+        total=len(history),
+        recipients=len(history),
+        **{name: sum(name == stages[-1] for stages in history) for name in STATS[3:]},
+    )
+
+
+@given(emails())
+def test_one_history_counts_the_same_under_both_readings(history):
+    under_one, under_other = cumulative(history), exclusive(history)
+
+    assert reached(under_one, reading_of(under_one)) == reached(under_other, reading_of(under_other))
+
+
+@given(emails())
+def test_a_reading_is_never_taken_for_the_other(history):
+    assert reading_of(cumulative(history)) is not EXCLUSIVE
+    assert reading_of(exclusive(history)) is not CUMULATIVE
+
+
+@given(st.lists(st.none() | st.integers(0, 50), min_size=11, max_size=11).map(tuple))
+def test_undecided_counts_no_more_than_either_reading_and_is_bounded_by_them(counters):
+    for reading in (CUMULATIVE, EXCLUSIVE):
+        for low, true, high in zip(
+            reached(counters, UNDECIDED), reached(counters, reading), at_most(counters, UNDECIDED), strict=True
+        ):
+            assert low <= true <= high
+
+
+class TestFallen:
+    def test_names_the_stages_that_fell(self):
+        assert ["sent", "delivered"] == fallen(stats(sent=5, delivered=4), stats(sent=4, delivered=3), CUMULATIVE)
+
+    def test_an_email_that_moves_on_has_not_fallen(self):
+        assert [] == fallen(stats(sent=5), stats(sent=1, delivered=3, undelivered=1), EXCLUSIVE)
+
+    def test_while_undecided_only_what_falls_under_both_readings_fell(self):
+        assert [] == fallen(stats(sent=5), stats(sent=1, delivered=4), UNDECIDED)
+        assert ["sent"] == fallen(stats(sent=5), stats(sent=4), UNDECIDED)
+
+    def test_a_counter_that_is_left_out_has_not_fallen(self):
+        left_out = (5, None, None, 0, 0, None, 3, 0, 0, 0, 0)
+
+        assert [] == fallen(stats(total=5, recipients=5, attempts=9, sent=5, delivered=3), left_out, CUMULATIVE)

@@ -1,0 +1,202 @@
+"""An hour in which every fifth request goes wrong: the API is spared, the reasons are right, and in the end so is every count."""
+
+import asyncio
+import os
+import random
+
+import pytest
+from house import HOUR, house
+from operations import NOW, page_of
+from prometheus_client.parser import text_string_to_metric_families
+
+from comms_exporter.collect.health import Reloads
+from comms_exporter.collect.state import TOTALS
+from comms_exporter.expose.exposition import Exposition
+from comms_exporter.simulator import Dialect
+
+SOAK = int(os.environ.get("SOAK", "1"))
+SHARE = 0.2
+INTERVAL = 15.0
+LISTING = "/v1/Emails/Operations"
+
+REASONS = {
+    "401": "auth", "403": "forbidden", "404": "not_found", "429": "rate_limited", "500": "server", "502": "server",
+    "503": "server", "reset": "connection", "reset-body": "connection", "truncated": "bad_payload", "empty": "bad_payload",
+    "hang": "timeout",
+}  # fmt: skip
+# What never ends a poll by itself.
+HARMLESS = ("blank-token", "malformed", "unknown-field", "unknown-status", "unknown-counter")
+# What leads back to a page: once from the first one, which costs a request; from any other, the listing would never end.
+LOOPS = ("repeat-token", "empty-page")
+WAITS = (("seconds", 0), ("seconds", 1), ("seconds", 45), ("seconds", 200), ("date", 7), ("date", 100), ("none", 1))
+
+
+class Trouble:
+    """Draws what goes wrong, and remembers what did: (when, path, kind, seconds that were asked for)."""
+
+    def __init__(self, home, kinds, *, seed):
+        self._home = home
+        self._kinds = kinds
+        self._rng = random.Random(f"{seed}/trouble")
+        self._draw = home.faults.draw
+        self.hangs = 0
+        self.over = False
+        self.log = []
+        home.faults.draw = self.draw
+
+    def draw(self, method, path):
+        faults = self._home.faults
+        faults.clear()
+        asked = None
+        if self.hangs > 0:
+            self.hangs -= 1
+            faults.add("hang")
+        elif not self.over and self._rng.random() < SHARE:
+            kind = self._rng.choice(self._kinds)
+            form, seconds = self._rng.choice(WAITS)
+            faults.add(kind, retry_after=seconds, retry_after_form=form)
+            asked = seconds if kind in {"429", "503"} and form != "none" else None
+        fault = self._draw(method, path)
+        self.log.append((self._home.clock.now, path, fault and fault.kind, asked))
+        return fault
+
+
+class Hour:
+    """The loop of one account, watched at every poll."""
+
+    def __init__(self, home, trouble, *, seed):
+        self.home = home
+        self.trouble = trouble
+        self.rng = random.Random(f"{seed}/mail")
+        self.first_look = None
+        self.reasons = []
+        self.intervals = set()
+        self._stretch = 1
+        self._ends = float("inf")
+        self._before = list(home.poller.state.totals)
+        self._page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), monotonic=home.clock)
+        self._poll = home.poller.poll
+        home.poller.poll = self.poll
+
+    def send(self):
+        for _ in range(self.rng.randrange(3)):
+            later = self.home.clock.now + self.rng.choice([0, 0, 0, 100, 2 * HOUR])
+            self.home.world.send(self.rng.randint(1, 4), schedule=later)
+
+    async def run(self, *, seconds):
+        """Let the poller's own loop run until *seconds* have passed on its clock."""
+        self._ends = self.home.clock.now + seconds
+        with pytest.raises(asyncio.CancelledError):
+            await self.home.poller.run()
+
+    async def poll(self):
+        if self.home.clock.now >= self._ends:
+            raise asyncio.CancelledError
+        if self.first_look is not None:
+            self.send()
+        await self.once()
+
+    async def once(self):
+        begun = len(self.trouble.log)
+        await self._poll()
+        self.look(self.trouble.log[begun:])
+
+    def look(self, requests):
+        """Hold health, interval and totals to what the API did in *requests*."""
+        home, health = self.home, self.home.poller.health
+        _, path, kind, _ = requests[-1]
+        alone = path != LISTING
+        if kind in REASONS and not (alone and kind == "404"):
+            expected = REASONS[kind]
+        elif kind in LOOPS:
+            expected = "bad_payload"
+        else:
+            expected = None
+        assert expected == (health.problem and health.problem.reason)
+        if expected is not None:
+            self.reasons.append(expected)
+
+        if kind in {"429", "503"}:
+            self._stretch = min(8, 2 * self._stretch)
+        elif expected is None:
+            self._stretch = max(1, self._stretch // 2)
+        assert self._stretch * INTERVAL == health.interval_seconds
+        self.intervals.add(health.interval_seconds)
+
+        shown = self.scrape()
+        assert float(expected is None) == shown["comms_up"]
+        assert len(self.reasons) == shown["comms_exporter_poll_failures_total"]
+        assert health.interval_seconds == shown["comms_exporter_poll_interval_seconds"]
+
+        if self.first_look is None and home.poller.state.first_look is not None:
+            self.first_look = home.clock.now
+        now = home.poller.state.totals
+        assert all(before <= after for before, after in zip(self._before, now, strict=True))
+        assert all(counted <= true for counted, true in zip(now, self.truth(), strict=True))
+        self._before = list(now)
+
+    def scrape(self):
+        names = ["comms_up", "comms_exporter_poll_failures_total", "comms_exporter_poll_interval_seconds"]
+        shown = dict.fromkeys(names, 0.0)
+        for family in text_string_to_metric_families(page_of(self._page, names=names).decode()):
+            for sample in family.samples:
+                if sample.name in shown:
+                    shown[sample.name] += sample.value
+        return shown
+
+    def truth(self):
+        tally = self.home.world.tally(since=self.first_look if self.first_look is not None else self.home.clock.now)
+        return [getattr(tally, "created" if name == "total" else name) for name in TOTALS]
+
+
+KINDS = [*(kind for kind in REASONS if kind != "hang"), *HARMLESS, *LOOPS]
+
+
+@pytest.mark.parametrize("seed", range(SOAK))
+@pytest.mark.parametrize(("reading", "envelope"), [("cumulative", "operations"), ("exclusive", "data")])
+async def test_an_hour_of_trouble_ends_with_exact_totals(seed, reading, envelope):
+    """Whatever went wrong for an hour, the next sweep makes up for it."""
+    async with house(reading=reading, dialect=Dialect(envelope=envelope), page_size=50, interval=INTERVAL) as home:
+        hour = Hour(home, Trouble(home, KINDS, seed=seed), seed=seed)
+        await hour.run(seconds=HOUR)
+
+        assert len(hour.reasons) > 20
+        assert {INTERVAL, 2 * INTERVAL} <= hour.intervals
+        await recovers(hour)
+
+
+async def test_minutes_with_a_server_that_hangs_end_so_too():
+    """Silence is trouble like any other."""
+    async with house(seconds=0.5, page_size=50, interval=INTERVAL) as home:
+        hour = Hour(home, Trouble(home, KINDS, seed="silence"), seed="silence")
+        await hour.run(seconds=100)
+        hour.trouble.hangs = 4
+        await hour.run(seconds=200)
+
+        assert "timeout" in hour.reasons
+        await recovers(hour)
+
+
+async def recovers(hour):
+    """When the trouble is over, all is as if there had been none, and there had been no haste."""
+    home = hour.home
+    hour.trouble.over = True
+    await hour.run(seconds=10 * INTERVAL)
+    assert INTERVAL == home.poller.health.interval_seconds
+    home.clock.now += HOUR
+    hour.send()
+    await hour.once()
+
+    assert home.poller.health.up
+    assert dict(zip(TOTALS, hour.truth(), strict=True)) == dict(zip(TOTALS, home.poller.state.totals, strict=True))
+    assert {} == home.poller.state.regressions
+    spared(hour.trouble.log)
+
+
+def spared(requests):
+    """No request came before the time that an earlier answer had asked for."""
+    until = float("-inf")
+    for when, _, _, asked in requests:
+        assert when >= until
+        if asked is not None:
+            until = when + asked

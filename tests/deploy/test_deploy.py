@@ -1,0 +1,642 @@
+"""What operators are given: image, Compose file, chart, unit and workflows, each as its own tools read it."""
+
+import configparser
+import importlib
+import json
+import os
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+import tarfile
+import threading
+import tomllib
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus import complaints
+
+from comms_exporter import __version__, simulator
+from comms_exporter.config import load
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+CHART = DEPLOY / "helm/comms-exporter"
+UNIT = DEPLOY / "systemd/comms-exporter.service"
+COMPOSE = DEPLOY / "compose.yaml"
+TOOLS = ROOT / ".tools"
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
+RULES = sorted((DEPLOY / "prometheus").glob("comms-exporter.*.yml"))
+DASHBOARDS = sorted((ROOT / "grafana/dashboards").glob("*.json"))
+
+every_case = pytest.mark.parametrize("case", CASES)
+both_helms = pytest.mark.parametrize("helm", [3, 4])
+
+
+def missing(what, remedy):
+    """Say that a tool is not there: in CI that is a failure, elsewhere a reason to skip."""
+    message = f"no {what}: {remedy}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def program(name, *folders, remedy="it is in the development lock"):
+    """The path of a program, from *folders*, from beside Python, or from PATH."""
+    path = os.pathsep.join([*map(str, folders), str(Path(sys.executable).parent), os.environ["PATH"]])
+    return shutil.which(name, path=path) or missing(name, remedy)
+
+
+def fetched(name, tool):
+    return program(name, TOOLS / tool, remedy="run deploy/tools/fetch.py")
+
+
+def answer(*command, text=None, environ=None, code=0):
+    """What *command* writes to stdout; it must end with *code*."""
+    done = subprocess.run(
+        list(map(str, command)),
+        input=text,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=None if environ is None else {"PATH": os.environ["PATH"], **environ},
+        timeout=60,
+        check=False,
+    )
+    assert code == done.returncode, f"{done.stdout}{done.stderr}"
+    return done.stdout if code == 0 else done.stderr
+
+
+def understood(arguments, environ):
+    """The settings that the exporter makes of *arguments* and *environ*."""
+    return load(list(arguments), environ)
+
+
+@contextmanager
+def health_server(status):
+    """Answers /-/healthy with *status*, once it is asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status if self.path == "/-/healthy" else 500)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    class Server(HTTPServer):
+        def handle_error(self, *_):
+            """Who speaks the wrong protocol is no error of ours."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def check_health(address, *, code):
+    """What the image's health check says about the exporter at *address*."""
+    script = DEPLOY / "image/healthcheck.py"
+    return answer(sys.executable, script, environ={"COMMS_EXPORTER_WEB_LISTEN_ADDRESS": address}, code=code)
+
+
+class TestImage:
+    def test_hadolint(self):
+        assert "" == complaints(program("hadolint"), "--failure-threshold", "warning", ROOT / "Dockerfile")
+
+    def test_nothing_is_copied_that_dockerignore_keeps_out(self):
+        """Everything is kept out but what is named, and what is named is there."""
+        lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        kept = {line[1:] for line in lines if line.startswith("!")}
+        copied = re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+) \S+$", DOCKERFILE, re.MULTILINE)
+
+        assert "*" in lines
+        assert kept == {word for words in copied for word in words.split()}
+        assert all((ROOT / name).exists() for name in kept)
+
+    def test_the_wheel_is_built_with_what_the_tests_were_built_with(self):
+        def pinned(path):
+            return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE))
+
+        ours, tests = pinned("deploy/image/build.lock"), pinned("requirements-dev.lock")
+
+        assert "hatchling" in ours
+        assert ours.items() <= tests.items()
+
+    def test_what_is_tested_of_the_image_is_what_the_dockerfile_says(self):
+        """build-and-test has the container-structure-test of the same user, volume, port and program."""
+        structure = yaml.safe_load((DEPLOY / "image/structure.yaml").read_text(encoding="utf-8"))["metadataTest"]
+
+        assert "structure.yaml" in (DEPLOY / "image/build-and-test").read_text(encoding="utf-8")
+        assert f"USER {structure['user']}\n" in DOCKERFILE
+        assert f"VOLUME {structure['volumes'][0]}\n" in DOCKERFILE
+        assert f"EXPOSE {structure['exposedPorts'][0]}\n" in DOCKERFILE
+        assert f"ENTRYPOINT {json.dumps(structure['entrypoint'])}\n" in DOCKERFILE
+
+    def test_the_script_that_builds_it_is_a_script(self):
+        answer("bash", "-n", DEPLOY / "image/build-and-test")
+
+    def test_sets_what_the_exporter_understands(self):
+        environ = dict(re.findall(r"(COMMS_EXPORTER_\w+)=(\S+)", DOCKERFILE))
+        settings = understood([], {**environ, "TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "canary"})
+
+        assert Path("/var/lib/comms-exporter/state.db") == settings.state_path
+        assert [":10067"] == [str(address) for address in settings.web_listen_address]
+
+    @pytest.mark.parametrize(("status", "code"), [(200, 0), (401, 0), (503, 1), (404, 1)])
+    def test_health_check(self, status, code):
+        """Healthy is who says so, and who asks for a password first."""
+        with health_server(status) as server:
+            check_health(f":{server.server_port}", code=code)
+
+    def test_health_check_speaks_tls(self, tmp_path):
+        """A certificate of nobody's will do: the check knows whom it asks."""
+        key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+        openssl = program("openssl", remedy="install openssl")
+        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key)
+        answer(openssl, "req", "-x509", *curve, "-out", certificate, "-subj", "/CN=nobody")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        with health_server(200) as server:
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+            assert "" == check_health(f"127.0.0.1:{server.server_port}", code=0)
+
+    def test_health_check_says_why(self):
+        complaint = check_health("127.0.0.1:1 [::1]:1", code=1)
+
+        assert complaint.startswith("127.0.0.1:1: ConnectionRefusedError: ")
+
+
+@cache
+def composed(*flags, **environ):
+    compose = fetched("docker-compose", "compose")
+    environ = {"HOME": "/nonexistent", **environ}
+    return json.loads(answer(compose, *flags, "--file", COMPOSE, "config", "--format", "json", environ=environ))
+
+
+def demo():
+    return composed("--env-file", DEPLOY / "compose/demo.env")
+
+
+def own():
+    return composed(TWILIO_ACCOUNT_SID="AC1")
+
+
+class TestCompose:
+    def test_services(self):
+        """The demo is everything and a simulator."""
+        everything = {"exporter", "prometheus", "alertmanager", "grafana"}
+
+        assert everything == set(own()["services"])
+        assert everything | {"simulator"} == set(demo()["services"])
+
+    def test_an_account_is_wanted(self):
+        compose = fetched("docker-compose", "compose")
+        complaint = answer(compose, "--file", COMPOSE, "config", environ={"HOME": "/nonexistent"}, code=1)
+
+        assert (
+            "TWILIO_ACCOUNT_SID is missing a value: set it to the SID of the account that the auth token belongs to"
+            in complaint
+        )
+
+    def test_everything_mounted_is_there(self):
+        """Docker makes folders of files that are missing."""
+        mounts = [mount for service in demo()["services"].values() for mount in service.get("volumes", [])]
+        sources = [Path(mount["source"]) for mount in mounts if mount["type"] == "bind"]
+        secrets = [Path(secret["file"]) for secret in demo()["secrets"].values()]
+
+        assert [] == [path for path in sources + secrets if not path.exists()]
+        assert all(mount.get("read_only") for mount in mounts if mount["type"] == "bind")
+        assert {"state", "prometheus", "alertmanager", "grafana"} == {
+            mount["source"] for mount in mounts if mount["type"] == "volume"
+        }
+
+    def test_secrets_are_files(self):
+        assert {DEPLOY / "compose/secrets" / name for name in ("twilio_auth_token", "grafana_admin_password")} == {
+            Path(secret["file"]) for secret in own()["secrets"].values()
+        }
+        assert "/secrets/\n" == (DEPLOY / "compose/.gitignore").read_text(encoding="utf-8")
+
+    def test_every_service_is_careful(self):
+        """Images are pinned, ports are this machine's alone, health is checked, and no service may do what only root may."""
+        for name, service in demo()["services"].items():
+            assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), name
+            assert {"127.0.0.1"} >= {port["host_ip"] for port in service.get("ports", [])}, name
+            assert "healthcheck" in service or name == "exporter", name  # whose image has one
+            assert ["ALL"] == service["cap_drop"], name
+            assert ["no-new-privileges:true"] == service["security_opt"], name
+
+    def test_ours_is_this_version_on_a_read_only_root(self):
+        for name in ("exporter", "simulator"):
+            service = demo()["services"][name]
+
+            assert f"comms-exporter:{__version__}" == service["image"]
+            assert __version__ == service["build"]["args"]["VERSION"]
+            assert service["read_only"]
+
+    def test_the_exporter_understands_its_settings(self):
+        service = demo()["services"]["exporter"]
+        token = demo()["secrets"]["twilio_auth_token"]["file"]
+        settings = understood([], {**service["environment"], "TWILIO_AUTH_TOKEN_FILE": token})
+
+        assert "http://simulator:10068/v1" == settings.api_base_url
+        assert "ACdemo" == settings.accounts[0].name
+
+    def test_the_simulator_understands_its_flags(self):
+        command, *flags = demo()["services"]["simulator"]["command"]
+
+        assert "simulator" == command
+        assert ":10068" == simulator.parse_arguments(flags).listen_address
+
+    def test_prometheus_finds_its_rules(self, tmp_path, prometheus_binaries):
+        """promtool, with the files where the service has them."""
+        for mount in demo()["services"]["prometheus"]["volumes"]:
+            if mount["type"] == "bind":
+                shutil.copy(mount["source"], tmp_path / Path(mount["target"]).name)
+
+        assert "" == complaints(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
+
+    def test_services_call_each_other_by_name(self):
+        config = yaml.safe_load((DEPLOY / "compose/prometheus.yml").read_text(encoding="utf-8"))
+        example = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text(encoding="utf-8"))
+        sources = (ROOT / "grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8")
+        called = json.dumps([config["alerting"], config["scrape_configs"]])
+
+        assert ["alertmanager:9093", "exporter:10067"] == re.findall(r"[a-z]+:\d+", called)
+        assert "url: http://prometheus:9090" in sources
+        assert called.replace("alertmanager:", "localhost:").replace("exporter:", "localhost:") == json.dumps(
+            [example["alerting"], example["scrape_configs"]]
+        )
+
+    def test_grafana_looks_where_dashboards_are(self):
+        mounts = {mount["target"]: mount["source"] for mount in demo()["services"]["grafana"]["volumes"]}
+        (provider,) = yaml.safe_load(
+            (ROOT / "grafana/provisioning/dashboards/comms-exporter.yml").read_text(encoding="utf-8")
+        )["providers"]
+        home = Path(demo()["services"]["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+
+        assert str(ROOT / "grafana/dashboards") == mounts[provider["options"]["path"]]
+        assert provider["options"]["path"] == str(home.parent)
+        assert (ROOT / "grafana/dashboards" / home.name).exists()
+
+
+@cache
+def rendered(helm, case, *flags):
+    """The objects that Helm makes of the chart with the values of *case*."""
+    values = CHART / f"ci/{case}-values.yaml"
+    text = answer(fetched("helm", f"helm-{helm}"), "template", "rel", CHART, "--values", values, *flags)
+    return [each for each in yaml.load_all(text, Loader=yaml.CSafeLoader) if each]
+
+
+def one(objects, kind):
+    (found,) = [each for each in objects if each["kind"] == kind]
+    return found
+
+
+def pod_of(objects):
+    (workload,) = [each for each in objects if each["kind"] in {"Deployment", "StatefulSet"}]
+    return workload["spec"]["template"]["spec"]
+
+
+class TestChart:
+    @both_helms
+    @every_case
+    def test_lint(self, helm, case):
+        answer(fetched("helm", f"helm-{helm}"), "lint", "--strict", CHART, "--values", CHART / f"ci/{case}-values.yaml")
+
+    @every_case
+    def test_both_helms_agree(self, case):
+        assert rendered(3, case) == rendered(4, case)
+
+    @every_case
+    @pytest.mark.parametrize("kubernetes", ["1.28", "1.37"])
+    def test_kubernetes_would_take_it(self, case, kubernetes):
+        """Every object follows the schema of the oldest version that the chart allows, and of the newest."""
+        try:
+            validate = importlib.import_module("kubernetes_validate")
+        except ModuleNotFoundError:
+            missing("kubernetes-validate", "it is in the development lock")
+        # It reads a large file for every object.
+        module = importlib.import_module("kubernetes_validate.utils")
+        if not hasattr(module.schema_contents, "cache_info"):
+            module.schema_contents = lru_cache(module.schema_contents)
+        for each in rendered(4, case):
+            if not each["apiVersion"].startswith("monitoring.coreos.com/"):
+                validate.validate(each, kubernetes, strict=True)
+
+    def test_the_operator_would_take_it(self):
+        """ServiceMonitors and PrometheusRules follow the operator's own schemas, which do find mistakes."""
+        node = program("node", remedy="install Node")
+        if not (TOOLS / "crds").exists():
+            missing("schemas of the operator", "run deploy/tools/fetch.py")
+        resources = [
+            each
+            for case in CASES
+            for each in rendered(4, case)
+            if each["apiVersion"].startswith("monitoring.coreos.com/")
+        ]
+        wrong = json.loads(json.dumps(one(rendered(4, "operator"), "ServiceMonitor")))
+        wrong["spec"]["endpoints"][0]["interval"] = "30 secs"
+
+        def complain(*about):
+            return answer(node, DEPLOY / "tools/validate-crds.mjs", text=json.dumps(about))
+
+        assert {"ServiceMonitor", "PrometheusRule"} == {each["kind"] for each in resources}
+        assert "" == complain(*resources)
+        assert complain(wrong).startswith("ServiceMonitor/spec/endpoints/0/interval: ")
+
+    @every_case
+    def test_pods_are_restricted(self, case):
+        """The pod meets PodSecurity's level restricted, and more: a read-only root, no token."""
+        pod = pod_of(rendered(4, case))
+
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert 65532 == pod["securityContext"]["runAsUser"]
+        assert "RuntimeDefault" == pod["securityContext"]["seccompProfile"]["type"]
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        assert {"configMap", "emptyDir", "persistentVolumeClaim", "secret"} >= {
+            kind for volume in pod["volumes"] for kind in set(volume) - {"name"}
+        }
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert {"drop": ["ALL"]} == container["securityContext"]["capabilities"]
+            assert not any("hostPort" in port for port in container.get("ports", []))
+        assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
+
+    @every_case
+    def test_the_exporter_understands_its_settings(self, case, tmp_path):
+        """Its flags, its variables and its file, with a Secret whose every file holds a secret."""
+        container = pod_of(rendered(4, case))["containers"][0]
+        for folder in ("config", "secrets", "web"):
+            (tmp_path / folder).mkdir()
+        for key in ("account-sid", "auth-token", "api-key", "api-secret", "shop", "newsletter"):
+            (tmp_path / "secrets" / key).write_text("canary\n", encoding="utf-8")
+        (tmp_path / "web/web-config.yml").touch()
+
+        def here(text):
+            return text.replace("/etc/comms-exporter/", f"{tmp_path}/").replace("$(POD_INDEX)", "0")
+
+        for each in rendered(4, case):
+            if "config.yaml" in each.get("data", {}):
+                (tmp_path / "config/config.yaml").write_text(here(each["data"]["config.yaml"]), encoding="utf-8")
+        environ = {each["name"]: here(each["value"]) for each in container["env"] if "value" in each}
+        flags = [here(flag) for flag in container["args"]]
+        settings = understood(flags, {key: value for key, value in environ.items() if not key.endswith("_PROXY")})
+
+        assert Path("/var/lib/comms-exporter/state.db") == settings.state_path
+        assert settings.accounts
+        assert {"/var/lib/comms-exporter"} < {mount["mountPath"] for mount in container["volumeMounts"]}
+
+    @every_case
+    def test_probes_ask_the_right_thing(self, case):
+        """Whoever wants a password or TLS is only knocked at."""
+        container = pod_of(rendered(4, case))["containers"][0]
+        probes = {name: container[f"{name}Probe"] for name in ("liveness", "readiness")}
+
+        if case == "web-config":
+            assert {"liveness": {"tcpSocket": {"port": "http"}}, "readiness": {"tcpSocket": {"port": "http"}}} == probes
+        else:
+            assert {"liveness": "/-/healthy", "readiness": "/-/ready"} == {
+                name: probe["httpGet"]["path"] for name, probe in probes.items()
+            }
+
+    def test_never_two_at_a_time(self):
+        deployment = one(rendered(4, "default"), "Deployment")
+
+        assert 1 == deployment["spec"]["replicas"]
+        assert {"type": "Recreate"} == deployment["spec"]["strategy"]
+
+    def test_shards_know_their_number(self):
+        """Each pod takes its own from its name, has its own volume, and Prometheus reaches it by itself."""
+        objects = rendered(4, "shards")
+        stateful = one(objects, "StatefulSet")["spec"]
+        container = stateful["template"]["spec"]["containers"][0]
+        (index,) = [each for each in container["env"] if each["name"] == "POD_INDEX"]
+
+        assert "metadata.labels['apps.kubernetes.io/pod-index']" == index["valueFrom"]["fieldRef"]["fieldPath"]
+        assert ["--shard.index=$(POD_INDEX)", "--shard.total=3"] == container["args"][-2:]
+        assert 3 == stateful["replicas"]
+        assert ["state"] == [claim["metadata"]["name"] for claim in stateful["volumeClaimTemplates"]]
+        assert "None" == one(objects, "Service")["spec"]["clusterIP"]
+        assert "PersistentVolumeClaim" not in {each["kind"] for each in objects}
+
+    def test_rules_are_the_repository_s(self):
+        """The groups of deploy/prometheus, those of the values behind them."""
+        groups = [group for path in RULES for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]]
+        rule = one(rendered(4, "operator"), "PrometheusRule")
+
+        assert [*groups, "ours"] == [*rule["spec"]["groups"][:-1], rule["spec"]["groups"][-1]["name"]]
+        assert "monitoring" == rule["metadata"]["labels"]["release"]
+
+    def test_rules_lead_to_your_runbooks(self):
+        flags = ("prometheusRule.runbookUrl=https://wiki/", "prometheusRule.grafanaUrl=https://g", "nameOverride=mail")
+        text = json.dumps(one(rendered(4, "operator", "--set", ",".join(flags)), "PrometheusRule"))
+
+        assert "https://wiki/exporter.md#commsexporterdown" in text
+        assert "https://g/d/comms-exporter-health" in text
+        assert "example.com" not in text
+        assert r"up{job=\"mail\"} == 0" in text
+
+    def test_everything_said_about_scraping_arrives(self):
+        """The schemas of the operator do not mind a key that they do not know."""
+        (endpoint,) = one(rendered(4, "operator"), "ServiceMonitor")["spec"]["endpoints"]
+
+        assert {
+            "port": "http",
+            "path": "/metrics",
+            "scheme": "http",
+            "interval": "1m",
+            "scrapeTimeout": "20s",
+            "honorLabels": False,
+            "relabelings": [{"targetLabel": "cluster", "replacement": "mail"}],
+            "metricRelabelings": [
+                {"sourceLabels": ["__name__"], "regex": "comms_email_operation_.+", "action": "drop"}
+            ],
+        } == endpoint
+
+    def test_the_job_is_the_one_that_rules_expect(self):
+        objects = rendered(4, "operator")
+        label = one(objects, "ServiceMonitor")["spec"]["jobLabel"]
+
+        assert "comms-exporter" == one(objects, "Service")["metadata"]["labels"][label]
+
+    def test_dashboards_are_the_repository_s(self):
+        """Byte for byte, under the label that Grafana's sidecar looks for."""
+        (found,) = [each for each in rendered(4, "operator") if each["metadata"]["name"].endswith("-dashboards")]
+
+        assert {path.name: path.read_text(encoding="utf-8").removesuffix("\n") for path in DASHBOARDS} == found["data"]
+        assert "1" == found["metadata"]["labels"]["grafana_dashboard"]
+
+    def test_files_stand_in_the_chart_as_links(self):
+        """So they cannot drift; Helm puts what they lead to into the package."""
+        linked = {path.resolve() for path in (CHART / "files").rglob("*.*")}
+
+        assert set(RULES) | set(DASHBOARDS) == linked
+
+    @both_helms
+    def test_package(self, helm, tmp_path):
+        """What is packaged is whole, and leaves the tests at home."""
+        answer(fetched("helm", f"helm-{helm}"), "package", CHART, "--destination", tmp_path)
+        with tarfile.open(tmp_path / f"comms-exporter-{chart()['version']}.tgz") as package:
+            members = {member.name: member for member in package.getmembers()}
+            packed = {name: package.extractfile(name).read() for name in members if "/files/" in name}
+
+        assert {path.name: path.read_bytes() for path in (*RULES, *DASHBOARDS)} == {
+            Path(name).name: content for name, content in packed.items()
+        }
+        assert not any("/ci/" in name for name in members)
+
+    def test_network_policy_names_the_container_s_port(self):
+        """Not the Service's, which is another here; out it lets names and HTTPS, and what is asked for."""
+        objects = rendered(4, "network-policy")
+        policy = one(objects, "NetworkPolicy")["spec"]
+        (ingress,) = policy["ingress"]
+        (port,) = pod_of(objects)["containers"][0]["ports"]
+
+        assert 80 == one(objects, "Service")["spec"]["ports"][0]["port"]
+        assert [port["containerPort"]] == [each["port"] for each in ingress["ports"]]
+        assert [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}] == ingress[
+            "from"
+        ]
+        assert [53, 53, 443, 3128] == [each["port"] for rule in policy["egress"] for each in rule["ports"]]
+
+    def test_the_scraper_speaks_tls_with_a_password(self):
+        (endpoint,) = one(rendered(4, "web-config"), "ServiceMonitor")["spec"]["endpoints"]
+
+        assert "https" == endpoint["scheme"]
+        assert "ca.crt" == endpoint["tlsConfig"]["ca"]["secret"]["key"]
+        assert {"name": "scraper", "key": "password"} == endpoint["basicAuth"]["password"]
+
+    @both_helms
+    @pytest.mark.parametrize(
+        ("flags", "complaint"),
+        [
+            pytest.param(
+                ["existingSecret="], "set it to the name of the Secret with Twilio's credentials", id="no secret"
+            ),
+            pytest.param(["shards=0"], "shards", id="no shards"),
+            pytest.param(["shards=2", "persistence.existingClaim=x"], "shards cannot share a claim", id="one claim"),
+            pytest.param(["service.prot=1"], "prot", id="unknown value"),
+            pytest.param(["image.tag=latest"], "tag", id="moving tag"),
+            pytest.param(["config.accounts[0].auth_token=canary"], "auth_token", id="secret in a ConfigMap"),
+            pytest.param(["serviceMonitor.interval=30 secs"], "interval", id="no duration"),
+        ],
+    )
+    def test_refuses(self, helm, flags, complaint):
+        sets = [word for flag in flags for word in ("--set", flag)]
+        values = CHART / "ci/default-values.yaml"
+        command = (fetched("helm", f"helm-{helm}"), "template", "rel", CHART, "--values", values, *sets)
+
+        assert complaint in answer(*command, code=1)
+
+    def test_schema_knows_every_value(self):
+        """What values.yaml offers, and what Helm adds, and nothing else."""
+        values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+        schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+        fixed = {key: part for key, part in schema["properties"].items() if part.get("additionalProperties") is False}
+
+        assert set(values) | {"global"} == set(schema["properties"])
+        assert schema["additionalProperties"] is False
+        assert {key: set(values[key]) for key in fixed} == {key: set(part["properties"]) for key, part in fixed.items()}
+
+    def test_notes_say_what_is_still_to_do(self):
+        helm, values = fetched("helm", "helm-4"), CHART / "ci/everything-values.yaml"
+        notes = answer(helm, "install", "rel", CHART, "--dry-run=client", "--values", values).partition("NOTES:")[2]
+
+        assert "kubectl --namespace mail port-forward service/rel-comms-exporter 10067:10067" in notes
+        assert "THE COUNTERS ARE NOT PERSISTED" in notes
+        assert "Prometheus does not scrape it yet" in notes
+        assert "PLACEHOLDER" not in notes
+
+
+def chart():
+    return yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+
+
+class TestUnit:
+    def settings(self):
+        parser = configparser.RawConfigParser(strict=False, interpolation=None, delimiters="=")
+        parser.optionxform = str
+        parser.read(UNIT, encoding="utf-8")
+        return parser["Service"]
+
+    def test_verify(self, tmp_path):
+        """systemd has nothing to say about it; where the program is does not matter."""
+        installed = self.settings()["ExecStart"]
+        copy = tmp_path / UNIT.name
+        copy.write_text(UNIT.read_text(encoding="utf-8").replace(installed, sys.executable), encoding="utf-8")
+        systemd = program("systemd-analyze", remedy="install systemd")
+        done = subprocess.run([systemd, "verify", "--man=no", copy], capture_output=True, text=True, check=False)
+
+        assert (0, "") == (done.returncode, done.stderr)
+
+    def test_hardened(self):
+        """systemd's score of what it could do to the machine is 1.5 of 10 at most."""
+        systemd = program("systemd-analyze", remedy="install systemd")
+
+        assert "" == complaints(systemd, "security", "--offline=true", "--threshold=15", "--no-pager", UNIT)
+
+    def test_the_exporter_understands_its_settings(self, tmp_path):
+        (tmp_path / "auth_token").write_text("canary\n", encoding="utf-8")
+        lines = re.findall(r"^Environment=(\w+)=(.+)$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
+        environ = {name: value.replace("%d", str(tmp_path)).replace("%S", "/var/lib") for name, value in lines}
+        settings = understood([], {**environ, "TWILIO_ACCOUNT_SID": "AC1"})
+
+        assert ("AC1", "canary") == settings.accounts[0].credentials()
+        assert Path("/var/lib", self.settings()["StateDirectory"], "state.db") == settings.state_path
+
+    def test_keeps_what_process_metrics_need(self):
+        """Without /proc/stat prometheus_client has no process_* at all."""
+        assert "ProcSubset" not in self.settings()
+
+
+class TestWorkflows:
+    def test_zizmor(self):
+        assert "" == complaints(program("zizmor"), "--offline", "--no-progress", ROOT / ".github/workflows")
+
+    @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+    def test_actions_are_pinned(self, path):
+        """By commit, with the version for people behind it."""
+        used = re.findall(r"uses: (?!\./)(.+)", path.read_text(encoding="utf-8"))
+
+        assert used
+        assert [] == [each for each in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each)]
+
+    def test_what_they_run_is_there(self):
+        text = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
+        targets = {target for line in re.findall(r"run: make (.+)", text) for target in line.split()}
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+        assert {"wheel", "sbom"} == targets
+        assert [] == [target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)]
+        assert "bash .ci/run" in text
+        assert (ROOT / ".ci/run").exists()
+
+
+class TestRelease:
+    def test_there_is_one_version(self):
+        """The package's; pyproject.toml asks it, and the chart and the changelog say the same."""
+        pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+        assert ["version"] == pyproject["project"]["dynamic"]
+        assert __version__ == chart()["appVersion"]
+        assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+    def test_release_notes_are_the_changelog_s(self):
+        """What the workflow takes out of it is the section of the version that is released."""
+        script = re.search(r"awk .*? (?='/)'.*?'", (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8"))
+        command = f"{script[0]} {ROOT / 'CHANGELOG.md'}"
+        notes = answer("bash", "-c", command, environ={"GITHUB_REF_NAME": f"v{__version__}"})
+
+        assert "### " in notes
+        assert "## [" not in notes.replace("### ", "")
+        assert "" == answer("bash", "-c", command, environ={"GITHUB_REF_NAME": "v99.0.0"}).strip()

@@ -1,0 +1,533 @@
+"""Every command that the documentation prints is proved: run here, or read by whatever would read it."""
+
+import asyncio
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from argparse import REMAINDER, ArgumentParser
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from textwrap import dedent
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import bcrypt
+import pytest
+import yaml
+from aiohttp.test_utils import TestServer
+from deploy.test_deploy import answer, fetched
+from prometheus import complaints
+
+from comms_exporter import __version__, simulator
+from comms_exporter.config import load
+from comms_exporter.simulator.scenarios import SCENARIOS
+from comms_exporter.web import web_config
+from deploy import test_deploy as deploy
+from docs import test_docs as docs
+
+ROOT = docs.ROOT
+IMAGE = f"comms-exporter:{__version__}"
+CREDENTIALS = {"TWILIO_ACCOUNT_SID": "AC...", "TWILIO_AUTH_TOKEN": "canary"}
+# What makes a word or two in the middle of a sentence a command.
+PROGRAM = re.compile(r"(comms-exporter|docker|helm|kubectl|make|promtool|python3?|sed|sudo|systemctl|uv)( |$)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a page sets apart: *text* in a *language*, under a heading."""
+
+    page: str
+    heading: str
+    language: str
+    text: str
+
+
+def blocks(path, text):
+    """Every block of the page at *path*; what is indented is PromQL on some pages, YAML if it looks so, else for a shell."""
+    page = str(path.relative_to(ROOT))
+    indented = "promql" if page == "docs/cookbook.md" or page.startswith("docs/runbooks/") else "sh"
+    heading = ""
+    pattern = r"^#+ (?P<heading>.+)$|^ *```(?P<language>\w*)\n(?P<fenced>[\s\S]*?)^ *```$|(?P<indented>(?:^ {4}.*\n)+)"
+    for match in re.finditer(pattern, text, re.MULTILINE):
+        if match["heading"]:
+            heading = match["heading"]
+        elif match["indented"]:
+            language = "yaml" if re.match(r" *\w+: ", match["indented"]) else indented
+            yield Block(page, heading, language, dedent(match["indented"]))
+        else:
+            yield Block(page, heading, match["language"], dedent(match["fenced"]))
+
+
+BLOCKS = [block for path, text in docs.PAGES.items() for block in blocks(path, text)]
+
+
+def under(page, heading, language="sh"):
+    """The blocks below a heading, as one text."""
+    found = [block.text for block in BLOCKS if (block.page, block.heading, block.language) == (page, heading, language)]
+    assert found
+    return "".join(found)
+
+
+def lines(text):
+    """The lines of *text* as a shell reads them: what ends in a backslash or within quotes goes on."""
+    line = ""
+    for each in text.splitlines(keepends=True):
+        line += each
+        if line.endswith("\\\n"):
+            line = line[:-2]
+            continue
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:
+            continue  # within quotes
+        if words:
+            yield line.strip()
+        line = ""
+    assert "" == line
+
+
+def simple(line):
+    """The commands in a *line*: (words, variables) of each."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="&|>")
+    lexer.whitespace_split, lexer.commenters = True, "#"
+    words = []
+    for word in [*lexer, "&&"]:
+        if word not in {"&&", "|"}:
+            words.append(word)
+            continue
+        words = list(takewhile(">".__ne__, words))
+        variables = {}
+        while words and (match := re.fullmatch(r"(\w+)=(.*)", words[0])):
+            variables[match[1]] = match[2]
+            del words[0]
+        yield words, variables
+        words = []
+
+
+def printed():
+    """Yield (page, words, variables) of every command, be it in a block or in a sentence."""
+    for block in BLOCKS:
+        if block.language == "sh":
+            yield from ((block.page, *command) for line in lines(block.text) for command in simple(line))
+    for path, text in docs.PAGES.items():
+        for span in re.findall(r"`([^`\n]+)`", re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)):
+            if PROGRAM.match(span) or ((ROOT / span).is_file() and os.access(ROOT / span, os.X_OK)):
+                yield from ((str(path.relative_to(ROOT)), *command) for command in simple(span))
+
+
+COMMANDS = list(printed())
+
+
+# How single commands are proved: by a function that raises.
+
+
+def is_made(words, _):
+    """The target is there, and so is the scenario."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    target, *settings = words[1:]
+
+    assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE)
+    for name, value in (setting.split("=") for setting in settings):
+        assert re.search(rf"^{name} \?=", makefile, re.MULTILINE)
+        assert value in {*SCENARIOS, "..."}
+
+
+def is_understood(words, variables):
+    """Our own command line reads it."""
+    command = words[1] if words[1:] and not words[1].startswith("-") else "serve"
+    flags = [word for word in words[1:] if word != command]
+    if command == "simulator":
+        simulator.parse_arguments(flags)
+    elif flags == ["--version"]:
+        assert answer(sys.executable, "-m", "comms_exporter", *flags)
+    else:
+        assert command in {"serve", "check", "demo"}
+        load([flag for flag in flags if flag != "--json"], {**CREDENTIALS, **variables})
+
+
+def is_measured(words, _):
+    """The benchmark has these parts and flags."""
+    known = answer(sys.executable, *words[1:3], "--help")
+
+    assert set(words[3:]) <= set(re.findall(r"[\w-]+", known))
+
+
+def is_there(words, _):
+    """It is a script of ours, to be run as it stands."""
+    assert os.access(ROOT / words[0], os.X_OK) or words[0].endswith(".py")
+
+
+def is_built(words, _):
+    """Here, by a tag that other commands ask for."""
+    match words[1:]:
+        case ["build", "-t", tag, "."] | ["push", tag]:
+            assert tag in {IMAGE, f"registry.example.com/{IMAGE}"}
+        case _:
+            pytest.fail("another way to build")
+
+
+def is_run(words, _):
+    """With a port and a volume that the image has, and with variables and arguments that the exporter understands."""
+    parser = ArgumentParser(exit_on_error=False)
+    for flag in ("--rm", "-d", "--read-only"):
+        parser.add_argument(flag, action="store_true")
+    for flag in ("--name", "-p", "-v", "-e"):
+        parser.add_argument(flag, action="append", default=[])
+    parser.add_argument("image")
+    parser.add_argument("arguments", nargs=REMAINDER)
+    args = parser.parse_args(words[2:])
+    environ = dict(variable.split("=") for variable in args.e)
+    mounted = {volume.split(":")[1] for volume in args.v}
+    files = {name: environ.pop(name) for name in list(environ) if name.endswith("_FILE")}
+
+    assert IMAGE == args.image
+    assert [
+        f"127.0.0.1:{port}:{port}" for port in re.findall(r"^EXPOSE (\d+)", deploy.DOCKERFILE, re.MULTILINE)
+    ] == args.p
+    if args.arguments != ["demo"]:
+        assert {*re.findall(r"^VOLUME (\S+)", deploy.DOCKERFILE, re.MULTILINE), *files.values()} == mounted
+        assert {"TWILIO_AUTH_TOKEN_FILE"} == set(files)
+        load(args.arguments, {**environ, "TWILIO_AUTH_TOKEN": "canary"})
+
+
+def is_composed(words, variables):
+    """Docker Compose reads the file with these flags and variables."""
+    compose = fetched("docker-compose", "compose")
+    assert ["up", "--build"] == words[-2:]
+    answer(compose, *words[2:-2], "config", "--quiet", environ={"HOME": "/nonexistent", **variables})
+
+
+# What proves them: a function of their words, or a test that has them together with their neighbours.
+PROOFS = {
+    r"make( .+)?": is_made,
+    r"comms-exporter( .+)?": is_understood,
+    r"python -m bench( .+)?": is_measured,
+    r"(deploy|tools|\.ci)/\S+": is_there,
+    r"docker (build|push) .+": is_built,
+    r"docker run .+": is_run,
+    r"docker compose .+": is_composed,
+    r"curl .+|": "TestSimulator",
+    r"(kubectl create|helm install) .+": "TestKubernetes",
+    r"sudo .+|echo \S+": "TestSystemd",
+    r"python3 -m venv comms|\. comms/bin/activate|pip install \.|export .+": "TestPip",
+    r"(install|openssl) .+": "TestCompose",
+    r"sed -i .+": "TestAlerts",
+    r"promtool check web-config": "TestYaml",
+    r"(python3 -c|sqlite3) .+": docs.TestTrue.test_backup,
+}
+
+
+def proofs(words):
+    text = " ".join(words)
+    return [proof for pattern, proof in PROOFS.items() if re.fullmatch(pattern, text, re.DOTALL)]
+
+
+class TestEveryCommand:
+    @pytest.mark.parametrize(
+        ("words", "variables"),
+        [pytest.param(*command, id=f"{page} {' '.join(command[0])[:40]}") for page, *command in COMMANDS],
+    )
+    def test_is_proved(self, words, variables):
+        """A new one needs a line in PROOFS."""
+        (proof,) = proofs(words)
+
+        if isinstance(proof, str):
+            assert proof in globals()
+        elif proof.__module__ == __name__:
+            proof(words, variables)
+
+    def test_is_found(self):
+        """The pages have commands, and none of their blocks is of a kind that nobody looks into."""
+        assert {"sh", "promql", "yaml", "text"} == {block.language for block in BLOCKS}
+        assert 40 < len(COMMANDS)
+
+    def test_every_proof_is_needed(self):
+        words = [words for _, words, _ in COMMANDS]
+
+        assert len(PROOFS) == len({id(proof) for each in words for proof in proofs(each)})
+
+    def test_quick_starts_are_quick(self):
+        """Ten lines at most."""
+        assert 10 >= max(block.text.count("\n") for block in BLOCKS if block.page == "README.md")
+
+    def test_every_scenario_is_named(self):
+        for page in ("README.md", "docs/alerts.md"):
+            assert set() == set(SCENARIOS) - set(re.findall(r"[\w-]+", docs.PAGES[ROOT / page]))
+
+
+def bash(text, folder, functions="", **environ):
+    """What bash prints when it runs *text* in *folder*, with *functions* in the place of programs."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", f"{functions}\n{text}"],
+        cwd=folder, env={"PATH": os.environ["PATH"], **environ}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (0, "") == (done.returncode, done.stderr)
+    return done.stdout
+
+
+def quick_start(*first_words):
+    """The lines of the README's section that begin so, until the next paragraph."""
+    section = under("README.md", "Run it in production")
+    return [line for line in lines(section) if line.startswith(first_words)]
+
+
+class TestPip:
+    def test_lines(self, tmp_path):
+        """What pip installs is what `comms-exporter` then is, and it understands what was exported."""
+        stand_in = f"""
+            python3() {{ command {sys.executable} -m venv --without-pip "${{@:3}}"; }}
+            pip() {{
+                [ "$*" = "install ." ]
+                printf '#!/bin/sh\\nexec {sys.executable} -m comms_exporter "$@" --config.check\\n' > comms/bin/comms-exporter
+                chmod +x comms/bin/comms-exporter
+            }}
+        """
+
+        said = bash(under("README.md", "Use it"), tmp_path, stand_in, HOME="/nonexistent", PYTHONPATH=str(ROOT))
+
+        assert "The settings are good: 1 account(s).\n" == said
+        assert (tmp_path / "comms/bin/comms-exporter").exists()
+
+
+class TestCompose:
+    def test_secrets(self, tmp_path):
+        """They are written where Compose looks for them, for its users to read, and for nobody else of this machine."""
+        (tmp_path / "deploy/compose").mkdir(parents=True)
+        (tmp_path / "token").write_text("canary", encoding="utf-8")
+        bash("\n".join(quick_start("install", "openssl")), tmp_path)
+        written = {path for path in (tmp_path / "deploy/compose/secrets").iterdir() if path.stat().st_mode & 0o004}
+
+        assert 0o700 == (tmp_path / "deploy/compose/secrets").stat().st_mode & 0o777
+        assert {ROOT / path.relative_to(tmp_path) for path in written} == {
+            Path(secret["file"]) for secret in deploy.own()["secrets"].values()
+        }
+
+    @pytest.mark.parametrize("name", ["prometheus", "alertmanager"])
+    def test_service_runs(self, prometheus_three, tmp_path, name):
+        """The program, with the command, the files and the health check's path that the service has."""
+        service = deploy.demo()["services"][name]
+        for volume in service["volumes"]:
+            target = tmp_path / volume["target"][1:]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.mkdir() if volume["type"] == "volume" else shutil.copy(volume["source"], target)
+        command = [re.sub("=/", f"={tmp_path}/", word) for word in service["command"]]
+        log = tmp_path / "log"
+        with log.open("wb") as file:
+            program = getattr(prometheus_three, name)
+            server = subprocess.Popen(
+                [program, *command, "--web.listen-address=127.0.0.1:0"],
+                cwd=program.parent.parent, stdout=file, stderr=file,
+            )  # fmt: skip
+        try:
+            address = self.wait_for(
+                lambda: re.search(r'Listening on"? .*?address=(\S+)', log.read_text()), server, log
+            )[1]
+            path = service["healthcheck"]["test"][-1].partition("/-")[2]
+            self.wait_for(lambda: self.is_ready(f"http://{address}/-{path}"), server, log)
+        finally:
+            server.terminate()
+            assert 0 == server.wait(10)
+
+    def is_ready(self, url):
+        try:
+            with urlopen(url) as response:
+                return response.status == 200
+        except HTTPError:
+            return False
+
+    def wait_for(self, found, server, log):
+        deadline = time.monotonic() + 30
+        while not (answer := found()):
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        return answer
+
+
+class TestKubernetes:
+    @deploy.both_helms
+    def test_lines(self, helm):
+        """The chart takes every flag; it looks for the Secret and the image that the lines before it made."""
+        (build,) = quick_start("docker build -t registry.example.com")
+        (create,) = quick_start("kubectl")
+        (install,) = quick_start("helm")
+        words = shlex.split(install)
+        text = answer(fetched("helm", f"helm-{helm}"), "template", *words[2:])
+        objects = list(filter(None, yaml.load_all(text, Loader=yaml.CSafeLoader)))
+        pod = deploy.pod_of(objects)
+        (container,) = pod["containers"]
+        read = {
+            Path(each["value"]).name
+            for each in container["env"]
+            if each["value"].startswith("/etc/comms-exporter/secrets/")
+        }
+        (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "secrets"]
+        secret, *keys = shlex.split(create)[4:]
+
+        assert secret == volume["secret"]["secretName"]
+        assert read == {re.match(r"--from-(?:literal|file)=([\w-]+)=", key)[1] for key in keys}
+        assert f"docker build -t {container['image']} . && docker push {container['image']}" == build
+        assert "monitoring" == deploy.one(objects, "ServiceMonitor")["metadata"]["labels"]["release"]
+        assert "release of kube-prometheus-stack called `monitoring`" in docs.PAGES[ROOT / "README.md"].replace(
+            "\n", " "
+        )
+
+
+class TestSystemd:
+    def test_lines(self, tmp_path):
+        """Below another root, they put everything where the unit looks for it."""
+        stand_ins = """
+            sudo() { "$@"; }
+            systemctl() { echo "$*"; }
+            python3() { mkdir -p "$3/bin" && printf '#!/bin/sh\\n> "$0.ran"\\n' > "$3/bin/pip" && chmod +x "$3/bin/pip"; }
+        """
+        (tmp_path / "etc/systemd/system").mkdir(parents=True)
+        (tmp_path / "token").write_text("canary\n", encoding="utf-8")
+        shutil.copytree(ROOT / "deploy/systemd", tmp_path / "deploy/systemd")
+        text = "\n".join(quick_start("sudo", "echo"))
+        below = re.sub(r"(?<= )(sudo )?/(opt|etc)/", rf"\1{tmp_path}/\2/", text)
+
+        said = bash(below, tmp_path, stand_ins)
+
+        unit = configured(tmp_path / "etc/systemd/system/comms-exporter.service")
+        assert ["daemon-reload", "enable --now comms-exporter"] == said.splitlines()[-2:]
+        assert (tmp_path / unit["ExecStart"][1:]).with_name("pip.ran").exists()
+        credential, _, source = unit["LoadCredential"].partition(":")
+        assert (tmp_path / source[1:]).read_text() == "canary\n"
+        assert 0o600 == (tmp_path / source[1:]).stat().st_mode & 0o777
+        assert "%d/" + credential in unit["Environment"]
+        environment = (tmp_path / unit["EnvironmentFile"][1:]).read_text()
+        load([], {**dict([environment.strip().split("=")]), "TWILIO_AUTH_TOKEN": "canary"})
+
+
+def configured(path):
+    """The settings of a unit; the first where there are several of a name."""
+    found = {}
+    for name, value in re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE):
+        found.setdefault(name, value)
+    return found
+
+
+class TestSimulator:
+    async def test_every_request_is_answered(self):
+        """The lines, run by a shell against a simulator: none meets an error, but for the fault that one asks for."""
+        if not shutil.which("curl"):
+            pytest.skip("no curl")
+        text = re.sub(r"^SIM=\S+", "", under("docs/simulator.md", "The simulator").partition("\n")[2])
+        world = simulator.World(clock=time.time, speed=60)
+        async with TestServer(simulator.make_app(world, simulator.Faults())) as server:
+            address = str(server.make_url("")).rstrip("/")
+            stand_in = 'curl() { command curl -sS --fail-with-body "$@"; echo; }'
+            said = await asyncio.to_thread(bash, text, ROOT, stand_in, SIM=address)
+
+        answers = [json.loads(line) for line in said.splitlines()]
+        assert 8 == text.count("curl ") == len(answers)
+        assert "operationId" in answers[2]
+        assert [{"kind": "429", "times": 3, "retry_after": 7}] == [
+            {key: fault[key] for key in ("kind", "times", "retry_after")} for fault in answers[4]["faults"]
+        ]
+        assert [0.3, 0.004] == [answer["failed"] for answer in answers[-2:]]
+
+    def test_every_flag_is_explained(self):
+        text = docs.PAGES[ROOT / "docs/simulator.md"]
+        table = "".join(line for line in text.splitlines() if line.startswith("| `--"))
+
+        assert docs.flags(simulator.build_parser()) - {"--help"} == set(re.findall(r"`(--[\w.-]+)", table))
+
+
+class TestAlerts:
+    def test_nothing_is_left_to_fill_in(self, prometheus_binaries, tmp_path):
+        """Both `sed` find their placeholders, and what they leave are rules."""
+        edits = [" ".join(words[:2]) + " " + shlex.join(words[2:]) for _, words, _ in COMMANDS if words[:1] == ["sed"]]
+        for path in deploy.RULES:
+            shutil.copy(path, tmp_path)
+        bash("\n".join(edits), tmp_path)
+        alerts = tmp_path / "comms-exporter.alerts.yml"
+        text = alerts.read_text(encoding="utf-8")
+
+        assert 2 == len(edits)
+        assert "example.com" not in text
+        assert not re.search(r"^ *\w+_url: (?!https://(git|grafana)\.my\.org/)", text, re.MULTILINE)
+        assert "" == complaints(prometheus_binaries.promtool, "check", "rules", alerts)
+
+
+class TestYaml:
+    def test_all_of_it_is_here(self):
+        pages = [each.page for each in BLOCKS if each.language == "yaml"]
+
+        assert ["README.md", "README.md", "SECURITY.md", "docs/performance.md"] == pages
+
+    def test_prometheus_reads_its_configuration(self, prometheus_binaries, tmp_path):
+        scrape, _, _ = under("README.md", "Use it", "yaml").partition("accounts:")
+        (tmp_path / "prometheus.yml").write_text(scrape, encoding="utf-8")
+
+        assert "" == complaints(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
+
+    def test_prometheus_takes_its_time(self, prometheus_binaries, tmp_path):
+        slow = yaml.safe_load(under("docs/performance.md", "Beyond one process", "yaml"))
+        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"global": slow}), encoding="utf-8")
+
+        assert "" == complaints(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
+
+    def test_the_exporter_reads_its_accounts(self, tmp_path):
+        _, _, accounts = under("README.md", "Use it", "yaml").partition("accounts:")
+        for name in ("shop", "newsletter"):
+            (tmp_path / name).write_text(f"canary of {name}\n", encoding="utf-8")
+        file = tmp_path / "comms.yml"
+        file.write_text(f"accounts:{accounts}".replace("/run/secrets/", f"{tmp_path}/"), encoding="utf-8")
+        settings = load([f"--config.file={file}"], {})
+
+        assert [("AC...", "canary of shop"), ("SK...", "canary of newsletter")] == [
+            account.credentials() for account in settings.accounts
+        ]
+        assert 60 == settings.collect_interval
+
+    def test_the_web_config_file_is_one(self, prometheus_three, tmp_path):
+        """To promtool, which only promises to, and to us."""
+        text = under("SECURITY.md", "How to protect it", "yaml")
+        # htpasswd calls the same kind of hash $2y$.
+        hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode().replace("$2b$", "$2y$")
+        (tmp_path / "web.yml").write_text(text.replace("$2y$10$...", hashed), encoding="utf-8")
+        curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+        openssl = deploy.program("openssl", remedy="install openssl")
+        answer(
+            openssl,
+            "req",
+            "-x509",
+            *curve,
+            "-keyout",
+            tmp_path / "tls.key",
+            "-out",
+            tmp_path / "tls.crt",
+            "-subj",
+            "/CN=x",
+        )
+        shutil.copy(tmp_path / "tls.crt", tmp_path / "ca.crt")
+        config = web_config.parse((tmp_path / "web.yml").read_bytes(), tmp_path)
+
+        assert "" == complaints(prometheus_three.promtool, "check", "web-config", tmp_path / "web.yml")
+        assert frozenset({"prometheus.example.com"}) == config.tls.allowed_sans
+        assert web_config.tls_context(config.tls)
+
+
+class TestReadme:
+    def test_counts_the_alerts(self):
+        names = {rule["alert"] for rule in docs.rules("comms-exporter.alerts.yml")}
+
+        assert f"recording rules and {len(names)} alerts" in docs.PAGES[ROOT / "README.md"]
+
+    def test_promql(self, prometheus_binaries, tmp_path):
+        """Every answer in the table of questions is PromQL."""
+        table = docs.PAGES[ROOT / "README.md"].partition("| question |")[2].partition("\n\n")[0]
+        queries = re.findall(r"`([^`]+)`", table)
+        rules = [{"record": f"r{number}", "expr": promql} for number, promql in enumerate(queries)]
+        (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "readme", "rules": rules}]}))
+
+        assert 6 == len(rules)
+        assert "" == complaints(prometheus_binaries.promtool, "check", "rules", tmp_path / "rules.yml")
