@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.rpc import reply, serve
 from bench.tables import quantile
-from comms_exporter.base.slices import spare
+from comms_exporter.base.slices import freeze_gc
 from comms_exporter.config import build_parser, load
 from comms_exporter.logs import Redactor, configure
 from comms_exporter.service import exporter
@@ -76,7 +76,7 @@ async def main(arguments):
     settings = load(arguments, os.environ, parser=build_parser())
     redactor = Redactor(account.credentials()[1] for account in settings.accounts)
     log = configure(settings.log_level, settings.log_format, redact=redactor)
-    spare()
+    freeze_gc()
     async with exporter(settings, load=lambda: settings, log=log, redactor=redactor):
         await serve(orders)
 

@@ -22,7 +22,7 @@ from structlog.typing import FilteringBoundLogger
 
 from comms_exporter import simulator
 from comms_exporter.base.printable import printable
-from comms_exporter.base.slices import spare
+from comms_exporter.base.slices import freeze_gc
 from comms_exporter.check import as_json, as_text
 from comms_exporter.config import (
     Account,
@@ -141,7 +141,7 @@ def _simulator_command(arguments: Sequence[str]) -> int:
 async def serve(settings: Settings, load: Callable[[], Settings]) -> int:
     """Poll and answer until told to stop; SIGHUP reloads the settings."""
     log, redactor = _logger(settings)
-    spare()
+    freeze_gc()
     stop, hangup = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:

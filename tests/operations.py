@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from comms_exporter.api.payloads import STATS, Operation, pack
-from comms_exporter.base.slices import whole
+from comms_exporter.base.slices import run_to_completion
 from comms_exporter.collect.state import Listing
 
 # Saturday, 2026-11-21 12:00:00 UTC: when nothing else is said, it is now, and everything just happened.
@@ -23,11 +23,11 @@ def listing(*operations, at=NOW, sweep=False, **other):
 
 
 def apply(state, listing):
-    whole(state.apply(listing))
+    run_to_completion(state.apply(listing))
 
 
 def view(state, **how):
-    return whole(state.view(**how))
+    return run_to_completion(state.view(**how))
 
 
 def at_once(coroutine):

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from comms_exporter import config
 from comms_exporter.api.payloads import STATS, Operation, pack
-from comms_exporter.base.slices import whole
+from comms_exporter.base.slices import run_to_completion
 from comms_exporter.collect.health import PollHealth, Reloads, Traffic
 from comms_exporter.collect.state import EXEMPLIFIED, AccountState, Listing
 from comms_exporter.expose.exposition import Exposition
@@ -196,13 +196,13 @@ def families():
     """Yield (name, type, HELP, values of its labels) of everything on the page of an account with one operation."""
     now = 1e9
     state = AccountState()
-    whole(state.apply(Listing({}, started=now, ended=now, sweep=True)))
+    run_to_completion(state.apply(Listing({}, started=now, ended=now, sweep=True)))
     operation = Operation("...", "PROCESSING", now, now, pack((1,) * len(STATS)))
-    whole(state.apply(Listing({operation.id: operation}, started=now, ended=now)))
+    run_to_completion(state.apply(Listing({operation.id: operation}, started=now, ended=now)))
     account = SimpleNamespace(
         name="...",
         state=state,
-        view=whole(state.view(now=now, active_window=1, limit=1)),
+        view=run_to_completion(state.view(now=now, active_window=1, limit=1)),
         health=PollHealth(interval_seconds=30, last_success=now, last_success_monotonic=now),
         traffic=Traffic(),
     )

@@ -1,6 +1,6 @@
-"""Long work on the event loop, cut into slices so short that a scrape hardly waits for one.
+"""Run long work on the event loop in slices so short that a scrape hardly waits for one.
 
-Threads would not do: whoever computes in one takes the interpreter from the loop for 5 ms at a time, at every turn.
+A thread would not help: one that computes holds the interpreter lock for 5 ms at a time, and the loop waits as long.
 """
 
 import asyncio
@@ -14,23 +14,14 @@ T = TypeVar("T")
 # Operations in one slice: a millisecond or two of work.
 SIZE = 256
 
-# Work that can be interrupted wherever it yields, and what it comes to.
+# Work that may be interrupted at every yield, and returns its result.
 Steps = Generator[None, None, T]
 
 
-def whole(steps: Steps[T]) -> T:
-    """Return what *steps* come to, without a break."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
+async def run_in_slices(steps: Steps[T]) -> T:
+    """Return the result of *steps*, and let other tasks run between two of them.
 
-
-async def sliced(steps: Steps[T]) -> T:
-    """Return what *steps* come to; others have their turn between two of them.
-
-    Who is cancelled comes to the end first, at once: what is begun is never left half done.
+    If cancelled, run the remaining steps at once before raising, so that no work is left half done.
     """
     try:
         while True:
@@ -39,18 +30,27 @@ async def sliced(steps: Steps[T]) -> T:
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
     except asyncio.CancelledError:
-        whole(steps)
+        run_to_completion(steps)
         raise
 
 
-def spare() -> None:
-    """Have the garbage collector leave alone what there is so far, modules above all: a pass over them takes 30 ms."""
+def run_to_completion(steps: Steps[T]) -> T:
+    """Return the result of *steps*, without a pause."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+def batched(items: Iterable[T], size: int = SIZE) -> Iterator[list[T]]:
+    """Yield *items* in lists of up to *size*."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def freeze_gc() -> None:
+    """Exempt all current objects from garbage collection: a full pass over the imported modules takes 30 ms."""
     gc.collect()
     gc.freeze()
-
-
-def parts(items: Iterable[T], size: int = SIZE) -> Iterator[list[T]]:
-    """Yield *items*, some at a time."""
-    rest = iter(items)
-    while part := list(islice(rest, size)):
-        yield part

@@ -14,7 +14,7 @@ import structlog
 
 from comms_exporter.api.client import CommsClient, CommsError, Patience, Query, ThrottledError
 from comms_exporter.api.payloads import Operation, Page
-from comms_exporter.base.slices import SIZE, Steps, parts, sliced
+from comms_exporter.base.slices import SIZE, Steps, batched, run_in_slices
 from comms_exporter.base.times import iso
 from comms_exporter.collect.health import PollHealth, Problem
 from comms_exporter.collect.state import DAY, MARGIN, RETENTION, AccountState, Listing, Snapshot, View
@@ -46,8 +46,8 @@ def requests_per_hour(operations_a_week: int, *, interval: float, page_size: int
 def _unseen(operations: Iterable[Operation], seen: set[str]) -> Steps[dict[str, Operation]]:
     """Return those of *operations* that a listing has not shown, by their ids."""
     missing: dict[str, Operation] = {}
-    for part in parts(operations, 4 * SIZE):
-        missing.update((each.id, each) for each in part if each.id not in seen)
+    for batch in batched(operations, 4 * SIZE):
+        missing.update((each.id, each) for each in batch if each.id not in seen)
         yield
     return missing
 
@@ -173,7 +173,7 @@ class Poller:
             self._plan.sweep = now + HOUR
         if listing.sweep or now >= self._plan.day:
             self._plan.day = now + DAY_POLLS * self._interval
-        missing = await sliced(_unseen(self.state.unfinished(), listing.seen))
+        missing = await run_in_slices(_unseen(self.state.unfinished(), listing.seen))
         if missing:
             await self._settle()
             await self._follow_up(missing, patience)
@@ -206,7 +206,7 @@ class Poller:
                 raise
             else:
                 self._saved()
-        view = await sliced(
+        view = await run_in_slices(
             self.state.view(now=self._ended(), active_window=self._active_window, limit=self._max_operations)
         )
         if self._prepare is not None:
@@ -244,10 +244,10 @@ class Poller:
             if status is not None and "status" in self._ignored_filters:
                 continue
             wanted = [each.created for each in missing.values() if status in {None, each.status}]
-            if await sliced(self._listing_is_cheaper(wanted, status)):
+            if await run_in_slices(self._listing_is_cheaper(wanted, status)):
                 answer = await self._read(Query(created_after=min(wanted), status=status), patience, sweep=False)
                 await self._apply(answer)
-                missing = await sliced(_unseen(missing.values(), answer.seen))
+                missing = await run_in_slices(_unseen(missing.values(), answer.seen))
         for operation_id in missing:
             await self._fetch(operation_id, patience)
 
@@ -257,8 +257,8 @@ class Poller:
             return False
         oldest = min(wanted)
         listed = 0
-        for part in parts(self.state.tracked.values(), 4 * SIZE):
-            operations = (each.operation for each in part)
+        for batch in batched(self.state.tracked.values(), 4 * SIZE):
+            operations = (each.operation for each in batch)
             listed += sum(each.created >= oldest and status in {None, each.status} for each in operations)
             yield
         return 1 + listed // self._client.page_size < len(wanted)
@@ -271,7 +271,7 @@ class Poller:
         else:
             ended = self._ended()
             listing = Listing({}, started=ended, ended=ended)
-            await sliced(self._gather(page, listing))
+            await run_in_slices(self._gather(page, listing))
             await self._apply(listing)
 
     async def _read(self, query: Query, patience: Patience, *, sweep: bool) -> Listing:
@@ -279,7 +279,7 @@ class Poller:
         before = self._client.now() - started
         listing = Listing({}, started=started, ended=started, sweep=sweep)
         async for page in self._client.pages(query, patience):
-            await sliced(self._gather(page, listing))
+            await run_in_slices(self._gather(page, listing))
             self._check_length(listing)
             self._check_filters(query, page)
             self._expect()
@@ -296,8 +296,8 @@ class Poller:
         listing.unknown.update(page.unknown)
         # Even if there is nothing: connections that answer at once would never let others have the loop.
         yield
-        for part in parts(page.operations):
-            for operation in part:
+        for batch in batched(page.operations):
+            for operation in batch:
                 known = self.state.tracked.get(operation.id)
                 if known is None and self.state.ignores(operation):
                     continue
@@ -341,7 +341,7 @@ class Poller:
         self._ignored_filters |= ignored
 
     async def _apply(self, listing: Listing) -> None:
-        await sliced(self.state.apply(listing))
+        await run_in_slices(self.state.apply(listing))
         if listing.malformed:
             self._log.warning("skipped malformed operations", count=listing.malformed, first=listing.first_malformed)
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from comms_exporter.api.payloads import STATS, STATUSES, Operation, Stats
-from comms_exporter.base.slices import SIZE, Steps, parts
+from comms_exporter.base.slices import SIZE, Steps, batched
 from comms_exporter.collect.health import Exemplar, Histogram
 from comms_exporter.model.readings import REACHED, Reading, at_most, fallen, reached, reading_of
 
@@ -169,8 +169,8 @@ class AccountState:
         if self.first_look is None and not listing.sweep:
             raise ValueError("the first look must see everything")
         self.horizon = max(self.horizon, listing.ended - RETENTION - MARGIN)
-        for part in parts(listing.operations.values()):
-            for operation in part:
+        for batch in batched(listing.operations.values()):
+            for operation in batch:
                 self._observe(operation, listing.ended)
             yield
         if self.first_look is None:
@@ -237,8 +237,8 @@ class AccountState:
         by_status = +self._by_status
         named = _named(by_status)
         oldest: dict[str, float] = {}
-        for part in parts(self._unfinished.values()):
-            for each in part:
+        for batch in batched(self._unfinished.values()):
+            for each in batch:
                 created = each.operation.created
                 status = each.operation.status if each.operation.status in named else OTHER
                 oldest[status] = min(created, oldest.get(status, created))
@@ -248,8 +248,8 @@ class AccountState:
             yield from self._recall()
         active: list[Operation] = []
         over: list[str] = []
-        for part in parts(self._active.values(), 4 * SIZE):
-            for each in part:
+        for batch in batched(self._active.values(), 4 * SIZE):
+            for each in batch:
                 operation = each.operation
                 if operation.updated >= earliest or operation.unfinished:
                     active.append(operation)
@@ -280,8 +280,8 @@ class AccountState:
     def _recall(self) -> Steps[None]:
         """Consider every operation again: the window has become longer, or the clock was ahead."""
         self._active = {}
-        for part in parts(self.tracked.values(), 4 * SIZE):
-            self._active.update((each.operation.id, each) for each in part if not each.gone)
+        for batch in batched(self.tracked.values(), 4 * SIZE):
+            self._active.update((each.operation.id, each) for each in batch if not each.gone)
             yield
         self._active_since = float("-inf")
 
@@ -393,15 +393,15 @@ class AccountState:
 
     def _forget(self) -> Steps[None]:
         expired: list[Tracked] = []
-        for part in parts(self.tracked.values(), 4 * SIZE):
+        for batch in batched(self.tracked.values(), 4 * SIZE):
             expired += [
                 each
-                for each in part
+                for each in batch
                 if each.operation.created < self.horizon and (each.gone or not each.operation.unfinished)
             ]
             yield
-        for part in parts(expired):
-            for each in part:
+        for batch in batched(expired):
+            for each in batch:
                 self._add(each, each.operation.stats, -1)
                 operation_id = each.operation.id
                 self._active.pop(operation_id, None)
@@ -432,8 +432,8 @@ def _first(operations: list[Operation], limit: int) -> Steps[list[Operation]]:
     if limit == 0:
         return []
     runs = []
-    for part in parts(operations, 4 * SIZE):
-        runs.append(sorted(part, key=_precedence))
+    for batch in batched(operations, 4 * SIZE):
+        runs.append(sorted(batch, key=_precedence))
         yield
     ranking = heapq.merge(*runs, key=_precedence)
     chosen: set[str] = set()

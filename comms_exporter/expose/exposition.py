@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 
 from comms_exporter.api.payloads import Operation
-from comms_exporter.base.slices import Steps, sliced, whole
+from comms_exporter.base.slices import Steps, run_in_slices, run_to_completion
 from comms_exporter.collect.health import Reloads
 from comms_exporter.expose.families import (
     OPERATION_FAMILIES,
@@ -99,7 +99,7 @@ class Exposition:
 
         It is written in those encodings that somebody has asked for lately.
         """
-        segments = await sliced(self._segments(name, operations))
+        segments = await run_in_slices(self._segments(name, operations))
         now = self._monotonic()
         for gzip in (False, True):
             if now - self._asked.get(gzip, float("-inf")) <= KEEP_SECONDS:
@@ -114,7 +114,7 @@ class Exposition:
         wanted = frozenset(names)
         self._asked[gzip] = self._monotonic()
         for account in self._accounts():
-            await sliced(self._segments(account.name, account.view.exposed))
+            await run_in_slices(self._segments(account.name, account.view.exposed))
         # Nothing can happen between these two, so both parts of the page are of the same polls.
         first = self._small(openmetrics, wanted)
         shown = self._shown({})
@@ -148,7 +148,7 @@ class Exposition:
         return [
             following[account.name]
             if account.name in following
-            else whole(self._segments(account.name, account.view.exposed))
+            else run_to_completion(self._segments(account.name, account.view.exposed))
             for account in self._accounts()
             if account.name in following or not account.health.stale(now)
         ]
@@ -167,8 +167,8 @@ class Exposition:
 
     async def _joined(self, shown: list[Segments], *, gzip: bool, wanted: frozenset[str] = frozenset()) -> _Text:
         for segments in shown:
-            await sliced(_write(segments, gzip=gzip))
-        return await sliced(_join(shown, gzip=gzip, wanted=wanted))
+            await run_in_slices(_write(segments, gzip=gzip))
+        return await run_in_slices(_join(shown, gzip=gzip, wanted=wanted))
 
     def _segments(self, name: str, operations: Sequence[Operation]) -> Steps[Segments]:
         """Return *operations*, which never change, in segments; they are made when they are first needed."""

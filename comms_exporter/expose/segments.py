@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from operator import is_
 
 from comms_exporter.api.payloads import Operation
-from comms_exporter.base.slices import SIZE, Steps, parts
+from comms_exporter.base.slices import SIZE, Steps, batched
 from comms_exporter.expose.families import operation_texts
 from comms_exporter.expose.gzipped import Piece, Sum, compress
 
@@ -57,8 +57,8 @@ class Segment:
 def regroup(account: str, before: list[Segment], operations: Sequence[Operation]) -> Steps[list[Segment]]:
     """Return *operations* in segments: those of *before* that are as they were, and new ones."""
     left: dict[str, Operation] = {}
-    for part in parts(operations, 4 * SIZE):
-        left.update((each.id, each) for each in part)
+    for batch in batched(operations, 4 * SIZE):
+        left.update((each.id, each) for each in batch)
         yield
     segments: list[Segment] = []
     for segment in before:
@@ -68,8 +68,8 @@ def regroup(account: str, before: list[Segment], operations: Sequence[Operation]
         elif staying:
             _append(account, segments, staying)
         yield
-    for part in parts(left.values()):
-        _append(account, segments, part)
+    for batch in batched(left.values()):
+        _append(account, segments, batch)
         yield
     if len(segments) == len(before) and all(map(is_, segments, before)):
         return before

@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
-from comms_exporter.base.slices import sliced
+from comms_exporter.base.slices import run_in_slices
 from comms_exporter.web.status_page.assets import ASSETS, Asset
 from comms_exporter.web.status_page.model import Status
 from comms_exporter.web.status_page.render import render_page
@@ -141,10 +141,12 @@ class _StatusPage:
             status = self._status()
             operations = self._operations
             if operations is None:
-                self._operations = operations = await sliced(OperationList.collect(status.operations, status.now))
+                self._operations = operations = await run_in_slices(
+                    OperationList.collect(status.operations, status.now)
+                )
                 # Dropped when it expires rather than at the next request: it may be large, and nobody may look again.
                 asyncio.get_running_loop().call_later(LISTING_SECONDS, self._drop)
-            return await sliced(render_page(status, await sliced(operations.search(search))))
+            return await run_in_slices(render_page(status, await run_in_slices(operations.search(search))))
 
     def _drop(self) -> None:
         self._operations = None

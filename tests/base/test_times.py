@@ -13,7 +13,7 @@ from operations import NOW, operation
 
 from comms_exporter.api.client import retry_after
 from comms_exporter.api.payloads import BadPayloadError, read_page
-from comms_exporter.base.slices import whole
+from comms_exporter.base.slices import run_to_completion
 from comms_exporter.base.times import EARLIEST, LATEST, as_utc, is_representable, iso, rfc3339
 from comms_exporter.collect.state import Tracked
 from comms_exporter.model.readings import Reading
@@ -55,8 +55,8 @@ def listing(*operations):
 
 def status_page_of(home):
     now = home.clock.now
-    result = whole(OperationList(list(_rows(home.poller)), now).search(Search()))
-    return whole(render_page(Status(version="0", now=now, telemetry_path="/metrics"), result))
+    result = run_to_completion(OperationList(list(_rows(home.poller)), now).search(Search()))
+    return run_to_completion(render_page(Status(version="0", now=now, telemetry_path="/metrics"), result))
 
 
 class TestOperations:

@@ -16,7 +16,7 @@ from operations import NOW, at_once, operation, page_of
 from prometheus_client import generate_latest
 from prometheus_client.core import CollectorRegistry
 
-from comms_exporter.base.slices import SIZE, parts, sliced, whole
+from comms_exporter.base.slices import SIZE, batched, run_to_completion
 from comms_exporter.collect.health import Histogram, PollHealth, Problem, Reloads, Traffic
 from comms_exporter.collect.state import View
 from comms_exporter.expose import segments as segments_module
@@ -66,7 +66,7 @@ def test_a_page_is_what_prometheus_client_writes_whatever_was_written_before(pol
     with pytest.MonkeyPatch.context() as patch:
         # Segments of three, so that few operations are many segments.
         patch.setattr(segments_module, "SIZE", 3)
-        patch.setattr(segments_module, "parts", lambda items, size=3: parts(items, size))
+        patch.setattr(segments_module, "batched", lambda items, size=3: batched(items, size))
         check_pages(polls, compressed)
 
 
@@ -117,18 +117,18 @@ class TestSegments:
         assert 1 == len(written)
 
     def test_small_ones_are_joined(self):
-        segments = whole(regroup("shop", [], many(10 * SIZE)))
+        segments = run_to_completion(regroup("shop", [], many(10 * SIZE)))
         for keep in (0.5, 0.2, 0.05):
             left = [each for n, each in enumerate(o for s in segments for o in s.operations) if n % 100 < keep * 100]
-            segments = whole(regroup("shop", segments, left))
+            segments = run_to_completion(regroup("shop", segments, left))
         assert len(segments) <= 2 + 2 * len(left) // SIZE
 
     def test_new_ones_fill_the_last(self):
         operations = many(SIZE - 10)
-        segments = whole(regroup("shop", [], operations))
+        segments = run_to_completion(regroup("shop", [], operations))
         late = [operation(f"late{n}") for n in range(10)]
 
-        segments = whole(regroup("shop", segments, [*operations, *late]))
+        segments = run_to_completion(regroup("shop", segments, [*operations, *late]))
 
         assert [[*operations, *late]] == [list(each.operations) for each in segments]
 
@@ -280,38 +280,3 @@ class TestPreparing:
             following = View(exposed=[*many(600, sent=number)[:300], *made.view.exposed[300:]])
             at_once(exposition.prepare("shop", following.exposed))
             made.view = following
-
-
-class TestSlices:
-    def steps(self, log):
-        for number in range(3):
-            log.append(number)
-            yield
-        return "done"
-
-    async def test_others_have_their_turn(self):
-        log = []
-
-        async def other():
-            for _ in range(3):
-                log.append("other")
-                await asyncio.sleep(0)
-
-        task = asyncio.create_task(other())
-        assert "done" == await sliced(self.steps(log))
-        await task
-
-        assert [0, "other", 1, "other", 2, "other"] == log
-
-    async def test_what_is_begun_is_never_left_half_done(self):
-        log = []
-        task = asyncio.create_task(sliced(self.steps(log)))
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-        assert [0, 1, 2] == log
-
-    def test_in_one_go(self):
-        assert "done" == whole(self.steps([]))

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 from browser import browsing
 from process import exporter, scrape, until
 
-from comms_exporter.base.slices import whole
+from comms_exporter.base.slices import run_to_completion
 from comms_exporter.expose.negotiation import accepts_gzip, negotiate
 from comms_exporter.simulator import Fate, World
 from comms_exporter.simulator import make_app as simulated
@@ -59,11 +59,11 @@ def status(*accounts, operations=()):
 
 
 def page(*accounts, operations=(), **query):
-    return whole(render_page(status(*accounts), find(operations, Search.from_query(query))))
+    return run_to_completion(render_page(status(*accounts), find(operations, Search.from_query(query))))
 
 
 def find(operations, search):
-    return whole(whole(OperationList.collect(operations, NOW)).search(search))
+    return run_to_completion(run_to_completion(OperationList.collect(operations, NOW)).search(search))
 
 
 class Words(HTMLParser):
@@ -321,12 +321,12 @@ class TestSteps:
 FROM_A_WHEEL = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from comms_exporter.base.slices import whole
+from comms_exporter.base.slices import run_to_completion
 from comms_exporter.web.status_page import assets, render, search
 assert render.__file__.startswith(sys.argv[1]), render.__file__
 from comms_exporter.web.status_page.model import Status
-result = whole(search.OperationList([], now=0.0).search(search.Search()))
-print(whole(render.render_page(Status(version="from a wheel", now=0.0, telemetry_path="/metrics"), result)))
+result = run_to_completion(search.OperationList([], now=0.0).search(search.Search()))
+print(run_to_completion(render.render_page(Status(version="from a wheel", now=0.0, telemetry_path="/metrics"), result)))
 print(*(asset.text for asset in assets.ASSETS))
 """
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, get_args
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from comms_exporter.base.slices import Steps, parts
+from comms_exporter.base.slices import Steps, batched
 from comms_exporter.base.times import EARLIEST, LATEST, as_utc, iso
 from comms_exporter.web.status_page.assets import ICON, SCRIPT, STYLE
 from comms_exporter.web.status_page.model import STUCK_SECONDS, Funnel, Health, Status
@@ -46,8 +46,8 @@ def render_page(status: Status, result: SearchResult) -> Steps[str]:
         refresh_seconds=REFRESH_SECONDS,
     )
     html: list[str] = []
-    for part in parts(pieces, _PIECES_IN_A_STEP):
-        html += part
+    for batch in batched(pieces, _PIECES_IN_A_STEP):
+        html += batch
         yield
     return "".join(html)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from urllib.parse import urlencode
 
-from comms_exporter.base.slices import SIZE, Steps, parts
+from comms_exporter.base.slices import SIZE, Steps, batched
 from comms_exporter.web.status_page.model import OperationRow
 
 PAGE_SIZE = 50
@@ -105,8 +105,8 @@ class OperationList:
     def collect(cls, operations: Iterable[OperationRow], now: float) -> "Steps[OperationList]":
         """Return a list of *operations*."""
         rows: list[OperationRow] = []
-        for part in parts(operations):
-            rows += part
+        for batch in batched(operations):
+            rows += batch
             yield
         return cls(rows, now)
 
@@ -115,20 +115,20 @@ class OperationList:
         if search in self._results:
             return self._results[search]
         matching: list[OperationRow] = []
-        for part in parts(self._rows):
-            matching += search.filter(part)
+        for batch in batched(self._rows):
+            matching += search.filter(batch)
             yield
         end = min(search.page, _pages(len(matching))) * PAGE_SIZE
         first = _FirstRows(end, _ORDERS[search.sort])
         first_stuck = _FirstRows(end, _by_waiting)
         with_failures = stuck = 0
-        for part in parts(matching):
-            first.add(part)
-            stuck_part = [row for row in part if row.is_stuck(self._now)]
+        for batch in batched(matching):
+            first.add(batch)
+            stuck_batch = [row for row in batch if row.is_stuck(self._now)]
             if search.sort == "worst":
-                first_stuck.add(stuck_part)
-            stuck += len(stuck_part)
-            with_failures += sum(row.failures > 0 for row in part)
+                first_stuck.add(stuck_batch)
+            stuck += len(stuck_batch)
+            with_failures += sum(row.failures > 0 for row in batch)
             yield
         # Alternate, so that a hundred operations with failures do not bury the one that is stuck.
         pairs = zip_longest(first.rows(), first_stuck.rows())
