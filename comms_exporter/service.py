@@ -23,8 +23,9 @@ from yarl import URL
 from comms_exporter import __version__
 from comms_exporter.api.client import CommsClient
 from comms_exporter.api.payloads import Operation
+from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.check import ADVICE, Report, check
-from comms_exporter.collect.health import PollHealth, Reloads, Traffic
+from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.poller import Poller
 from comms_exporter.collect.state import AccountState, Snapshot, View
 from comms_exporter.config import (
@@ -372,7 +373,7 @@ class Service:
             account,
             settings,
             session=self._session,
-            traffic=before.traffic if before else Traffic(),
+            request_stats=before.request_stats if before else RequestStats(),
             redactor=self._redactor,
             log=self._log,
         )
@@ -441,7 +442,7 @@ def client_for(
     settings: Settings,
     *,
     session: aiohttp.ClientSession,
-    traffic: Traffic,
+    request_stats: RequestStats,
     redactor: Redactor,
     log: FilteringBoundLogger,
 ) -> CommsClient:
@@ -453,7 +454,7 @@ def client_for(
         page_size=settings.api_page_size,
         timeout=settings.api_timeout,
         requests_per_second=settings.api_max_requests_per_second,
-        traffic=traffic,
+        request_stats=request_stats,
         proxy=proxy_for(account.base_url, redactor),
         secrets=redactor,
     )
@@ -466,7 +467,9 @@ async def check_accounts(settings: Settings, *, log: FilteringBoundLogger, redac
             await check(
                 account.name,
                 base_url=account.base_url,
-                client=client_for(account, settings, session=session, traffic=Traffic(), redactor=redactor, log=log),
+                client=client_for(
+                    account, settings, session=session, request_stats=RequestStats(), redactor=redactor, log=log
+                ),
                 interval=settings.collect_interval,
                 proxied=proxy_for(account.base_url, redactor) is not None,
                 mask=redactor.mask,

@@ -9,7 +9,8 @@ from pathlib import Path
 from operations import NOW, apply, listing, operation, page_of, view
 
 from comms_exporter.api.payloads import STATS, STATUSES, pack
-from comms_exporter.collect.health import PollHealth, Reloads, Traffic
+from comms_exporter.api.request_stats import RequestStats
+from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.state import TOTALS, AccountState
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.store.sqlite import StateLostError, Store
@@ -287,7 +288,7 @@ class _Shown:
     def __init__(self, name, state):
         self.name, self.state = name, state
         self.view = view(state, now=NOW, active_window=1e12, limit=10**6)
-        self.health, self.traffic = PollHealth(interval_seconds=60, last_success_monotonic=NOW), Traffic()
+        self.health, self.request_stats = PollHealth(interval_seconds=60, last_success_monotonic=NOW), RequestStats()
 
 
 def _show(states):

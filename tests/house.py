@@ -8,7 +8,8 @@ from aiohttp.test_utils import TestServer
 from operations import NOW
 
 from comms_exporter.api.client import CommsClient
-from comms_exporter.collect.health import PollHealth, Traffic
+from comms_exporter.api.request_stats import RequestStats
+from comms_exporter.collect.health import PollHealth
 from comms_exporter.collect.poller import Poller
 from comms_exporter.collect.state import TOTALS, AccountState, View
 from comms_exporter.redaction import Secrets
@@ -72,7 +73,7 @@ def make_client(session, clock, base_url, *, page_size=40, timeout=30, requests_
         page_size=page_size,
         timeout=timeout,
         requests_per_second=requests_per_second,
-        traffic=Traffic(monotonic=clock),
+        request_stats=RequestStats(monotonic=clock),
         secrets=Secrets(secrets),
         clock=clock,
         monotonic=clock,

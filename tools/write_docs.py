@@ -16,8 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from comms_exporter import config
 from comms_exporter.api.payloads import STATS, Operation, pack
+from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.slices import run_to_completion
-from comms_exporter.collect.health import PollHealth, Reloads, Traffic
+from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.state import EXEMPLIFIED, AccountState, Listing
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.families import CACHED
@@ -204,7 +205,7 @@ def families():
         state=state,
         view=run_to_completion(state.view(now=now, active_window=1, limit=1)),
         health=PollHealth(interval_seconds=30, last_success=now, last_success_monotonic=now),
-        traffic=Traffic(),
+        request_stats=RequestStats(),
     )
     exposition = Exposition(lambda: [account], reloads=Reloads(now), monotonic=lambda: now)
     page = b"".join(asyncio.run(exposition.body(openmetrics=False)).chunks)

@@ -30,9 +30,9 @@ from comms_exporter.api.payloads import (
     read_page,
     read_single,
 )
+from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.aiohttp_internals import send_once
 from comms_exporter.base.times import is_representable, rfc3339
-from comms_exporter.collect.health import Traffic
 from comms_exporter.redaction import Secrets
 
 # Bytes of a body that are read at most, unpacked. A page of 1,000 operations is 0.3 MB and one operation 0.3 kB, so
@@ -118,7 +118,7 @@ class CommsClient:
         page_size: int,
         timeout: float,
         requests_per_second: float,
-        traffic: Traffic,
+        request_stats: RequestStats,
         proxy: URL | None = None,
         secrets: Secrets | None = None,
         clock: Callable[[], float] = time.time,
@@ -136,7 +136,7 @@ class CommsClient:
         self._timeout_seconds = timeout
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._pace = Pace(requests_per_second, monotonic=monotonic)
-        self.traffic = traffic
+        self.request_stats = request_stats
         self._clock = clock
         self._monotonic = monotonic
         self._sleep = sleep
@@ -219,18 +219,18 @@ class CommsClient:
                 wait = self._jitter() * BACKOFF_LIMIT if error.retry_after is None else error.retry_after
                 if not started or wait > PATIENT_WAIT or not patience.again():
                     raise
-                self.traffic.throttled(wait)
+                self.request_stats.backoff_started(wait)
             except CommsError as error:
                 # Rotated credentials heal by being read; the same ones are not tried twice.
                 if error.reason != "auth" or refreshed or not self._credentials.refresh():
                     raise
                 refreshed, wait = True, 0.0
             attempt += 1
-            self.traffic.retries += 1
+            self.request_stats.retries += 1
             try:
                 await self._wait(wait, patience)
             finally:
-                self.traffic.resumed()
+                self.request_stats.backoff_ended()
 
     async def _wait(self, seconds: float, patience: Patience) -> None:
         patience.expect(seconds)
@@ -254,8 +254,8 @@ class CommsClient:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise explain(error, self._timeout_seconds, mask=self._secrets.mask) from error
         finally:
-            self.traffic.requests[code] += 1
-            self.traffic.seconds.observe(self._monotonic() - began)
+            self.request_stats.requests[code] += 1
+            self.request_stats.durations.observe(self._monotonic() - began)
 
     def _set_clock(self, headers: Mapping[str, str]) -> None:
         date = _http_date(headers.get("Date", ""))

@@ -1,9 +1,8 @@
 """How the collecting itself is going: what /metrics, the probes and the status page say about us."""
 
-import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,8 +18,6 @@ REASONS = (
     "tls",
     "bad_payload",
 )
-# Seconds. A request is answered in tens of milliseconds, or runs into --api.timeout.
-REQUEST_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Histogram:
@@ -69,34 +66,6 @@ class Exemplar(NamedTuple):
     operation_id: str
     value: float
     time: float
-
-
-@dataclass(slots=True)
-class Traffic:
-    """What one account's requests have cost so far."""
-
-    requests: Counter[str] = field(default_factory=Counter)
-    seconds: Histogram = field(default_factory=lambda: Histogram(REQUEST_BUCKETS))
-    retries: int = 0
-    monotonic: Callable[[], float] = time.monotonic
-    _waited: float = 0.0
-    _wait_from: float = 0.0
-    _wait_until: float = 0.0
-
-    @property
-    def waited_seconds(self) -> float:
-        """How long the API has made us wait until now; our own rate limiter has no part in it."""
-        return self._waited + max(0.0, min(self.monotonic(), self._wait_until) - self._wait_from)
-
-    def throttled(self, seconds: float) -> None:
-        """Note that the API makes us wait *seconds* from now."""
-        self.resumed()
-        self._wait_until = self._wait_from + seconds
-
-    def resumed(self) -> None:
-        """Note that whatever we had to wait for is over."""
-        self._waited = self.waited_seconds
-        self._wait_from = self._wait_until = self.monotonic()
 
 
 @dataclass(slots=True)

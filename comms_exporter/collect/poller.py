@@ -86,7 +86,7 @@ class Poller:
         self.name = name
         self.state = state
         self.health = health
-        self.traffic = client.traffic
+        self.request_stats = client.request_stats
         # What is shown has been saved: whatever a crash takes away, nobody has seen.
         self.view = view
         self._client = client
@@ -362,7 +362,7 @@ class Poller:
             self._set_stretch(min(MOST_STRETCH, self._stretch * 2))
             wait = self._interval * self._stretch if error.retry_after is None else error.retry_after
             self._not_before = self._monotonic() + wait
-            self.traffic.throttled(wait)
+            self.request_stats.backoff_started(wait)
         # The same trouble at every interval is one piece of news.
         say = self._log.debug if before is not None and before.reason == problem.reason else self._log.error
         say("poll failed", reason=problem.reason, error=problem.message, seconds=round(took, 3))

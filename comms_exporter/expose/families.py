@@ -15,7 +15,8 @@ from prometheus_client.utils import floatToGoString
 
 from comms_exporter import __version__
 from comms_exporter.api.payloads import STATS, STATUSES, Operation
-from comms_exporter.collect.health import REASONS, Exemplar, Histogram, PollHealth, Reloads, Traffic
+from comms_exporter.api.request_stats import RequestStats
+from comms_exporter.collect.health import REASONS, Exemplar, Histogram, PollHealth, Reloads
 from comms_exporter.collect.state import EXEMPLIFIED, TOTALS, AccountState, View
 from comms_exporter.model.readings import REACHED, Reading
 
@@ -39,7 +40,7 @@ class Account(Protocol):
     @property
     def health(self) -> PollHealth: ...  # noqa: D102
     @property
-    def traffic(self) -> Traffic: ...  # noqa: D102
+    def request_stats(self) -> RequestStats: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,26 +222,26 @@ LIVE = (
         "comms_exporter_api_requests",
         "counter",
         'API requests by HTTP status code; "error" if no complete response arrived.',
-        lambda a, _: dict.fromkeys(KNOWN_CODES, 0) | a.traffic.requests,
+        lambda a, _: dict.fromkeys(KNOWN_CODES, 0) | a.request_stats.requests,
         label="code",
     ),
     AccountMetric(
         "comms_exporter_api_request_duration_seconds",
         "histogram",
         "Duration of API requests, failed ones included.",
-        lambda a, _: a.traffic.seconds,
+        lambda a, _: a.request_stats.durations,
     ),
     AccountMetric(
         "comms_exporter_api_retries",
         "counter",
         "API requests that were retries.",
-        lambda a, _: a.traffic.retries,
+        lambda a, _: a.request_stats.retries,
     ),
     AccountMetric(
         "comms_exporter_rate_limit_wait_seconds",
         "counter",
         "Time spent waiting because the API answered 429 or 503.",
-        lambda a, _: a.traffic.waited_seconds,
+        lambda a, _: a.request_stats.waited_seconds,
     ),
     AccountMetric(
         "comms_exporter_operations_tracked",

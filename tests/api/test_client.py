@@ -69,7 +69,7 @@ class TestListing:
         aioresponses.get(f"{OPERATIONS}?{asked}&pageToken=u", payload=page(operation("c")))
 
         assert ["a", "b", "c"] == await ids(client, created_after=NOW, created_before=NOW, status="SCHEDULED")
-        assert {"200": 3} == client.traffic.requests
+        assert {"200": 3} == client.request_stats.requests
 
     async def test_signs_requests_and_follows_no_redirect(self, aioresponses, client):
         aioresponses.get(FIRST_PAGE, status=302, headers={"Location": "https://elsewhere.example/"})
@@ -212,7 +212,7 @@ class TestTryingAgain:
 
         assert ["a"] == await ids(client)
         assert [0.25, 0.5] == clock.waits
-        assert ({"error": 2, "200": 1}, 2) == (client.traffic.requests, client.traffic.retries)
+        assert ({"error": 2, "200": 1}, 2) == (client.request_stats.requests, client.request_stats.retries)
 
     async def test_three_tries_are_all_that_one_poll_has(self, aioresponses, client):
         aioresponses.get(FIRST_PAGE, exception=TimeoutError(), repeat=True)
@@ -224,7 +224,7 @@ class TestTryingAgain:
         with pytest.raises(ConnectionLostError):
             await ids(client, patience)
 
-        assert {"error": 4} == client.traffic.requests
+        assert {"error": 4} == client.request_stats.requests
 
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 500, 502])
     async def test_a_refusal_is_final(self, aioresponses, client, clock, status):
@@ -233,7 +233,7 @@ class TestTryingAgain:
         with pytest.raises(CommsError):
             await ids(client)
 
-        assert ({str(status): 1}, []) == (client.traffic.requests, clock.waits)
+        assert ({str(status): 1}, []) == (client.request_stats.requests, clock.waits)
 
     async def test_credentials_that_were_rotated_heal_at_once(self, aioresponses, client):
         client._credentials = Credentials("old", rotated="new")
@@ -264,7 +264,7 @@ class TestTryingAgain:
         aioresponses.get(second, payload=page(operation("b")))
 
         assert ["a", "b"] == await ids(client)
-        assert ([7.0], 7.0) == (clock.waits, client.traffic.waited_seconds)
+        assert ([7.0], 7.0) == (clock.waits, client.request_stats.waited_seconds)
 
     async def test_but_not_for_minutes(self, aioresponses, client, clock):
         aioresponses.get(FIRST_PAGE, payload=page(operation("a"), following="t"))

@@ -294,7 +294,7 @@ class TestWhatPageTokensAre:
         async with strange_house(lambda _: page(operation(), following=end)) as home:
             await home.poll()
 
-            assert (True, {"200": 1}) == (home.poller.health.up, home.poller.traffic.requests)
+            assert (True, {"200": 1}) == (home.poller.health.up, home.poller.request_stats.requests)
 
     async def test_an_empty_or_short_page_does_not_end(self):
         pages = {None: page(following="b"), "b": page(operation("a"), following="c"), "c": page(operation("b"))}
@@ -308,7 +308,7 @@ class TestWhatPageTokensAre:
             await home.poll()
 
             assert "bad_payload" == home.poller.health.problem.reason
-            assert {"200": 2} == home.poller.traffic.requests
+            assert {"200": 2} == home.poller.request_stats.requests
             assert {} == home.poller.state.tracked
 
     async def test_pages_without_end_are_an_error(self, monkeypatch):
@@ -321,7 +321,7 @@ class TestWhatPageTokensAre:
             await home.poll()
 
             assert "the listing does not end within 5 pages" == home.poller.health.problem.message
-            assert {"200": 5} == home.poller.traffic.requests
+            assert {"200": 5} == home.poller.request_stats.requests
 
 
 class TestInWhichOrderOperationsCome:
@@ -386,10 +386,10 @@ class TestWhetherToAskAgainAfterA500:
             home.faults.add("500", times=1)
 
             await home.poll()
-            assert ({"500": 1}, []) == (home.poller.traffic.requests, home.clock.waits)
+            assert ({"500": 1}, []) == (home.poller.request_stats.requests, home.clock.waits)
 
             await home.poll()
-            assert ({"500": 1, "200": 1}, True) == (home.poller.traffic.requests, home.poller.health.up)
+            assert ({"500": 1, "200": 1}, True) == (home.poller.request_stats.requests, home.poller.health.up)
             assert INTERVAL == home.poller.health.interval_seconds
 
 
@@ -558,7 +558,7 @@ class TestHowRefusalsAreTold:
             for _ in range(5):
                 await home.poll()
 
-            assert ({reason: 5}, {kind: 5}) == (home.poller.health.failures, home.poller.traffic.requests)
+            assert ({reason: 5}, {kind: 5}) == (home.poller.health.failures, home.poller.request_stats.requests)
             assert [("poll failed", reason)] == home.log.heard("error")
             assert [0.0] == [value for _, value in samples(home)["comms_up"]]
 

@@ -377,7 +377,7 @@ class TestAmounts:
             # Of a packed body, aiohttp unpacks 32 MiB before we see any of it.
             assert peak < 64 * MIB
             assert sent < 40
-            assert 1 == sum(home.poller.traffic.requests.values())
+            assert 1 == sum(home.poller.request_stats.requests.values())
 
     async def test_pages_without_end_cost_no_more_than_their_limit(self, monkeypatch):
         """New tokens for ever end the poll, and nothing of it is applied."""

@@ -276,7 +276,7 @@ class TestHealth:
             await home.poll()
 
             assert "timeout" == home.poller.health.problem.reason
-            assert {"error": 3} == home.poller.traffic.requests
+            assert {"error": 3} == home.poller.request_stats.requests
 
     async def test_one_trouble_is_one_piece_of_news(self):
         async with house() as home:
@@ -404,7 +404,7 @@ class TestTheLoop:
             home.faults.add("429", times=1, retry_after=100)
 
             assert [0, 100, 130] == await self.run(home, 3)
-            assert 100 == home.poller.traffic.waited_seconds
+            assert 100 == home.poller.request_stats.waited_seconds
 
     async def test_under_back_pressure_the_interval_stretches_and_relaxes(self):
         async with house() as home:
@@ -470,7 +470,7 @@ class TestTheLoop:
             await home.poll()
             waited = []
             for _ in range(12):
-                waited.append(home.poller.traffic.waited_seconds)
+                waited.append(home.poller.request_stats.waited_seconds)
                 home.clock.now += 10
 
         assert [*range(0, 101, 10), 100] == waited

@@ -110,7 +110,7 @@ class TestTries:
         async with house() as home:
             home.faults.add("reset")
             await home.poll()
-            assert 3 == len(home.asked()) == sum(home.poller.traffic.requests.values())
+            assert 3 == len(home.asked()) == sum(home.poller.request_stats.requests.values())
 
     async def test_what_cannot_be_unpacked_is_no_lost_connection(self):
         wire = Wire()

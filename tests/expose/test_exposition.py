@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from comms_exporter import __version__
 from comms_exporter.api.payloads import STATUSES, Operation, pack
-from comms_exporter.collect.health import PollHealth, Problem, Reloads, Traffic
+from comms_exporter.api.request_stats import RequestStats
+from comms_exporter.collect.health import PollHealth, Problem, Reloads
 from comms_exporter.collect.state import AccountState, View
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.families import OPERATION_FAMILIES, values
@@ -34,7 +35,7 @@ class Account:
     state: AccountState = field(default_factory=AccountState)
     view: View = field(default_factory=View)
     health: PollHealth = field(default_factory=lambda: PollHealth(interval_seconds=30))
-    traffic: Traffic = field(default_factory=Traffic)
+    request_stats: RequestStats = field(default_factory=RequestStats)
 
     def look(self, limit=1000):
         self.view = view(self.state, now=NOW, active_window=3600, limit=limit)
@@ -60,9 +61,9 @@ def shop():
         )
     )  # fmt: skip
     account.health.succeeded(at=NOW, monotonic=NOW, took=0.25)
-    account.traffic.requests.update({"200": 2})
+    account.request_stats.requests.update({"200": 2})
     for seconds in (0.04, 0.21):
-        account.traffic.seconds.observe(seconds)
+        account.request_stats.durations.observe(seconds)
     return account.look()
 
 
@@ -70,8 +71,8 @@ def newsletter():
     """An account whose key was revoked before it was ever looked at."""
     account = Account('news"letter\\')
     account.health.failed(Problem("auth", "401: Authenticate"), took=0.1)
-    account.traffic.requests.update({"401": 1})
-    account.traffic.seconds.observe(0.1)
+    account.request_stats.requests.update({"401": 1})
+    account.request_stats.durations.observe(0.1)
     return account
 
 

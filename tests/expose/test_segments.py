@@ -16,8 +16,9 @@ from operations import NOW, at_once, operation, page_of
 from prometheus_client import generate_latest
 from prometheus_client.core import CollectorRegistry
 
+from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.slices import SIZE, batched, run_to_completion
-from comms_exporter.collect.health import Histogram, PollHealth, Problem, Reloads, Traffic
+from comms_exporter.collect.health import Histogram, PollHealth, Problem, Reloads
 from comms_exporter.collect.state import View
 from comms_exporter.expose import segments as segments_module
 from comms_exporter.expose.exposition import KEEP_SECONDS, Exposition
@@ -196,7 +197,7 @@ class TestPreparing:
         ("part", "name"),
         [
             *(("health", each.name) for each in fields(PollHealth)),
-            *(("traffic", each.name) for each in fields(Traffic) if each.name != "monotonic"),
+            *(("request_stats", each.name) for each in fields(RequestStats) if each.name != "monotonic"),
             ("state", "regressions"),
             ("state", "unknown"),
             ("state", "malformed"),
