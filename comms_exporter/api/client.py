@@ -30,6 +30,7 @@ from comms_exporter.api.payloads import (
     read_page,
     read_single,
 )
+from comms_exporter.api.rate_limiter import RateLimiter
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.aiohttp_internals import send_once
 from comms_exporter.base.times import is_representable, rfc3339
@@ -135,7 +136,7 @@ class CommsClient:
         self.page_size = page_size
         self._timeout_seconds = timeout
         self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self._pace = Pace(requests_per_second, monotonic=monotonic)
+        self._rate_limiter = RateLimiter(requests_per_second, monotonic=monotonic, sleep=sleep)
         self.request_stats = request_stats
         self._clock = clock
         self._monotonic = monotonic
@@ -205,9 +206,7 @@ class CommsClient:
         attempt = 0
         refreshed = False
         while True:
-            wait = self._pace.reserve()
-            if wait > 0:
-                await self._wait(wait, patience)
+            await self._rate_limiter.acquire(patience.expect)
             patience.expect(self._timeout_seconds)
             try:
                 return await self._request(url, largest)
@@ -272,25 +271,6 @@ class CommsClient:
         if origin != self._base.origin():
             raise CommsError("bad_payload", f"the next page is on another server: {self._secrets.mask(str(origin))}")
         return target
-
-
-class Pace:
-    """A token bucket: at most *rate* turns a second in the long run, and as many at once."""
-
-    def __init__(self, rate: float, *, monotonic: Callable[[], float]) -> None:
-        self._rate = rate
-        self._burst = max(1.0, rate)
-        self._tokens = self._burst
-        self._monotonic = monotonic
-        self._filled = monotonic()
-
-    def reserve(self) -> float:
-        """Take a turn, and return in how many seconds it comes."""
-        now = self._monotonic()
-        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate) - 1
-        self._filled = now
-        # The token is already taken: whoever asks next waits behind this one.
-        return max(0.0, -self._tokens / self._rate)
 
 
 def decipher(

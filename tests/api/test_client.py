@@ -18,7 +18,6 @@ from comms_exporter.api.client import (
     LONGEST_WAIT,
     CommsError,
     ConnectionLostError,
-    Pace,
     Patience,
     Query,
     ThrottledError,
@@ -387,12 +386,3 @@ async def test_a_body_without_end_is_refused(aiohttp_session, clock):
 
         with pytest.raises(CommsError, match="200 with a body of more than 8192 KiB"):
             await ids(client)
-
-
-async def test_turns_come_at_the_agreed_rate(clock):
-    pace = Pace(2, monotonic=clock)
-
-    for _ in range(6):
-        await clock.sleep(pace.reserve())
-
-    assert [0, 0, 0.5, 0.5, 0.5, 0.5] == clock.waits

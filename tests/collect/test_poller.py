@@ -8,7 +8,8 @@ import pytest
 from house import HOUR, Clock, house
 from operations import NOW, rfc3339
 
-from comms_exporter.api.client import ConnectionLostError, Pace, ThrottledError
+from comms_exporter.api.client import ConnectionLostError, ThrottledError
+from comms_exporter.api.rate_limiter import RateLimiter
 from comms_exporter.collect.poller import requests_per_hour
 from comms_exporter.simulator import Dialect, Fate
 from comms_exporter.store.sqlite import StateLostError, StoreError
@@ -434,7 +435,6 @@ class TestTheLoop:
         async with house() as home:
             client = home.poller._client
             client._timeout_seconds = 120
-            client._pace = Pace(0.001, monotonic=home.clock)
             alive, asked = [], 0
 
             async def request(*_):
@@ -456,6 +456,7 @@ class TestTheLoop:
                 home.clock.now += 1
 
             client._request, client._sleep = request, sleep
+            client._rate_limiter = RateLimiter(0.001, monotonic=home.clock, sleep=sleep)
             began = home.clock.now
             await home.poller.poll()
 
