@@ -23,7 +23,6 @@ from operations import NOW, apply, listing, operation
 from process import CREDENTIALS, answer, exporter, scrape, until, unused_port
 
 from comms_exporter import service as service_module
-from comms_exporter import store as store_module
 from comms_exporter.cli import _reload_on
 from comms_exporter.collect.state import AccountState
 from comms_exporter.config import build_parser, load
@@ -31,6 +30,7 @@ from comms_exporter.logs import Redactor
 from comms_exporter.service import CannotStartError, Keeper
 from comms_exporter.service import exporter as running
 from comms_exporter.simulator import Fate, Faults, World, make_app
+from comms_exporter.store import sqlite as store_module
 from comms_exporter.store.sqlite import StateLostError, Store, StoreError
 
 SENT = [Fate(sent=0, delivered=0)]

@@ -22,7 +22,7 @@ from comms_exporter.store import sqlite as store_module
 from comms_exporter.store.sqlite import APPLICATION_ID, StateInUseError, StateLostError, Store, StoreError
 
 SOAK = int(os.environ.get("SOAK", "1"))
-GOLDEN = Path(__file__).with_name("golden")
+GOLDEN = Path(__file__).parents[1] / "golden"
 HISTORY = [
     operation("a", total=5, queued=2, sent=3),
     operation("b", status="COMPLETED", updated=NOW + 40, total=2, sent=2, delivered=2, opened=1),
