@@ -5,8 +5,7 @@ import os
 import ssl
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +26,7 @@ from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.check import ADVICE, Report, check
 from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.poller import Poller
-from comms_exporter.collect.state import AccountState, Snapshot, View
+from comms_exporter.collect.state import AccountState, View
 from comms_exporter.config import (
     Account,
     Settings,
@@ -41,7 +40,8 @@ from comms_exporter.expose.families import Shard
 from comms_exporter.expose.negotiation import accepts_gzip, negotiate
 from comms_exporter.logs import Redactor
 from comms_exporter.model.readings import REACHED, Reading, reached, stat
-from comms_exporter.store.sqlite import StateInUseError, StateLostError, Store, StoreError, check_path
+from comms_exporter.store.background import BackgroundStore
+from comms_exporter.store.sqlite import StateInUseError, StoreError, check_path
 from comms_exporter.web.app import make_app
 from comms_exporter.web.server import listening, systemd_sockets
 from comms_exporter.web.status_page.model import Account as AccountStatus
@@ -52,8 +52,6 @@ T = TypeVar("T")
 
 # Whoever is in the middle of a scrape gets this long to read it when we are told to stop.
 SHUTDOWN_SECONDS = 2.0
-# And whoever has the state locked gets this long, from the same moment.
-CLOSING_SECONDS = 2.0
 
 
 class CannotStartError(Exception):
@@ -106,100 +104,6 @@ class Credentials:
         return stamps
 
 
-class Keeper:
-    """Loads and saves states off the loop, one at a time; keeps nothing where there is no *path*."""
-
-    def __init__(self, path: Path | None, log: FilteringBoundLogger) -> None:
-        self._path = path
-        self._log = log
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
-        self._store: Store | None = None
-        # On the monotonic clock: when nobody waits any longer for others who have the state locked.
-        self._until = float("inf")
-
-    async def open(self) -> None:
-        """Take the state; CannotStartError and SettingsError say why that cannot be."""
-        if self._path is None:
-            self._log.warning("state is not kept: a restart begins with a new first look")
-            return
-        try:
-            await self._run(self._open, self._path)
-        except StateInUseError as error:
-            raise CannotStartError(str(error)) from None
-        except StoreError as error:
-            raise SettingsError([_about_state_path(error)]) from None
-
-    def _open(self, path: Path) -> None:
-        # In the thread, so that it is closed there even if nobody waits for it any longer.
-        self._store = Store(path, until=lambda: self._until)
-
-    async def load(self, names: Sequence[str], forced_reading: Reading | None) -> dict[str, AccountState]:
-        """Return the states of the accounts called *names*, new where nothing was saved."""
-        states = {name: AccountState(forced_reading=forced_reading) for name in names}
-        if self._store is not None and states:
-            await self._run(self._store.load, states)
-            self._tell_of_damage("the state could not be read: it was put aside, and counting begins anew")
-        return states
-
-    def saver(self, name: str) -> Callable[[Snapshot], Awaitable[None]] | None:
-        """Return what saves snapshots of the account *name*; None where nothing is kept."""
-        return None if self._store is None else partial(self._save, self._store, name)
-
-    async def _save(self, store: Store, name: str, snapshot: Snapshot) -> None:
-        try:
-            await self._run(store.save, name, snapshot)
-        finally:
-            self._tell_of_damage("the state was damaged: it was put aside, and everything is written again")
-
-    def _tell_of_damage(self, what: str) -> None:
-        store = self._store
-        if store is not None and store.put_aside is not None:
-            self._log.error(what, put_aside=str(store.put_aside), error=store.why)
-            store.put_aside = None
-
-    def stop(self) -> None:
-        """Have everything end within CLOSING_SECONDS."""
-        self._until = min(self._until, time.monotonic() + CLOSING_SECONDS)
-
-    def close(self, states: Mapping[str, AccountState]) -> None:
-        """Let what is under way come to its end, save what is new in *states*, and let go of the file.
-
-        What takes too long is broken off: the file has what was saved before, and the next start counts the rest.
-        """
-        self.stop()
-        # Pages that are read to their end must not leave too little for the last save.
-        self._until = max(self._until, time.monotonic() + CLOSING_SECONDS / 2)
-        closing = self._thread.submit(self._finish, states)
-        while not wait([closing], timeout=max(0.1, self._until - time.monotonic())).done:
-            if self._store is not None:
-                self._store.interrupt()
-        self._thread.shutdown()
-        closing.result()
-
-    def _finish(self, states: Mapping[str, AccountState]) -> None:
-        store = self._store
-        if store is None:
-            return
-        try:
-            for name, state in states.items():
-                snapshot = state.snapshot()
-                if snapshot is None or not snapshot.changed:
-                    continue
-                try:
-                    store.save(name, snapshot)
-                except StateLostError:
-                    state.not_saved(snapshot)
-                    state.save_everything()
-                    store.save(name, state.snapshot() or snapshot)
-        except StoreError as error:
-            self._log.error("the last save failed: the next start counts again what is not in it", error=str(error))
-        finally:
-            store.close()
-
-    async def _run(self, call: Callable[..., None], *arguments: Any) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
-
-
 class PollLoopEndedError(Exception):
     """A poll loop has ended although nobody cancelled it; this is a bug."""
 
@@ -226,14 +130,14 @@ class Service:
         settings: Settings,
         *,
         session: aiohttp.ClientSession,
-        keeper: Keeper,
+        store: BackgroundStore,
         load: Callable[[], Settings],
         redactor: Redactor,
         log: FilteringBoundLogger,
     ) -> None:
         self._settings = settings
         self._session = session
-        self._keeper = keeper
+        self._store = store
         self._group: asyncio.TaskGroup | None = None
         self._stopping = False
         self._load = load
@@ -287,7 +191,7 @@ class Service:
     def stop(self) -> None:
         """Have every poll loop end, and none begin."""
         self._stopping = True
-        self._keeper.stop()
+        self._store.stop()
         for member in self._members.values():
             if member.task is not None:
                 member.task.cancel()
@@ -334,7 +238,7 @@ class Service:
         """
         needs = _what_pollers_need(settings)
         accounts = [account for account in settings.accounts if is_ours(account.name, settings)]
-        states = await self._keeper.load(
+        states = await self._store.load(
             [account.name for account in accounts if account.name not in self._members], _forced_reading(settings)
         )
         members: dict[str, _Member] = {}
@@ -390,7 +294,7 @@ class Service:
             max_tracked_operations=settings.collect_max_tracked_operations,
             log=self._log,
             mask=self._redactor.mask,
-            save=self._keeper.saver(account.name),
+            save=self._store.saver(account.name),
             prepare=self.page.prepare,
         )
 
@@ -406,12 +310,12 @@ async def exporter(
     security = check_settings(settings, log=log, redactor=redactor)
     sockets = systemd_sockets(os.environ, os.getpid()) if settings.web_systemd_socket else []
     addresses = () if sockets else settings.web_listen_address
-    keeper = Keeper(settings.state_path, log)
+    store = BackgroundStore(settings.state_path, log)
     service: Service | None = None
     try:
-        await keeper.open()
+        await _open(store)
         async with connections(settings) as session:
-            service = Service(settings, session=session, keeper=keeper, load=load, redactor=redactor, log=log)
+            service = Service(settings, session=session, store=store, load=load, redactor=redactor, log=log)
             await service.prepare()
             async with listening(
                 _app(service, settings),
@@ -429,7 +333,16 @@ async def exporter(
                     finally:
                         service.stop()
     finally:
-        keeper.close(service.states if service else {})
+        store.close(service.states if service else {})
+
+
+async def _open(store: BackgroundStore) -> None:
+    try:
+        await store.open()
+    except StateInUseError as error:
+        raise CannotStartError(str(error)) from None
+    except StoreError as error:
+        raise SettingsError([_about_state_path(error)]) from None
 
 
 def is_ours(name: str, settings: Settings) -> bool:

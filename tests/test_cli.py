@@ -117,7 +117,7 @@ class TestServing:
             await process.ended()
 
         said = [json.loads(line)["msg"] for line in process.said.splitlines()]
-        assert ["state is not kept: a restart begins with a new first look", "listening"] == said[:2]
+        assert ["no state file: counters are lost at a restart", "listening"] == said[:2]
         assert {"polled", "stopping"} == set(said[2:])
 
     async def test_the_account_is_called_as_it_should_be(self, api):
@@ -167,7 +167,7 @@ class TestState:
         async with exporter(api, f"--state.path={path}", "--collect.interval=100ms") as process:
             await process.until("msg=polled")
             assert "level=error" in process.said
-            assert "put_aside=" in process.said
+            assert "renamed_to=" in process.said
 
         (aside,) = tmp_path.glob("state.db.corrupt-*")
         assert "precious" == aside.read_text()

@@ -116,7 +116,7 @@ class History:
         self._files = files
         self._service = service
         self._random = rng
-        self._load_states = service._keeper.load
+        self._load_states = service._store.load
         self.reloads = 0
         self.good = 0
 
@@ -219,9 +219,9 @@ class History:
         async def locked(*_):
             raise StoreError("state.db: database is locked")
 
-        self._service._keeper.load = locked
+        self._service._store.load = locked
         await self._reload(predictable=False)
-        self._service._keeper.load = self._load_states
+        self._service._store.load = self._load_states
 
 
 class TestHistories:

@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import ssl
 import subprocess
-import threading
 import time
 from contextlib import closing
 from functools import partial
@@ -19,19 +18,16 @@ import pytest
 import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from operations import NOW, apply, listing, operation
 from process import CREDENTIALS, answer, exporter, scrape, until, unused_port
 
-from comms_exporter import service as service_module
 from comms_exporter.cli import _reload_on
-from comms_exporter.collect.state import AccountState
 from comms_exporter.config import build_parser, load
 from comms_exporter.logs import Redactor
-from comms_exporter.service import CannotStartError, Keeper
+from comms_exporter.service import CannotStartError
 from comms_exporter.service import exporter as running
 from comms_exporter.simulator import Fate, Faults, World, make_app
-from comms_exporter.store import sqlite as store_module
-from comms_exporter.store.sqlite import StateLostError, Store, StoreError
+from comms_exporter.store import background as background_module
+from comms_exporter.store.sqlite import Store, StoreError
 
 SENT = [Fate(sent=0, delivered=0)]
 BARE = {"TWILIO_ACCOUNT_SID": "", "TWILIO_AUTH_TOKEN": ""}
@@ -472,14 +468,14 @@ class TestReloadUnderWay:
             async with start() as (service, _):
                 await asyncio.sleep(0)
                 loading = asyncio.Event()
-                load_states = service._keeper.load
+                load_states = service._store.load
 
                 async def load_and_tell(*arguments):
                     states = await load_states(*arguments)
                     loading.set()
                     return states
 
-                service._keeper.load = load_and_tell
+                service._store.load = load_and_tell
                 reload = asyncio.create_task(service.reload())
                 await loading.wait()
                 for _ in range(turns):
@@ -510,18 +506,18 @@ class TestReloadUnderWay:
             async def unreadable(*_):
                 raise StoreError("state.db: database is locked")
 
-            load_states, service._keeper.load = service._keeper.load, unreadable
+            load_states, service._store.load = service._store.load, unreadable
             assert "state.db: database is locked" == await service.reload()
             assert not service.reloads.successful
 
-            service._keeper.load = load_states
+            service._store.load = load_states
             assert await service.reload() is None
             assert service.reloads.successful
 
     async def test_a_state_that_is_locked_at_the_start_is_said_in_one_line(self, start, tmp_path, monkeypatch):
         async with start():
             pass
-        monkeypatch.setattr(service_module, "Store", partial(Store, patience=0.01))
+        monkeypatch.setattr(background_module, "Store", partial(Store, patience=0.01))
         with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as somebody:
             somebody.execute("BEGIN IMMEDIATE")
             with pytest.raises(CannotStartError, match=r"state\.db: database is locked"):
@@ -548,82 +544,3 @@ class TestReloadUnderWay:
 
         assert log.exception.called
         assert task.cancelled()
-
-
-class TestKeeper:
-    """The last save of a process that stops."""
-
-    @pytest.fixture
-    async def keeper(self, tmp_path):
-        keeper = Keeper(tmp_path / "state.db", structlog.wrap_logger(structlog.ReturnLogger(), processors=[]))
-        await keeper.open()
-        return keeper
-
-    @pytest.fixture
-    def state(self):
-        state = AccountState()
-        apply(state, listing(sweep=True, at=NOW - 60))
-        apply(state, listing(operation("a", total=5, sent=3)))
-        return state
-
-    def saved(self, tmp_path):
-        store = Store(tmp_path / "state.db")
-        states = {"shop": AccountState()}
-        store.load(states)
-        store.close()
-        return states["shop"].totals
-
-    async def test_what_is_not_saved_yet_is_saved_at_the_end(self, keeper, state, tmp_path):
-        snapshot = state.snapshot()
-        await keeper.saver("shop")(snapshot)
-        apply(state, listing(operation("b", total=2)))
-        keeper.close({"shop": state})
-
-        assert state.totals == self.saved(tmp_path)
-
-    async def test_also_if_the_file_is_lost(self, keeper, state, tmp_path):
-        await keeper.saver("shop")(state.snapshot())
-        for file in tmp_path.iterdir():
-            file.unlink()
-        apply(state, listing(operation("b", total=2)))
-        keeper.close({"shop": state})
-
-        assert state.totals == self.saved(tmp_path)
-
-    async def test_what_takes_too_long_is_broken_off(self, keeper, state, tmp_path, monkeypatch):
-        monkeypatch.setattr(service_module, "CLOSING_SECONDS", 0.2)
-        before = state.totals.copy()
-        await keeper.saver("shop")(state.snapshot())
-        begun = threading.Event()
-
-        def endless(*_):
-            begun.set()
-            keeper._store._connection.execute(
-                "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
-            ).fetchone()
-
-        monkeypatch.setattr(store_module, "_save", endless)
-        saving = asyncio.create_task(keeper.saver("shop")(state.snapshot()))
-        await asyncio.to_thread(begun.wait)
-        keeper.close({})
-
-        with pytest.raises(StoreError, match="interrupted"):
-            await saving
-        assert before == self.saved(tmp_path)
-
-    async def test_damage_that_a_save_finds_is_told_once(self, state, tmp_path):
-        log = Mock()
-        keeper = Keeper(tmp_path / "state.db", log)
-        await keeper.open()
-        save = keeper.saver("shop")
-        await save(state.snapshot())
-        keeper._store._disconnect()
-        (tmp_path / "state.db").write_bytes(b"noise" * 5000)
-        for _ in range(2):
-            with pytest.raises(StateLostError):
-                await save(state.snapshot())
-        keeper.close({})
-
-        (call,) = log.error.call_args_list
-        assert "the state was damaged: it was put aside, and everything is written again" == call.args[0]
-        assert call.kwargs["put_aside"].startswith(str(tmp_path / "state.db.corrupt-"))
