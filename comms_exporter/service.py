@@ -21,7 +21,6 @@ from yarl import URL
 
 from comms_exporter import __version__
 from comms_exporter.api.client import CommsClient
-from comms_exporter.api.payloads import Operation
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.check import ADVICE, Report, check
 from comms_exporter.collect.health import PollHealth, Reloads
@@ -39,6 +38,7 @@ from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.families import Shard
 from comms_exporter.expose.negotiation import accepts_gzip, negotiate
 from comms_exporter.logs import Redactor
+from comms_exporter.model.operations import Operation
 from comms_exporter.model.readings import REACHED, Reading, reached, stat
 from comms_exporter.store.background import BackgroundStore
 from comms_exporter.store.sqlite import StateInUseError, StoreError, check_path

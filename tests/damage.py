@@ -8,11 +8,11 @@ from pathlib import Path
 
 from operations import NOW, apply, listing, operation, page_of, view
 
-from comms_exporter.api.payloads import STATS, STATUSES, pack
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.state import TOTALS, AccountState
 from comms_exporter.expose.exposition import Exposition
+from comms_exporter.model.operations import STATS, STATUSES, pack
 from comms_exporter.store.sqlite import StateLostError, Store
 
 SUFFIXES = ("", "-wal")

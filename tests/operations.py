@@ -2,9 +2,9 @@
 
 from datetime import UTC, datetime
 
-from comms_exporter.api.payloads import STATS, Operation, pack
 from comms_exporter.base.slices import run_to_completion
 from comms_exporter.collect.state import Listing
+from comms_exporter.model.operations import STATS, Operation, pack
 
 # Saturday, 2026-11-21 12:00:00 UTC: when nothing else is said, it is now, and everything just happened.
 NOW = 1795262400.0

@@ -15,13 +15,13 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from comms_exporter import config
-from comms_exporter.api.payloads import STATS, Operation, pack
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.slices import run_to_completion
 from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.state import EXEMPLIFIED, AccountState, Listing
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.families import CACHED
+from comms_exporter.model.operations import STATS, Operation, pack
 
 ROOT = Path(__file__).parents[1]
 RULES = ROOT / "deploy/prometheus/comms-exporter.rules.yml"

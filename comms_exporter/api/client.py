@@ -24,12 +24,7 @@ import aiohttp
 from aiohttp.http_exceptions import ContentEncodingError
 from yarl import URL
 
-from comms_exporter.api.payloads import (
-    BadPayloadError,
-    Page,
-    read_page,
-    read_single,
-)
+from comms_exporter.api.payloads import BadPayloadError, Page, read_page, read_single
 from comms_exporter.api.rate_limiter import RateLimiter
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.aiohttp_internals import send_once

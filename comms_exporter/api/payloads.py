@@ -4,7 +4,6 @@ Source of the shapes: https://www.twilio.com/docs/email/api/reference/email-oper
 """
 
 import json
-import struct
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
@@ -12,24 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from comms_exporter.base.times import EARLIEST, LATEST, is_representable
-
-STATS = (
-    "total",
-    "recipients",
-    "attempts",
-    "scheduled",
-    "queued",
-    "sent",
-    "delivered",
-    "opened",
-    "undelivered",
-    "failed",
-    "canceled",
-)
-STATUSES = ("SCHEDULED", "PROCESSING", "COMPLETED", "CANCELED")
-TERMINAL = frozenset({"COMPLETED", "CANCELED"})
-
-Stats = tuple[int | None, ...]
+from comms_exporter.model.operations import MAX_COUNT, STATS, STATUSES, Operation, Stats, pack
 
 _FIELDS = frozenset({"id", "status", "stats", "createdAt", "updatedAt"})
 _STAT_NAMES = frozenset(STATS)
@@ -42,12 +24,6 @@ _MOST_ENTRIES = 20_000
 MOST_VALUES = 500_000
 # It becomes part of an address, and no server reads one of 8,000 characters.
 _LONGEST_TOKEN = 4096
-# Prometheus keeps floats: beyond this, a count is no longer exact.
-LARGEST_COUNT = 2**53
-
-# Eleven numbers of eight bytes, of which none is negative: that is what stands for a missing one.
-_PACKED = struct.Struct(f"<{len(STATS)}q")
-_MISSING = -1
 
 
 class MalformedOperationError(ValueError):
@@ -56,42 +32,6 @@ class MalformedOperationError(ValueError):
 
 class BadPayloadError(ValueError):
     """A body that is no page, or no JSON at all."""
-
-
-class Operation(msgspec.Struct, frozen=True, gc=False):
-    """One send request as the API last described it.
-
-    A week of a large sender is a million of them, so the counters are packed: 121 bytes instead of up to 480.
-    """
-
-    id: str
-    status: str
-    created: float
-    updated: float
-    packed: bytes
-
-    @property
-    def stats(self) -> Stats:
-        """The counters in the order of STATS, None where the answer had no such counter."""
-        stats = _PACKED.unpack(self.packed)
-        return tuple(None if n == _MISSING else n for n in stats) if _MISSING in stats else stats
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether more is to come; a status we do not know counts as unfinished."""
-        return self.status not in TERMINAL
-
-
-def pack(stats: Stats) -> bytes:
-    """Return *stats* as an Operation keeps them."""
-    if None in stats:
-        return _PACKED.pack(*(_MISSING if n is None else n for n in stats))
-    return _PACKED.pack(*stats)
-
-
-def unpack(packed: bytes) -> tuple[int, ...]:
-    """Return the counters in *packed* as pack() took them, -1 for a missing one."""
-    return _PACKED.unpack(packed)
 
 
 class Page(NamedTuple):
@@ -150,7 +90,7 @@ def decode(body: bytes) -> Any:
 # What every answer looks like that Twilio documents, read and checked in one go: a fifth of the cost of looking at each
 # value. Whatever is different in any way is left to the patient reader below, whose answer is the same where both have one.
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 _UsualStats = msgspec.defstruct(
     "_UsualStats", [(name, _Count | None, None) for name in STATS], gc=False, forbid_unknown_fields=True
 )
@@ -275,7 +215,7 @@ def _read_stats(counters: dict[str, Any]) -> Stats:
     # The usual answer, eleven plain integers, is let through by three calls in C.
     if set(map(type, values)) != {int}:
         values = tuple(map(_count, STATS, values))
-    if any(not 0 <= value <= LARGEST_COUNT for value in values if value is not None):
+    if any(not 0 <= value <= MAX_COUNT for value in values if value is not None):
         raise MalformedOperationError("stats holds a number that is no count")
     return values
 

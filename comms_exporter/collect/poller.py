@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import structlog
 
 from comms_exporter.api.client import CommsClient, CommsError, Patience, Query, ThrottledError
-from comms_exporter.api.payloads import Operation, Page
+from comms_exporter.api.payloads import Page
 from comms_exporter.base.slices import SIZE, Steps, batched, run_in_slices
 from comms_exporter.base.times import iso
 from comms_exporter.collect.health import PollHealth, Problem
 from comms_exporter.collect.state import DAY, MARGIN, RETENTION, AccountState, Listing, Snapshot, View
+from comms_exporter.model.operations import Operation
 from comms_exporter.store.sqlite import StateLostError, StoreError
 
 HOUR = 3600.0

@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from comms_exporter.api.payloads import STATS, STATUSES, Operation, Stats
 from comms_exporter.base.slices import SIZE, Steps, batched
 from comms_exporter.collect.health import Exemplar, Histogram
+from comms_exporter.model.operations import STATS, STATUSES, Operation, Stats
 from comms_exporter.model.readings import REACHED, Reading, at_most, fallen, reached, reading_of
 
 DAY = 86400.0

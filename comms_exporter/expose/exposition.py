@@ -14,7 +14,6 @@ from prometheus_client.core import CollectorRegistry, Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from comms_exporter.api.payloads import Operation
 from comms_exporter.base.slices import Steps, run_in_slices, run_to_completion
 from comms_exporter.collect.health import Reloads
 from comms_exporter.expose.families import (
@@ -30,6 +29,7 @@ from comms_exporter.expose.families import (
 )
 from comms_exporter.expose.gzipped import HEADER, Piece, Sum, compress, trailer
 from comms_exporter.expose.segments import Chunks, Segment, regroup
+from comms_exporter.model.operations import Operation
 
 # Seconds for which an encoding is kept ready that nobody has asked for again; nobody scrapes as rarely as that.
 KEEP_SECONDS = 300.0

@@ -6,10 +6,10 @@ A page has all samples of a family in one piece, so a segment keeps a text for e
 from collections.abc import Sequence
 from operator import is_
 
-from comms_exporter.api.payloads import Operation
 from comms_exporter.base.slices import SIZE, Steps, batched
 from comms_exporter.expose.families import operation_texts
 from comms_exporter.expose.gzipped import Piece, Sum, compress
+from comms_exporter.model.operations import Operation
 
 # Bytes that are sent in one go: the kernel takes them in less than a millisecond.
 CHUNK = 2**19

@@ -7,7 +7,7 @@ Twilio's own samples disagree. In some, an email that was opened still counts as
 
 from enum import StrEnum
 
-from comms_exporter.api.payloads import STATS, Stats
+from comms_exporter.model.operations import STATS, Stats
 
 REACHED = ("total", "recipients", "attempts", "sent", "delivered", "opened", "undelivered", "failed", "canceled")
 

@@ -20,9 +20,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from comms_exporter.api.payloads import LARGEST_COUNT, STATS, Operation, pack, unpack
 from comms_exporter.base.times import EARLIEST, LATEST
 from comms_exporter.collect.state import DAY, TOTALS, AccountState, Snapshot, Tracked
+from comms_exporter.model.operations import MAX_COUNT, STATS, Operation, pack, unpack
 from comms_exporter.model.readings import Reading
 
 # "COMS": whose file this is, in the place that SQLite has for it.
@@ -117,11 +117,11 @@ _DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, _UnreadableError)
 
 # Longer than models lets anything be, even if every letter of it was masked.
 _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=2**16)]
-_Count = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_COUNT)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 # The stages of an operation are sums of its counters.
-_Mark = Annotated[int, msgspec.Meta(ge=0, le=len(STATS) * LARGEST_COUNT)]
+_Mark = Annotated[int, msgspec.Meta(ge=0, le=len(STATS) * MAX_COUNT)]
 # The largest counts of a trillion operations.
-_LARGEST_TOTAL = LARGEST_COUNT * 2**40
+_LARGEST_TOTAL = MAX_COUNT * 2**40
 # Our own times are computed from the API's, and 0.1.0 kept operations up to a day beyond what is representable.
 _SLACK = 30 * DAY
 _Time = Annotated[float, msgspec.Meta(ge=EARLIEST - _SLACK, le=LATEST + _SLACK)]
@@ -631,7 +631,7 @@ def _packed(stats: object) -> bytes:
     if not isinstance(stats, bytes) or len(stats) != _PACKED_BYTES:
         raise _UnreadableError("an operation's stats are not as they are packed")
     counts = unpack(stats)
-    if not -1 <= min(counts) <= max(counts) <= LARGEST_COUNT:
+    if not -1 <= min(counts) <= max(counts) <= MAX_COUNT:
         raise _UnreadableError("an operation's stats hold a number that is no count")
     return stats
 

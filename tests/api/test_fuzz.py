@@ -20,9 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from yarl import URL
 
 from comms_exporter.api import client
-from comms_exporter.api.payloads import STATS
 from comms_exporter.collect.health import REASONS, Reloads
 from comms_exporter.expose.exposition import Exposition
+from comms_exporter.model.operations import STATS
 
 SOAK = int(os.environ.get("SOAK", "1"))
 MIB = 2**20

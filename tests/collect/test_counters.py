@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from operations import NOW, apply, listing, view
 
-from comms_exporter.api.payloads import STATS, Operation, pack
 from comms_exporter.collect.state import MARGIN, RETENTION, TOTALS, AccountState
+from comms_exporter.model.operations import STATS, Operation, pack
 from comms_exporter.store.sqlite import Store
 
 # What an email can go through, as stages that come after each other.

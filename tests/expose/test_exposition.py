@@ -18,13 +18,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from comms_exporter import __version__
-from comms_exporter.api.payloads import STATUSES, Operation, pack
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.collect.health import PollHealth, Problem, Reloads
 from comms_exporter.collect.state import AccountState, View
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.families import OPERATION_FAMILIES, values
 from comms_exporter.expose.negotiation import accepts_gzip, negotiate
+from comms_exporter.model.operations import STATUSES, Operation, pack
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.txt"
 

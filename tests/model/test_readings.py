@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comms_exporter.api.payloads import STATS
+from comms_exporter.model.operations import STATS
 from comms_exporter.model.readings import REACHED, Reading, at_most, fallen, reached, reading_of
 
 CUMULATIVE, EXCLUSIVE, UNDECIDED = Reading.CUMULATIVE, Reading.EXCLUSIVE, Reading.UNDECIDED
