@@ -13,9 +13,10 @@ from pathlib import Path
 
 from bench.rpc import reply, serve
 from bench.tables import quantile
+from comms_exporter.base.redaction import Redactor
 from comms_exporter.base.slices import freeze_gc
 from comms_exporter.config import build_parser, load
-from comms_exporter.logs import Redactor, configure
+from comms_exporter.logs import configure
 from comms_exporter.service import exporter
 
 BEAT_SECONDS = 0.001

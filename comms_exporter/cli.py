@@ -22,6 +22,7 @@ from structlog.typing import FilteringBoundLogger
 
 from comms_exporter import simulator
 from comms_exporter.base.printable import printable
+from comms_exporter.base.redaction import Redactor
 from comms_exporter.base.slices import freeze_gc
 from comms_exporter.check import as_json, as_text
 from comms_exporter.config import (
@@ -33,7 +34,7 @@ from comms_exporter.config import (
     load,
     parse_listen_address,
 )
-from comms_exporter.logs import Redactor, configure, uncaught
+from comms_exporter.logs import configure, log_uncaught
 from comms_exporter.service import CannotStartError, Service, check_accounts, check_settings, exporter
 from comms_exporter.simulator.demo import STORY, demo_world
 from comms_exporter.web.server import CannotListenError, listening
@@ -153,7 +154,7 @@ async def serve(settings: Settings, load: Callable[[], Settings]) -> int:
                     log.info("stopping")
 
     try:
-        with uncaught(log), _signals({signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hangup}):
+        with log_uncaught(log), _signals({signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hangup}):
             await _until(stop, work())
     except ExceptionGroup:
         # Said through the log, which shows no secret.

@@ -22,6 +22,7 @@ from yarl import URL
 from comms_exporter import __version__
 from comms_exporter.api.client import CommsClient
 from comms_exporter.api.request_stats import RequestStats
+from comms_exporter.base.redaction import Redactor
 from comms_exporter.check import ADVICE, Report, check
 from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.poller import Poller
@@ -37,7 +38,6 @@ from comms_exporter.config import (
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.families import Shard
 from comms_exporter.expose.negotiation import accepts_gzip, negotiate
-from comms_exporter.logs import Redactor
 from comms_exporter.model.operations import Operation
 from comms_exporter.model.readings import REACHED, Reading, reached, stat
 from comms_exporter.store.background import BackgroundStore

@@ -9,10 +9,10 @@ from operations import NOW
 
 from comms_exporter.api.client import CommsClient
 from comms_exporter.api.request_stats import RequestStats
+from comms_exporter.base.redaction import Redactor
 from comms_exporter.collect.health import PollHealth
 from comms_exporter.collect.poller import Poller
 from comms_exporter.collect.state import TOTALS, AccountState, View
-from comms_exporter.redaction import Secrets
 from comms_exporter.simulator import REQUESTS, Dialect, Faults, World, make_app
 
 INTERVAL = 30.0
@@ -74,7 +74,7 @@ def make_client(session, clock, base_url, *, page_size=40, timeout=30, requests_
         timeout=timeout,
         requests_per_second=requests_per_second,
         request_stats=RequestStats(monotonic=clock),
-        secrets=Secrets(secrets),
+        secrets=Redactor(secrets),
         clock=clock,
         monotonic=clock,
         sleep=clock.sleep,

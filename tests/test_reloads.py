@@ -13,9 +13,9 @@ import pytest
 import structlog
 from aiohttp.test_utils import TestServer
 
+from comms_exporter.base.redaction import Redactor
 from comms_exporter.collect.poller import Poller
 from comms_exporter.config import build_parser, load
-from comms_exporter.logs import Redactor
 from comms_exporter.service import PollLoopEndedError, exporter, is_ours
 from comms_exporter.simulator import World, make_app
 from comms_exporter.store.sqlite import StoreError

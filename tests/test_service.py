@@ -20,9 +20,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from process import CREDENTIALS, answer, exporter, scrape, until, unused_port
 
+from comms_exporter.base.redaction import Redactor
 from comms_exporter.cli import _reload_on
 from comms_exporter.config import build_parser, load
-from comms_exporter.logs import Redactor
 from comms_exporter.service import CannotStartError
 from comms_exporter.service import exporter as running
 from comms_exporter.simulator import Fate, Faults, World, make_app

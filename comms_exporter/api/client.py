@@ -28,8 +28,8 @@ from comms_exporter.api.payloads import BadPayloadError, Page, read_page, read_s
 from comms_exporter.api.rate_limiter import RateLimiter
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.aiohttp_internals import send_once
+from comms_exporter.base.redaction import Redactor
 from comms_exporter.base.times import is_representable, rfc3339
-from comms_exporter.redaction import Secrets
 
 # Bytes of a body that are read at most, unpacked. A page of 1,000 operations is 0.3 MB and one operation 0.3 kB, so
 # there is room for many fields that we do not know; of an error, the first sentences say enough.
@@ -116,7 +116,7 @@ class CommsClient:
         requests_per_second: float,
         request_stats: RequestStats,
         proxy: URL | None = None,
-        secrets: Secrets | None = None,
+        secrets: Redactor | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -127,7 +127,7 @@ class CommsClient:
         self._base = URL(base_url)
         self._credentials = credentials
         self._proxy = proxy
-        self._secrets = secrets or Secrets()
+        self._secrets = secrets or Redactor()
         self.page_size = page_size
         self._timeout_seconds = timeout
         self._timeout = aiohttp.ClientTimeout(total=timeout)
@@ -187,9 +187,9 @@ class CommsClient:
         """Return *page* without the operations that a secret of ours names, which would be shown, exported and saved."""
         # One look at all the names of a page, which are decoded by now, costs next to nothing.
         names = [each.id for each in page.operations]
-        if not self._secrets.are_in("\n".join([*names, *{each.status for each in page.operations}])):
+        if not self._secrets.finds_secret_in("\n".join([*names, *{each.status for each in page.operations}])):
             return page
-        good = [each for each in page.operations if not self._secrets.are_in(f"{each.id}\n{each.status}")]
+        good = [each for each in page.operations if not self._secrets.finds_secret_in(f"{each.id}\n{each.status}")]
         malformed = ["id or status holds a secret of ours"] * (len(page.operations) - len(good))
         return page._replace(operations=good, malformed=[*page.malformed, *malformed])
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comms_exporter.redaction import Secrets
+from comms_exporter.base.redaction import Redactor
 
 SECRET = 'p@ss/w0rd+"x" <ü>\\&%41'
 FORMS = {
@@ -42,8 +42,8 @@ CORES = ("w0rd", "W0RD", "dzBy", "cwcm", "L3cw", "%77%30", "&#119;&#48;", "u0077
 
 class TestMask:
     @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-    def test_knows_every_form(self, form):
-        masked = Secrets([SECRET]).mask(f"before {form} after")
+    def test_finds_every_form(self, form):
+        masked = Redactor([SECRET]).mask(f"before {form} after")
 
         assert "***" in masked
         assert [] == [core for core in CORES if core in masked]
@@ -54,7 +54,7 @@ class TestMask:
         sent = base64.b64encode(b"me:p@ss w0rd").decode()
 
         for form in ("p%40ss%20w0rd", "p@ss w0rd", f"Basic {sent}", "p%40ss w0rd", "p@ss%20w0rd"):
-            masked = Secrets(["p%40ss%20w0rd"]).mask(form)
+            masked = Redactor(["p%40ss%20w0rd"]).mask(form)
             assert "***" in masked
             assert "w0rd" not in masked
             assert sent[6:] not in masked
@@ -62,27 +62,42 @@ class TestMask:
     def test_leaves_other_text_as_it_is(self):
         text = "100% of a\\b, &amp; %41 \\u0041 is not it"
 
-        assert text == Secrets([SECRET]).mask(text)
-        assert text == Secrets().mask(text)
+        assert text == Redactor([SECRET]).mask(text)
+        assert text == Redactor().mask(text)
 
     @given(
         st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="*%&\\"), min_size=8), st.data()
     )
-    def test_sees_through_any_mixture_of_escapes(self, secret, data):
+    def test_masks_any_mixture_of_escapes(self, secret, data):
         escapes = (str, lambda c: f"%{ord(c):02x}", lambda c: f"\\u{ord(c):04x}", lambda c: f"&#x{ord(c):x};")
         mixed = "".join(data.draw(st.sampled_from(escapes))(c) for c in secret)
-        secrets = Secrets([secret])
+        redactor = Redactor([secret])
 
-        assert "***" == secrets.mask(mixed)
-        assert secrets.are_in(f"op_{mixed}_1")
+        assert "***" == redactor.mask(mixed)
+        assert redactor.finds_secret_in(f"op_{mixed}_1")
+
+    @given(
+        st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"], exclude_characters="*"), min_size=8),
+        st.text(),
+    )
+    def test_masks_any_secret(self, secret, around):
+        text = Redactor([secret]).mask(f"{around}{secret}{around}{secret!r}")
+        assert secret not in text
+
+    def test_masks_the_longer_of_two_secrets_as_a_whole(self):
+        assert "*** ***" == Redactor(["abcd", "abcdefgh"]).mask("abcdefgh abcd")
+
+    def test_ignores_an_empty_secret(self):
+        redactor = Redactor(["", SECRET])
+        assert "polled 13 operations" == redactor.mask("polled 13 operations")
 
 
-class TestAreIn:
+class TestFindsSecretIn:
     @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-    def test_knows_every_form(self, form):
-        assert Secrets([SECRET]).are_in(f"comms_operation_{form}")
+    def test_finds_every_form(self, form):
+        assert Redactor([SECRET]).finds_secret_in(f"comms_operation_{form}")
 
     def test_finds_nothing_by_chance(self):
         """A secret of a few characters is part of many words."""
-        assert not Secrets(["op", "a", ""]).are_in("comms_operation_a")
-        assert not Secrets().are_in("comms_operation_a")
+        assert not Redactor(["op", "a", ""]).finds_secret_in("comms_operation_a")
+        assert not Redactor().finds_secret_in("comms_operation_a")
