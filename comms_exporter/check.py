@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from comms_exporter.api.client import CommsClient, CommsError, Patience, Query
+from comms_exporter.api.client import CommsClient, Query
+from comms_exporter.api.errors import CommsError
 from comms_exporter.api.payloads import Page
+from comms_exporter.api.retries import RetryBudget
 from comms_exporter.base.printable import printable
 from comms_exporter.collect.poller import requests_per_hour
 from comms_exporter.collect.state import RETENTION
@@ -95,7 +97,7 @@ async def _page(report: Report, client: CommsClient, *, secure: bool, mask: Call
     """Ask for one page, and tell by its failure how far we came."""
     failure, page = None, None
     try:
-        async for answer in client.pages(Query(created_after=client.now() - RETENTION), Patience()):
+        async for answer in client.pages(Query(created_after=client.now() - RETENTION), RetryBudget()):
             page = answer
             break
     except CommsError as error:

@@ -369,7 +369,7 @@ def client_for(
         requests_per_second=settings.api_max_requests_per_second,
         request_stats=request_stats,
         proxy=proxy_for(account.base_url, redactor),
-        secrets=redactor,
+        redactor=redactor,
     )
 
 

@@ -74,7 +74,7 @@ def make_client(session, clock, base_url, *, page_size=40, timeout=30, requests_
         timeout=timeout,
         requests_per_second=requests_per_second,
         request_stats=RequestStats(monotonic=clock),
-        secrets=Redactor(secrets),
+        redactor=Redactor(secrets),
         clock=clock,
         monotonic=clock,
         sleep=clock.sleep,

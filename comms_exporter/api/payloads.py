@@ -1,6 +1,6 @@
-"""What the Comms API says about operations, read leniently: a page survives its worst entry.
+"""Operations in the API's responses, parsed leniently: a malformed entry does not fail its page.
 
-Source of the shapes: https://www.twilio.com/docs/email/api/reference/email-operation-resource
+The formats: https://www.twilio.com/docs/email/api/reference/email-operation-resource
 """
 
 import json
@@ -15,27 +15,30 @@ from comms_exporter.model.operations import MAX_COUNT, STATS, STATUSES, Operatio
 
 _FIELDS = frozenset({"id", "status", "stats", "createdAt", "updatedAt"})
 _STAT_NAMES = frozenset(STATS)
-# Three times what the API documents: an id is kept several times, and in four bytes a character if it has one that needs them.
-_LONGEST_ID = 128
-_LONGEST_STATUS = 64
-# The API's own limit is 1,000; millions of entries would hold the loop for as many microseconds times five.
-_MOST_ENTRIES = 20_000
-# A page of 1,000 operations has 17,000. A value takes up to 120 bytes of memory and 0.3 microseconds of the loop.
-MOST_VALUES = 500_000
-# It becomes part of an address, and no server reads one of 8,000 characters.
-_LONGEST_TOKEN = 4096
+# Three times the documented length. Ids are kept in memory, at up to four bytes a character.
+_MAX_ID_LENGTH = 128
+_MAX_STATUS_LENGTH = 64
+# The API's own limit is 1,000. An entry takes 5 microseconds, so millions would block the event loop for seconds.
+_MAX_ENTRIES = 20_000
+# A page of 1,000 operations has 17,000. A value takes up to 120 bytes of memory, and 0.3 microseconds to decode.
+MAX_JSON_VALUES = 500_000
+# The token becomes part of a URL, and servers commonly refuse URLs of 8,000 characters.
+_MAX_TOKEN_LENGTH = 4096
 
 
 class MalformedOperationError(ValueError):
-    """An entry that cannot be an operation; its message names the field."""
+    """An entry is not an operation; the message names the field."""
 
 
 class BadPayloadError(ValueError):
-    """A body that is no page, or no JSON at all."""
+    """A body is not a page of operations."""
 
 
 class Page(NamedTuple):
-    """One page of a listing; *unknown* counts, by field, what we read and do not know."""
+    """One page of a listing.
+
+    *malformed* has a message for each skipped entry; *unknown* counts unknown statuses, fields and counters.
+    """
 
     operations: list[Operation]
     next: str | None
@@ -44,19 +47,19 @@ class Page(NamedTuple):
 
 
 def read_page(body: bytes) -> Page:
-    """Return the operations in *body*, whichever published envelope they came in."""
+    """Return the page in *body*, in any of the formats that Twilio has published."""
     try:
-        usual = _USUAL_PAGE.decode(body)
+        documented = _DOCUMENTED_PAGE.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        return _read_unusual_page(body)
-    operations = list(map(_from_usual, usual.operations))
+        return _read_page_leniently(body)
+    operations = list(map(_from_documented, documented.operations))
     if not all(
         each.id.isprintable() and EARLIEST <= each.created <= LATEST >= each.updated >= EARLIEST for each in operations
     ):
-        return _read_unusual_page(body)
+        return _read_page_leniently(body)
     _check_length(len(operations))
-    pagination, meta = usual.pagination, usual.meta
-    tokens = (pagination.next, pagination.nextPageToken, meta.nextToken, usual.nextPageToken)
+    pagination, meta = documented.pagination, documented.meta
+    tokens = (pagination.next, pagination.nextPageToken, meta.nextToken, documented.nextPageToken)
     return Page(operations, _token(next((each for each in tokens if each is not None), None)), [], Counter())
 
 
@@ -68,12 +71,12 @@ def read_single(body: bytes) -> Page:
 
 
 def decode(body: bytes) -> Any:
-    """Return the JSON value in *body*; BadPayloadError says why there is none, or that it would cost too much."""
-    # Before it is decoded: there is a comma, a bracket or a brace for every value but one. Depth needs no look ahead,
-    # since the decoder itself stops at the first thousand levels.
+    """Return the JSON value in *body*; raise a BadPayloadError if it is invalid or has too many values."""
+    # Count before decoding: every value but one comes with a comma, a bracket or a brace. The depth needs no check, because
+    # the decoder stops at a thousand levels.
     values = body.count(b",") + body.count(b"[") + body.count(b"{")
-    if values > MOST_VALUES:
-        raise BadPayloadError(f"the JSON has {values} values; at most {MOST_VALUES} are read")
+    if values > MAX_JSON_VALUES:
+        raise BadPayloadError(f"the JSON has {values} values, more than the limit of {MAX_JSON_VALUES}")
     try:
         return json.loads(body)
     except RecursionError:
@@ -81,74 +84,74 @@ def decode(body: bytes) -> Any:
     except ValueError:
         pass
     try:
-        # A number of thousands of digits is refused by int(); it must cost its operation, not the page.
+        # int() refuses thousands of digits; such a number must fail only its operation, not the page.
         return json.loads(body, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
     except (ValueError, RecursionError) as error:
-        raise BadPayloadError(f"not JSON: {error}") from None
+        raise BadPayloadError(f"invalid JSON: {error}") from None
 
 
-# What every answer looks like that Twilio documents, read and checked in one go: a fifth of the cost of looking at each
-# value. Whatever is different in any way is left to the patient reader below, whose answer is the same where both have one.
+# The fast path: msgspec decodes and checks the documented format in one step, at a fifth of the cost of checking each value.
+# Everything else is left to the lenient reader below. Where both accept a page, their results are equal.
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
-_UsualStats = msgspec.defstruct(
-    "_UsualStats", [(name, _Count | None, None) for name in STATS], gc=False, forbid_unknown_fields=True
+_DocumentedStats = msgspec.defstruct(
+    "_DocumentedStats", [(name, _Count | None, None) for name in STATS], gc=False, forbid_unknown_fields=True
 )
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
-class _UsualOperation(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    id: Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_ID)]
+class _DocumentedOperation(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_ID_LENGTH)]
     status: Literal["SCHEDULED", "PROCESSING", "COMPLETED", "CANCELED"]
-    stats: _UsualStats  # type: ignore[valid-type]
+    stats: _DocumentedStats  # type: ignore[valid-type]
     createdAt: _Time  # noqa: N815 - Twilio's name
     updatedAt: _Time  # noqa: N815
 
 
-class _UsualPagination(msgspec.Struct, frozen=True, gc=False):
+class _DocumentedPagination(msgspec.Struct, frozen=True, gc=False):
     next: str | None = None
     nextPageToken: str | None = None  # noqa: N815
 
 
-class _UsualMeta(msgspec.Struct, frozen=True, gc=False):
+class _DocumentedMeta(msgspec.Struct, frozen=True, gc=False):
     nextToken: str | None = None  # noqa: N815
 
 
-# No field is of any type: what is read here is not counted first, so nothing is kept of what is not expected.
-class _UsualPage(msgspec.Struct):
-    operations: list[_UsualOperation]
-    pagination: _UsualPagination = _UsualPagination()
-    meta: _UsualMeta = _UsualMeta()
+# Only typed fields: msgspec skips the unknown ones, so their values need not be counted before decoding.
+class _DocumentedPage(msgspec.Struct):
+    operations: list[_DocumentedOperation]
+    pagination: _DocumentedPagination = _DocumentedPagination()
+    meta: _DocumentedMeta = _DocumentedMeta()
     nextPageToken: str | None = None  # noqa: N815
 
 
-_USUAL_PAGE = msgspec.json.Decoder(_UsualPage)
+_DOCUMENTED_PAGE = msgspec.json.Decoder(_DocumentedPage)
 
 
-def _from_usual(usual: _UsualOperation) -> Operation:
+def _from_documented(raw: _DocumentedOperation) -> Operation:
     return Operation(
-        usual.id,
-        usual.status,
-        usual.createdAt.timestamp(),
-        usual.updatedAt.timestamp(),
-        pack(msgspec.structs.astuple(usual.stats)),
+        raw.id,
+        raw.status,
+        raw.createdAt.timestamp(),
+        raw.updatedAt.timestamp(),
+        pack(msgspec.structs.astuple(raw.stats)),
     )
 
 
-def _read_unusual_page(body: bytes) -> Page:
+def _read_page_leniently(body: bytes) -> Page:
     payload = decode(body)
     if not isinstance(payload, dict):
-        raise BadPayloadError(f"the body is a JSON {_kind(payload)}, not an object")
+        raise BadPayloadError(f"the body is a JSON {_json_type(payload)}, not an object")
     page = Page([], _next_token(payload), [], Counter())
-    items = _items(payload)
-    _check_length(len(items))
-    for raw in items:
+    entries = _entries(payload)
+    _check_length(len(entries))
+    for raw in entries:
         _read_into(page, raw)
     return page
 
 
 def _check_length(entries: int) -> None:
-    if entries > _MOST_ENTRIES:
+    if entries > _MAX_ENTRIES:
         raise BadPayloadError(f"the body lists {entries} operations; a page has at most 1000")
 
 
@@ -160,16 +163,16 @@ def _read_into(page: Page, raw: Any) -> None:
 
 
 def read_operation(raw: Any, unknown: Counter[str]) -> Operation:
-    """Return *raw* as an operation, adding to *unknown* what it holds that we do not know."""
+    """Return *raw* as an operation, and count its unknown status, fields and counters in *unknown*."""
     if not isinstance(raw, dict):
-        raise MalformedOperationError(f"an operation is a JSON {_kind(raw)}, not an object")
-    operation_id = _word(raw, "id", _LONGEST_ID)
-    status = _word(raw, "status", _LONGEST_STATUS).upper()
+        raise MalformedOperationError(f"an operation is a JSON {_json_type(raw)}, not an object")
+    operation_id = _text(raw, "id", _MAX_ID_LENGTH)
+    status = _text(raw, "status", _MAX_STATUS_LENGTH).upper()
     counters = raw.get("stats")
     if not isinstance(counters, dict):
-        raise MalformedOperationError(f"stats is a JSON {_kind(counters)}, not an object")
+        raise MalformedOperationError(f"stats is a JSON {_json_type(counters)}, not an object")
     operation = Operation(
-        operation_id, status, _epoch(raw, "createdAt"), _epoch(raw, "updatedAt"), pack(_read_stats(counters))
+        operation_id, status, _timestamp(raw, "createdAt"), _timestamp(raw, "updatedAt"), pack(_read_stats(counters))
     )
     if status not in STATUSES:
         unknown["status"] += 1
@@ -180,7 +183,7 @@ def read_operation(raw: Any, unknown: Counter[str]) -> Operation:
     return operation
 
 
-def _items(payload: dict[str, Any]) -> list[Any]:
+def _entries(payload: dict[str, Any]) -> list[Any]:
     meta = payload.get("meta")
     key = meta.get("key") if isinstance(meta, dict) else None
     for name in ("operations", "data", key):
@@ -204,19 +207,19 @@ def _token(value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise BadPayloadError(f"the page token is a JSON {_kind(value)}, not a string")
-    if len(value) > _LONGEST_TOKEN:
-        raise BadPayloadError(f"the page token has {len(value)} characters; at most {_LONGEST_TOKEN} are read")
+        raise BadPayloadError(f"the page token is a JSON {_json_type(value)}, not a string")
+    if len(value) > _MAX_TOKEN_LENGTH:
+        raise BadPayloadError(f"the page token has {len(value)} characters, more than the limit of {_MAX_TOKEN_LENGTH}")
     return value.strip() or None
 
 
 def _read_stats(counters: dict[str, Any]) -> Stats:
     values = tuple(map(counters.get, STATS))
-    # The usual answer, eleven plain integers, is let through by three calls in C.
+    # Eleven integers, the normal case, are recognized by three calls in C.
     if set(map(type, values)) != {int}:
         values = tuple(map(_count, STATS, values))
     if any(not 0 <= value <= MAX_COUNT for value in values if value is not None):
-        raise MalformedOperationError("stats holds a number that is no count")
+        raise MalformedOperationError("stats contains a number that is not a count")
     return values
 
 
@@ -225,42 +228,42 @@ def _count(name: str, value: Any) -> int | None:
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    raise MalformedOperationError(f"stats.{name} is a JSON {_kind(value)}, not a count")
+    raise MalformedOperationError(f"stats.{name} is a JSON {_json_type(value)}, not a count")
 
 
-def _word(raw: dict[str, Any], name: str, longest: int) -> str:
+def _text(raw: dict[str, Any], name: str, max_length: int) -> str:
     value = raw.get(name)
     if not isinstance(value, str):
-        raise MalformedOperationError(f"{name} is a JSON {_kind(value)}, not a string")
-    # No control characters, and no half of a surrogate pair, which JSON can spell and no page of ours could be encoded with.
-    if not 0 < len(value) <= longest or not value.isprintable():
-        raise MalformedOperationError(f"{name} is empty, too long or not text")
+        raise MalformedOperationError(f"{name} is a JSON {_json_type(value)}, not a string")
+    # isprintable() also excludes half a surrogate pair, which JSON can contain and UTF-8 cannot encode.
+    if not 0 < len(value) <= max_length or not value.isprintable():
+        raise MalformedOperationError(f"{name} is empty, too long or contains control characters")
     return value
 
 
-def _epoch(raw: dict[str, Any], name: str) -> float:
+def _timestamp(raw: dict[str, Any], name: str) -> float:
     value = raw.get(name)
     if not isinstance(value, str):
-        raise MalformedOperationError(f"{name} is a JSON {_kind(value)}, not a string")
+        raise MalformedOperationError(f"{name} is a JSON {_json_type(value)}, not a string")
     try:
-        moment = _moment(value).timestamp()
+        moment = _parse_time(value).timestamp()
     except (ValueError, OverflowError):
-        raise MalformedOperationError(f"{name} is no RFC 3339 time") from None
+        raise MalformedOperationError(f"{name} is not an RFC 3339 time") from None
     if not is_representable(moment):
         raise MalformedOperationError(f"{name} is outside the years 1 to 9999")
     return moment
 
 
-def _moment(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     try:
-        # First, because it rounds nanoseconds, which fromisoformat() cuts off.
+        # First, because it rounds nanoseconds; fromisoformat() truncates them.
         moment = msgspec.convert(text, datetime)
     except msgspec.ValidationError:
         moment = datetime.fromisoformat(text.upper())
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):

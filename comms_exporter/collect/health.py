@@ -6,19 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-REASONS = (
-    "auth",
-    "forbidden",
-    "not_found",
-    "bad_request",
-    "rate_limited",
-    "server",
-    "timeout",
-    "connection",
-    "tls",
-    "bad_payload",
-)
-
 
 class Histogram:
     """A histogram with fixed upper *bounds*; each bucket remembers who last fell into it."""

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from comms_exporter.api.client import CommsClient, CommsError, Patience, Query, ThrottledError
+from comms_exporter.api.client import CommsClient, Query
+from comms_exporter.api.errors import CommsError, ThrottledError
 from comms_exporter.api.payloads import Page
+from comms_exporter.api.retries import RetryBudget
 from comms_exporter.base.slices import SIZE, Steps, batched, run_in_slices
 from comms_exporter.base.times import iso
 from comms_exporter.collect.health import PollHealth, Problem
@@ -161,12 +163,12 @@ class Poller:
             self._failed(failure, took=took)
 
     async def _collect(self) -> None:
-        patience = Patience(expect=self._expect)
+        budget = RetryBudget(before_wait=self._expect)
         now = self._monotonic()
         outage = self._outage(now)
         # What was missed for longer than any recent operation ever is may have moved, whatever its age.
         sweep = now >= self._plan.sweep or outage >= DAY_POLLS * self._interval
-        listing = await self._list(patience, sweep=sweep, day=now >= self._plan.day, outage=outage)
+        listing = await self._list(budget, sweep=sweep, day=now >= self._plan.day, outage=outage)
         if listing.sweep:
             self._mention_gap(listing)
         await self._apply(listing)
@@ -177,7 +179,7 @@ class Poller:
         missing = await run_in_slices(_unseen(self.state.unfinished(), listing.seen))
         if missing:
             await self._settle()
-            await self._follow_up(missing, patience)
+            await self._follow_up(missing, budget)
 
     def _outage(self, now: float) -> float:
         """Return how long no poll has succeeded, in seconds; 0 where the last one did."""
@@ -228,29 +230,29 @@ class Poller:
         self._save_fails = True
         say("state is not saved: a crash now would cost counts", error=str(error))
 
-    async def _list(self, patience: Patience, *, sweep: bool, day: bool, outage: float) -> Listing:
+    async def _list(self, budget: RetryBudget, *, sweep: bool, day: bool, outage: float) -> Listing:
         """Return all pages of the narrowest window that is due, and that reaches as far back as before an *outage*."""
         window = RETENTION + MARGIN if sweep else max(DAY if day else 0.0, HOUR + outage)
         asked = self._client.now()
-        listing = await self._read(Query(created_after=asked - window), patience, sweep=sweep)
+        listing = await self._read(Query(created_after=asked - window), budget, sweep=sweep)
         if asked - listing.started > BEARABLE_SKEW:
             # Our clock was ahead, as the answer has told: the window began too late.
             window_start = self._client.now() - window
-            listing = await self._read(Query(created_after=window_start), patience, sweep=sweep)
+            listing = await self._read(Query(created_after=window_start), budget, sweep=sweep)
         return listing
 
-    async def _follow_up(self, missing: dict[str, Operation], patience: Patience) -> None:
+    async def _follow_up(self, missing: dict[str, Operation], budget: RetryBudget) -> None:
         """Ask for the unfinished operations that a listing did not return, in as few requests as may be."""
         for status in ("PROCESSING", "SCHEDULED", None):
             if status is not None and "status" in self._ignored_filters:
                 continue
             wanted = [each.created for each in missing.values() if status in {None, each.status}]
             if await run_in_slices(self._listing_is_cheaper(wanted, status)):
-                answer = await self._read(Query(created_after=min(wanted), status=status), patience, sweep=False)
+                answer = await self._read(Query(created_after=min(wanted), status=status), budget, sweep=False)
                 await self._apply(answer)
                 missing = await run_in_slices(_unseen(missing.values(), answer.seen))
         for operation_id in missing:
-            await self._fetch(operation_id, patience)
+            await self._fetch(operation_id, budget)
 
     def _listing_is_cheaper(self, wanted: list[float], status: str | None) -> Steps[bool]:
         """Whether all operations with *status* since the oldest *wanted* one take fewer pages than these take fetches."""
@@ -264,8 +266,8 @@ class Poller:
             yield
         return 1 + listed // self._client.page_size < len(wanted)
 
-    async def _fetch(self, operation_id: str, patience: Patience) -> None:
-        page = await self._client.operation(operation_id, patience)
+    async def _fetch(self, operation_id: str, budget: RetryBudget) -> None:
+        page = await self._client.operation(operation_id, budget)
         self._expect()
         if page is None:
             self.state.lost(operation_id)
@@ -275,11 +277,11 @@ class Poller:
             await run_in_slices(self._gather(page, listing))
             await self._apply(listing)
 
-    async def _read(self, query: Query, patience: Patience, *, sweep: bool) -> Listing:
+    async def _read(self, query: Query, budget: RetryBudget, *, sweep: bool) -> Listing:
         started = self._clock()
         before = self._client.now() - started
         listing = Listing({}, started=started, ended=started, sweep=sweep)
-        async for page in self._client.pages(query, patience):
+        async for page in self._client.pages(query, budget):
             await run_in_slices(self._gather(page, listing))
             self._check_length(listing)
             self._check_filters(query, page)

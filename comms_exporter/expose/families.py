@@ -14,8 +14,9 @@ from prometheus_client.samples import Exemplar as SampleExemplar
 from prometheus_client.utils import floatToGoString
 
 from comms_exporter import __version__
+from comms_exporter.api.errors import REASONS
 from comms_exporter.api.request_stats import RequestStats
-from comms_exporter.collect.health import REASONS, Exemplar, Histogram, PollHealth, Reloads
+from comms_exporter.collect.health import Exemplar, Histogram, PollHealth, Reloads
 from comms_exporter.collect.state import EXEMPLIFIED, TOTALS, AccountState, View
 from comms_exporter.model.operations import STATS, STATUSES, Operation
 from comms_exporter.model.readings import REACHED, Reading

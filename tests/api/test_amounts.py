@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from operations import NOW, as_json, operation
 
 from comms_exporter.api import payloads as models
-from comms_exporter.api.client import LARGEST_ERROR, LARGEST_OPERATION, LARGEST_PAGE
-from comms_exporter.api.payloads import MOST_VALUES, BadPayloadError, decode, read_page
+from comms_exporter.api.client import MAX_ERROR_BYTES, MAX_OPERATION_BYTES, MAX_PAGE_BYTES
+from comms_exporter.api.payloads import MAX_JSON_VALUES, BadPayloadError, decode, read_page
 from comms_exporter.collect.state import Tracked
 from comms_exporter.model.readings import Reading
 
@@ -121,7 +121,7 @@ class TestBodies:
 
         def answer(request):
             if request.path != LISTING:
-                return web.Response(body=b" " * (LARGEST_OPERATION + 1))
+                return web.Response(body=b" " * (MAX_OPERATION_BYTES + 1))
             return next(listings, page())
 
         listings = iter([page(operation("a"))])
@@ -132,7 +132,7 @@ class TestBodies:
 
     @pytest.mark.parametrize(("status", "reason"), [(400, "bad_request"), (500, "server")])
     async def test_of_an_error_the_beginning_is_read(self, status, reason):
-        body = b"No." + b" " * LARGEST_ERROR + b'"' * 2**20
+        body = b"No." + b" " * MAX_ERROR_BYTES + b'"' * 2**20
         async with strange_house(lambda _: web.Response(status=status, body=body)) as home:
             await home.poll()
             assert (reason, f"{status}: No.") == problem_of(home)
@@ -142,22 +142,22 @@ class TestBodies:
             await home.poll()
             assert (
                 "bad_payload",
-                "200, but the page token has 4097 characters; at most 4096 are read",
+                "200 with an invalid body: the page token has 4097 characters, more than the limit of 4096",
             ) == problem_of(home)
 
     @pytest.mark.parametrize("value", [b"[]", b"{}", b'{"a":{}}', b"1.5", b"null", b"[" * 50 + b"]" * 50])
     def test_values_are_counted_before_they_are_decoded(self, value, monkeypatch):
-        body = b'{"operations":[' + b",".join([value] * (MOST_VALUES + 1)) + b"]}"
+        body = b'{"operations":[' + b",".join([value] * (MAX_JSON_VALUES + 1)) + b"]}"
         monkeypatch.setattr(models.json, "loads", None)
 
-        with pytest.raises(BadPayloadError, match=r"the JSON has [0-9]+ values; at most 500000 are read"):
+        with pytest.raises(BadPayloadError, match=r"the JSON has [0-9]+ values, more than the limit of 500000"):
             read_page(body)
 
     def test_a_large_page_of_operations_with_unknown_fields_is_read(self):
         """Twenty times as many as Twilio returns, each with as much again that we do not know."""
         more = {f"field{n}": n for n in range(3)}
         body = json.dumps({"operations": [{**as_json(operation(f"o{n}")), **more} for n in range(20_000)]}).encode()
-        assert len(body) < LARGEST_PAGE
+        assert len(body) < MAX_PAGE_BYTES
         assert 20_000 == len(read_page(body).operations)
 
     def test_nothing_is_kept_of_what_stands_beside_the_operations(self):
@@ -176,7 +176,7 @@ class TestBodies:
             max_size=4,
         ),
         st.sampled_from(["operations", "data", "pagination", "meta", "x"]),
-        st.integers(1, LARGEST_PAGE),
+        st.integers(1, MAX_PAGE_BYTES),
     )  # fmt: skip
     def test_no_body_takes_more_than_100_mb(self, values, key, size):
         piece = ",".join(values) + ","
@@ -185,7 +185,8 @@ class TestBodies:
         assert peak_of(read_page, text.encode()) < 100 * MIB
 
     @pytest.mark.parametrize(
-        "value", ["9" * LARGEST_PAGE, "[" * LARGEST_PAGE, '{"a":' * (LARGEST_PAGE // 5), '"' + "a" * LARGEST_PAGE]
+        "value",
+        ["9" * MAX_PAGE_BYTES, "[" * MAX_PAGE_BYTES, '{"a":' * (MAX_PAGE_BYTES // 5), '"' + "a" * MAX_PAGE_BYTES],
     )
     def test_neither_does_one_value(self, value):
         assert peak_of(decode, value.encode()) < 100 * MIB

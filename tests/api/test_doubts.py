@@ -312,7 +312,7 @@ class TestWhatPageTokensAre:
             assert {} == home.poller.state.tracked
 
     async def test_pages_without_end_are_an_error(self, monkeypatch):
-        monkeypatch.setattr(client, "MOST_PAGES", 5)
+        monkeypatch.setattr(client, "MAX_PAGES", 5)
 
         def answer(request):
             return page(operation(), following=str(int(request.query.get("pageToken", "0")) + 1))
@@ -320,7 +320,7 @@ class TestWhatPageTokensAre:
         async with strange_house(answer) as home:
             await home.poll()
 
-            assert "the listing does not end within 5 pages" == home.poller.health.problem.message
+            assert "the listing has more than 5 pages" == home.poller.health.problem.message
             assert {"200": 5} == home.poller.request_stats.requests
 
 
@@ -441,7 +441,7 @@ class TestWhatAnErrorSays:
             (b'{"errors":[{"message":"One"},{"message":"Two"}]}', "One; Two"),
             (b"<html>Forbidden</html>", "an HTML page"),
             (b"Forbidden", "Forbidden"),
-            (b"", "no explanation"),
+            (b"", "empty body"),
             ('{"message":"No"}'.encode("utf-16"), "No"),
             (b'{"errors":[[[', '{"errors":[[['),
             (b'{"errors":[null,7,"x"]}', '{"errors":[null,7,"x"]}'),

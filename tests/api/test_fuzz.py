@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from yarl import URL
 
 from comms_exporter.api import client
-from comms_exporter.collect.health import REASONS, Reloads
+from comms_exporter.api.errors import REASONS
+from comms_exporter.collect.health import Reloads
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.model.operations import STATS
 
@@ -381,7 +382,7 @@ class TestAmounts:
 
     async def test_pages_without_end_cost_no_more_than_their_limit(self, monkeypatch):
         """New tokens for ever end the poll, and nothing of it is applied."""
-        monkeypatch.setattr(client, "MOST_PAGES", 30)
+        monkeypatch.setattr(client, "MAX_PAGES", 30)
         wire = Wire()
         async with wired_house(wire.serve) as home:
             promise = Promise(home)

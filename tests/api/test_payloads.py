@@ -12,7 +12,7 @@ from comms_exporter.api.payloads import (
     BadPayloadError,
     MalformedOperationError,
     Page,
-    _read_unusual_page,
+    _read_page_leniently,
     decode,
     read_operation,
     read_page,
@@ -110,30 +110,30 @@ class TestOperation:
         assert {"operation": 2, "stats": 1} == unknown
 
     @pytest.mark.parametrize(
-        ("raw", "complaint"),
+        ("raw", "message"),
         [
             (None, "an operation is a JSON null, not an object"),
             (["a"], "an operation is a JSON array, not an object"),
             (sample(id=None), "id is a JSON null, not a string"),
-            (sample(id=""), "id is empty, too long or not text"),
-            (sample(id="x" * 257), "id is empty, too long or not text"),
-            (sample(id="\ud800"), "id is empty, too long or not text"),
+            (sample(id=""), "id is empty, too long or contains control characters"),
+            (sample(id="x" * 257), "id is empty, too long or contains control characters"),
+            (sample(id="\ud800"), "id is empty, too long or contains control characters"),
             (sample(status=7), "status is a JSON number, not a string"),
             (sample(stats=None), "stats is a JSON null, not an object"),
-            (sample(stats={"sent": -1}), "stats holds a number that is no count"),
-            (sample(stats={"sent": 10**30}), "stats holds a number that is no count"),
+            (sample(stats={"sent": -1}), "stats contains a number that is not a count"),
+            (sample(stats={"sent": 10**30}), "stats contains a number that is not a count"),
             (sample(stats={"sent": "3"}), "stats.sent is a JSON string, not a count"),
             (sample(stats={"sent": True}), "stats.sent is a JSON boolean, not a count"),
             (sample(stats={"sent": 2.5}), "stats.sent is a JSON number, not a count"),
             (sample(stats={"sent": float("nan")}), "stats.sent is a JSON number, not a count"),
             (sample(stats={"sent": float("inf")}), "stats.sent is a JSON number, not a count"),
             (sample(createdAt=1712740500), "createdAt is a JSON number, not a string"),
-            (sample(createdAt="yesterday"), "createdAt is no RFC 3339 time"),
-            (sample(updatedAt="2024-13-10T09:15:00Z"), "updatedAt is no RFC 3339 time"),
+            (sample(createdAt="yesterday"), "createdAt is not an RFC 3339 time"),
+            (sample(updatedAt="2024-13-10T09:15:00Z"), "updatedAt is not an RFC 3339 time"),
         ],
     )
-    def test_says_what_is_wrong_with_an_entry(self, raw, complaint):
-        with pytest.raises(MalformedOperationError, match="^" + complaint.replace("(", r"\(") + "$"):
+    def test_says_what_is_wrong_with_an_entry(self, raw, message):
+        with pytest.raises(MalformedOperationError, match="^" + message.replace("(", r"\(") + "$"):
             read_operation(raw, Counter())
 
     def test_a_whole_number_may_be_written_as_a_float(self):
@@ -250,10 +250,10 @@ def test_the_quick_reader_says_what_the_patient_one_says(entries, key, token):
     body = as_body({key: entries, "pagination": {"next": token}})
     page = read_page(body)
 
-    assert page == _read_unusual_page(body)
+    assert page == _read_page_leniently(body)
     singles = [read_single(as_body(each)) for each in entries]
     assert page.operations == [operation for single in singles for operation in single.operations]
-    assert page.malformed == [complaint for single in singles for complaint in single.malformed]
+    assert page.malformed == [message for single in singles for message in single.malformed]
 
 
 def test_the_quick_reader_leaves_other_encodings_to_the_patient_one():

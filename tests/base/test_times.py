@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from operations import NOW, operation
 
-from comms_exporter.api.client import retry_after
+from comms_exporter.api.classification import parse_retry_after
 from comms_exporter.api.payloads import BadPayloadError, read_page
 from comms_exporter.base.slices import run_to_completion
 from comms_exporter.base.times import EARLIEST, LATEST, as_utc, is_representable, iso, rfc3339
@@ -132,7 +132,7 @@ class TestHeaders:
     @settings(max_examples=300 * SOAK)
     @given(http_dates)
     def test_any_retry_after_is_a_wait_or_nothing(self, value):
-        wait = retry_after(value, now=NOW)
+        wait = parse_retry_after(value, now=NOW)
         assert wait is None or 0 <= wait <= 3600
 
 

@@ -8,7 +8,7 @@ import pytest
 from house import HOUR, Clock, house
 from operations import NOW, rfc3339
 
-from comms_exporter.api.client import ConnectionLostError, ThrottledError
+from comms_exporter.api.errors import ConnectionLostError, ThrottledError
 from comms_exporter.api.rate_limiter import RateLimiter
 from comms_exporter.collect.poller import requests_per_hour
 from comms_exporter.simulator import Dialect, Fate
@@ -445,7 +445,7 @@ class TestTheLoop:
                 home.clock.now += 119
                 alive.append(home.poller.alive)
                 if fault == "hang":
-                    raise ConnectionLostError("timeout", "no answer")
+                    raise ConnectionLostError("timeout", "no response")
                 return json.dumps(
                     {"operations": [], "pagination": {"next": str(asked) if asked < 4 else None}}
                 ).encode()

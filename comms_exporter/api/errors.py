@@ -1,0 +1,39 @@
+"""Errors of API requests: the class decides about retries, the reason goes into metrics, the message is for people.
+
+CommsError                not worth a retry within the same poll
++-- ConnectionLostError   no complete response: safe to retry
++-- ThrottledError        429 or 503: back off
+"""
+
+REASONS = (
+    "auth",
+    "forbidden",
+    "not_found",
+    "bad_request",
+    "rate_limited",
+    "server",
+    "timeout",
+    "connection",
+    "tls",
+    "bad_payload",
+)
+
+
+class CommsError(Exception):
+    """The API gave no usable response; *reason* is one of REASONS."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ConnectionLostError(CommsError):
+    """There was no complete response; requests only read, so a retry is safe."""
+
+
+class ThrottledError(CommsError):
+    """The API asked to back off for *retry_after* seconds, None if it did not say how long."""
+
+    def __init__(self, reason: str, message: str, retry_after: float | None) -> None:
+        super().__init__(reason, message)
+        self.retry_after = retry_after
