@@ -23,6 +23,7 @@ from comms_exporter import __version__
 from comms_exporter.api.client import CommsClient
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.redaction import Redactor
+from comms_exporter.base.slices import run_in_slices
 from comms_exporter.check import ADVICE, Report, check
 from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.poller import Poller
@@ -40,8 +41,10 @@ from comms_exporter.expose.families import Shard
 from comms_exporter.expose.negotiation import accepts_gzip, negotiate
 from comms_exporter.model.operations import Operation
 from comms_exporter.model.readings import REACHED, Reading, reached, stat
-from comms_exporter.store.background import BackgroundStore
-from comms_exporter.store.sqlite import StateInUseError, StoreError, check_path
+from comms_exporter.store.background import BackgroundStore, Store
+from comms_exporter.store.errors import StateInUseError, StoreError
+from comms_exporter.store.files import check_path
+from comms_exporter.store.sqlite import SqliteStore
 from comms_exporter.web.app import make_app
 from comms_exporter.web.server import listening, systemd_sockets
 from comms_exporter.web.status_page.model import Account as AccountStatus
@@ -238,16 +241,19 @@ class Service:
         """
         needs = _what_pollers_need(settings)
         accounts = [account for account in settings.accounts if is_ours(account.name, settings)]
-        states = await self._store.load(
-            [account.name for account in accounts if account.name not in self._members], _forced_reading(settings)
-        )
+        saved = await self._store.load([account.name for account in accounts if account.name not in self._members])
         members: dict[str, _Member] = {}
         for account in accounts:
             before = self._members.get(account.name)
             if before is not None and before.can_stay(account, needs):
                 members[account.name] = before
             else:
-                state = states[account.name] if before is None else before.poller.state
+                if before is None:
+                    state = AccountState(forced_reading=_forced_reading(settings))
+                    if account.name in saved:
+                        await run_in_slices(state.restore(saved[account.name]))
+                else:
+                    state = before.poller.state
                 poller = self._poller(account, settings, state, before.poller if before else None)
                 members[account.name] = _Member(account, needs, poller)
         return members
@@ -310,7 +316,8 @@ async def exporter(
     security = check_settings(settings, log=log, redactor=redactor)
     sockets = systemd_sockets(os.environ, os.getpid()) if settings.web_systemd_socket else []
     addresses = () if sockets else settings.web_listen_address
-    store = BackgroundStore(settings.state_path, log)
+    path = settings.state_path
+    store = BackgroundStore(partial(_open_state_file, path, log) if path is not None else None, log=log)
     service: Service | None = None
     try:
         await _open(store)
@@ -334,6 +341,15 @@ async def exporter(
                         service.stop()
     finally:
         store.close(service.states if service else {})
+
+
+def _open_state_file(path: Path, log: FilteringBoundLogger, deadline: Callable[[], float]) -> Store:
+    def log_damage(renamed_to: Path, reason: str) -> None:
+        log.error(
+            "state file is unreadable: renamed it and started a new one", renamed_to=str(renamed_to), error=reason
+        )
+
+    return SqliteStore(path, deadline=deadline, on_damage=log_damage)
 
 
 async def _open(store: BackgroundStore) -> None:

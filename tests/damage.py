@@ -6,14 +6,16 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
-from operations import NOW, apply, listing, operation, page_of, view
+from operations import NOW, apply, listing, operation, page_of, restored, view
 
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.collect.health import PollHealth, Reloads
-from comms_exporter.collect.state import TOTALS, AccountState
+from comms_exporter.collect.state import AccountState
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.model.operations import STATS, STATUSES, pack
-from comms_exporter.store.sqlite import StateLostError, Store
+from comms_exporter.model.records import TOTALS
+from comms_exporter.store.errors import StateLostError
+from comms_exporter.store.sqlite import SqliteStore
 
 SUFFIXES = ("", "-wal")
 COLUMNS = {
@@ -80,7 +82,7 @@ class Originals:
 
 def _make(making, into, *, operations, old, in_use):
     making.mkdir()
-    store = Store(making / "state.db")
+    store = SqliteStore(making / "state.db")
     for name in ("shop", "news"):
         state = AccountState()
         apply(state, listing(operation("before", status="COMPLETED", created=NOW - 99), sweep=True, at=NOW - 60))
@@ -101,7 +103,7 @@ def _make(making, into, *, operations, old, in_use):
                     ]
                 ),
             )
-            state.lost(f"{name} 1")
+            state.mark_gone(f"{name} 1")
             store.save(name, state.snapshot())
         if old:
             for each in state.tracked.values():
@@ -250,14 +252,16 @@ def _sql(folder, statement):
 def use(path):
     """Do with the state at *path* all that a running exporter does; return whether it was loaded or put aside.
 
-    Whatever cannot be borne is raised.
+    Any error that the exporter does not handle is raised.
     """
     names = ("shop", "news")
-    store = Store(path, clock=lambda: NOW, patience=0)
+    damage = []
+    options = {"clock": lambda: NOW, "lock_timeout": 0, "on_damage": lambda *found: damage.append(found)}
+    store = SqliteStore(path, **options)
     try:
-        states = {name: AccountState() for name in names}
-        store.load(states)
-        aside = store.put_aside is not None
+        saved = store.load(names)
+        states = {name: restored(saved.get(name)) for name in names}
+        aside = bool(damage)
         _show(states)
         for name, state in states.items():
             apply(state, listing(operation("new", total=3), operation(f"{name} 2", updated=NOW + 999), sweep=True))
@@ -266,19 +270,19 @@ def use(path):
                 store.save(name, state.snapshot())
             except StateLostError:
                 aside = True
-                state.save_everything()
+                state.requeue_all()
                 store.save(name, state.snapshot())
         _show(states)
     finally:
         store.close()
-    again = {name: AccountState() for name in names}
-    store = Store(path, clock=lambda: NOW, patience=0)
-    store.load(again)
+    damage.clear()
+    store = SqliteStore(path, **options)
+    again = store.load(names)
     store.close()
-    assert aside or store.put_aside is None
+    assert aside or not damage
     for name, state in states.items():
-        if store.put_aside is None and not aside:
-            assert (state.totals, state.tracked) == (again[name].totals, again[name].tracked), name
+        if not damage and not aside:
+            assert (tuple(state.totals), state.tracked) == (again[name].totals, again[name].tracked), name
     if aside:
         assert list(path.parent.glob("state.db.corrupt-*"))
     return "put aside" if aside else "loaded"

@@ -3,8 +3,10 @@
 from datetime import UTC, datetime
 
 from comms_exporter.base.slices import run_to_completion
-from comms_exporter.collect.state import Listing
+from comms_exporter.collect.state import AccountState, Listing
+from comms_exporter.model.histogram import Histogram
 from comms_exporter.model.operations import STATS, Operation, pack
+from comms_exporter.model.records import TOTALS, SavedAccount
 
 # Saturday, 2026-11-21 12:00:00 UTC: when nothing else is said, it is now, and everything just happened.
 NOW = 1795262400.0
@@ -24,6 +26,26 @@ def listing(*operations, at=NOW, sweep=False, **other):
 
 def apply(state, listing):
     run_to_completion(state.apply(listing))
+
+
+def saved_account(*tracked):
+    """Return an account as a store loads it: it knows the operations *tracked* and has counted nothing."""
+    return SavedAccount(
+        first_look=NOW - 60,
+        horizon=float("-inf"),
+        last_full_listing=NOW - 60,
+        totals=(0,) * len(TOTALS),
+        durations=Histogram(()),
+        tracked={each.operation.id: each for each in tracked},
+    )
+
+
+def restored(saved):
+    """Return the state of a new process that finds the account *saved*; None if nothing was saved."""
+    state = AccountState()
+    if saved is not None:
+        run_to_completion(state.restore(saved))
+    return state
 
 
 def view(state, **how):

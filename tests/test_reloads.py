@@ -18,7 +18,7 @@ from comms_exporter.collect.poller import Poller
 from comms_exporter.config import build_parser, load
 from comms_exporter.service import PollLoopEndedError, exporter, is_ours
 from comms_exporter.simulator import World, make_app
-from comms_exporter.store.sqlite import StoreError
+from comms_exporter.store.errors import StoreError
 
 SOAK = int(os.environ.get("SOAK", "1"))
 NAMES = [f"a{n}" for n in range(6)]

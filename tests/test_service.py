@@ -20,14 +20,15 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from process import CREDENTIALS, answer, exporter, scrape, until, unused_port
 
+from comms_exporter import service as service_module
 from comms_exporter.base.redaction import Redactor
 from comms_exporter.cli import _reload_on
 from comms_exporter.config import build_parser, load
 from comms_exporter.service import CannotStartError
 from comms_exporter.service import exporter as running
 from comms_exporter.simulator import Fate, Faults, World, make_app
-from comms_exporter.store import background as background_module
-from comms_exporter.store.sqlite import Store, StoreError
+from comms_exporter.store.errors import StoreError
+from comms_exporter.store.sqlite import SqliteStore
 
 SENT = [Fate(sent=0, delivered=0)]
 BARE = {"TWILIO_ACCOUNT_SID": "", "TWILIO_AUTH_TOKEN": ""}
@@ -517,7 +518,7 @@ class TestReloadUnderWay:
     async def test_a_state_that_is_locked_at_the_start_is_said_in_one_line(self, start, tmp_path, monkeypatch):
         async with start():
             pass
-        monkeypatch.setattr(background_module, "Store", partial(Store, patience=0.01))
+        monkeypatch.setattr(service_module, "SqliteStore", partial(SqliteStore, lock_timeout=0.01))
         with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as somebody:
             somebody.execute("BEGIN IMMEDIATE")
             with pytest.raises(CannotStartError, match=r"state\.db: database is locked"):

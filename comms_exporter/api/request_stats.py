@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from comms_exporter.collect.health import Histogram
+from comms_exporter.model.histogram import Histogram
 
 # Seconds. Most responses take tens of milliseconds; the slowest run into --api.timeout.
 REQUEST_BUCKETS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

@@ -1,58 +1,7 @@
 """How the collecting itself is going: what /metrics, the probes and the status page say about us."""
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
-
-
-class Histogram:
-    """A histogram with fixed upper *bounds*; each bucket remembers who last fell into it."""
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = tuple(bounds)
-        self.counts = [0] * (len(self.bounds) + 1)
-        self.sum = 0.0
-        self.exemplars: dict[int, Exemplar] = {}
-
-    def __eq__(self, other: object) -> bool:
-        """Whether both have counted the same; whom the buckets remember follows from that."""
-        return isinstance(other, Histogram) and (self.bounds, self.counts, self.sum) == (
-            other.bounds,
-            other.counts,
-            other.sum,
-        )
-
-    __hash__ = None  # type: ignore[assignment]  # it changes
-
-    def copy(self) -> "Histogram":
-        """Return a histogram that later observations leave alone."""
-        copy = Histogram(self.bounds)
-        copy.counts, copy.sum, copy.exemplars = self.counts.copy(), self.sum, self.exemplars.copy()
-        return copy
-
-    def restore(self, *, bounds: Sequence[float], counts: Sequence[int], sum: float) -> None:  # noqa: A002
-        """Go on from counts that were saved; those of other bounds go into the first bucket of ours that holds them."""
-        for bound, count in zip((*bounds, float("inf")), counts, strict=True):
-            self.counts[bisect_left(self.bounds, bound)] += count
-        self.sum += sum
-
-    def observe(self, value: float, exemplar: "Exemplar | None" = None) -> None:
-        """Count *value*, which falls into the first bucket whose bound is not below it."""
-        index = bisect_left(self.bounds, value)
-        self.counts[index] += 1
-        self.sum += value
-        if exemplar is not None:
-            self.exemplars[index] = exemplar
-
-
-class Exemplar(NamedTuple):
-    """The operation that last moved a counter, by how much, and when (seconds since the epoch)."""
-
-    operation_id: str
-    value: float
-    time: float
 
 
 @dataclass(slots=True)

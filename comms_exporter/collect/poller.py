@@ -19,9 +19,10 @@ from comms_exporter.api.retries import RetryBudget
 from comms_exporter.base.slices import SIZE, Steps, batched, run_in_slices
 from comms_exporter.base.times import iso
 from comms_exporter.collect.health import PollHealth, Problem
-from comms_exporter.collect.state import DAY, MARGIN, RETENTION, AccountState, Listing, Snapshot, View
+from comms_exporter.collect.state import DAY, MARGIN, RETENTION, AccountState, Listing, View
 from comms_exporter.model.operations import Operation
-from comms_exporter.store.sqlite import StateLostError, StoreError
+from comms_exporter.model.records import Snapshot
+from comms_exporter.store.errors import StateLostError, StoreError
 
 HOUR = 3600.0
 # A poll that does nothing for this long, beyond what it said it would wait, has died, not slowed down.
@@ -186,7 +187,7 @@ class Poller:
         return 0.0 if self.health.up else max(0.0, now - self.health.last_success_monotonic)
 
     def _mention_gap(self, sweep: Listing) -> None:
-        seen = self.state.seen
+        seen = self.state.last_full_listing
         if seen is not None and sweep.started - seen > RETENTION:
             self._log.warning(
                 "counts may be missing: nothing was seen for longer than Twilio keeps operations",
@@ -201,11 +202,11 @@ class Poller:
             try:
                 await self._save(snapshot)
             except StoreError as error:
-                self.state.not_saved(snapshot)
+                self.state.requeue(snapshot)
                 self._not_saved(error)
             except BaseException:
                 # Told to stop: whether it was saved is not known.
-                self.state.not_saved(snapshot)
+                self.state.requeue(snapshot)
                 raise
             else:
                 self._saved()
@@ -224,7 +225,7 @@ class Poller:
 
     def _not_saved(self, error: StoreError) -> None:
         if isinstance(error, StateLostError):
-            self.state.save_everything()
+            self.state.requeue_all()
         self.health.save_failures += 1
         say = self._log.debug if self._save_fails else self._log.error
         self._save_fails = True
@@ -270,7 +271,7 @@ class Poller:
         page = await self._client.operation(operation_id, budget)
         self._expect()
         if page is None:
-            self.state.lost(operation_id)
+            self.state.mark_gone(operation_id)
         else:
             ended = self._ended()
             listing = Listing({}, started=ended, ended=ended)

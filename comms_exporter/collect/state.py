@@ -10,22 +10,20 @@ from dataclasses import dataclass, field
 from itertools import islice
 from math import floor
 from operator import attrgetter, ge
-from typing import Any
 
 import msgspec
 
 from comms_exporter.base.slices import SIZE, Steps, batched
-from comms_exporter.collect.health import Exemplar, Histogram
+from comms_exporter.model.histogram import Exemplar, Histogram
 from comms_exporter.model.operations import STATS, STATUSES, Operation, Stats
-from comms_exporter.model.readings import REACHED, Reading, at_most, fallen, reached, reading_of
+from comms_exporter.model.readings import REACHED, Reading, at_most, fallen, reading_of
+from comms_exporter.model.records import TOTALS, Marks, SavedAccount, Snapshot, Tracked, marks_of
 
 DAY = 86400.0
 # Twilio returns an operation for 7 days after its creation; the margin is for clocks and laggards.
 RETENTION = 7 * DAY
 MARGIN = 3600.0
 
-# What totals count: emails that reached a stage, and operations that did.
-TOTALS = (*REACHED, "operations_created", "operations_completed", "operations_canceled")
 # Totals whose last mover is worth naming beside a spike.
 EXEMPLIFIED = ("undelivered", "failed")
 
@@ -36,8 +34,6 @@ DURATION_BUCKETS = (5, 15, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600, 6 * 3600
 MOST_UNKNOWN_STATUSES = 20
 OTHER = "OTHER"
 
-Marks = tuple[int, ...]
-
 _COMPLETED = TOTALS.index("operations_completed")
 _EXEMPLIFIED = frozenset(map(TOTALS.index, EXEMPLIFIED))
 _INDEXES = range(len(TOTALS))
@@ -45,32 +41,6 @@ _QUEUED = STATS.index("queued")
 _SCHEDULED = STATS.index("scheduled")
 _NOTHING: Marks = (0,) * len(TOTALS)
 _ID = attrgetter("id")
-
-
-class Tracked(msgspec.Struct, frozen=True, gc=False):
-    """One operation: the newest answer, how to read it, and what was higher in an earlier one.
-
-    *gone* says that the API answered 404: there is nothing to show or ask for until a listing returns it again.
-    """
-
-    operation: Operation
-    reading: Reading
-    # None where they are what the newest answer says, as nearly always: a million tuples would be 150 MB.
-    exceptional: Marks | None = None
-    gone: bool = False
-
-    @classmethod
-    def of(cls, operation: Operation, reading: Reading, marks: Marks, *, gone: bool = False) -> "Tracked":
-        """Return an operation of which *marks* were seen."""
-        said = _marks(operation.stats, operation.status, reading)
-        return cls(operation, reading, None if marks == said else marks, gone)
-
-    @property
-    def marks(self) -> Marks:
-        """The highest count ever seen of each of TOTALS."""
-        if self.exceptional is not None:
-            return self.exceptional
-        return _marks(self.operation.stats, self.operation.status, self.reading)
 
 
 @dataclass(slots=True)
@@ -90,22 +60,6 @@ class Listing:
     malformed: int = 0
     first_malformed: str = ""
     unknown: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What has to be saved of an account's state; later changes leave it alone.
-
-    *changed* are operations by their ids, None where one was forgotten.
-    """
-
-    first_look: float
-    horizon: float
-    seen: float
-    totals: tuple[int, ...]
-    durations: dict[str, Any]
-    tracked: int
-    changed: dict[str, Tracked | None]
 
 
 @dataclass(slots=True, eq=False)
@@ -146,7 +100,7 @@ class AccountState:
         # What was created before it may have been counted and forgotten; it never moves back.
         self.horizon = float("-inf")
         # When everything was last looked at.
-        self.seen: float | None = None
+        self.last_full_listing: float | None = None
         self._unsaved: dict[str, Tracked | None] = {}
         # What a view says of all operations, kept up with every change: a poll must not cost what a week has sent.
         self._by_status: Counter[str] = Counter()
@@ -177,7 +131,7 @@ class AccountState:
             # Twilio's times are whole seconds: what was created in this very second is new.
             self.first_look = floor(listing.started)
         if listing.sweep:
-            self.seen = listing.started
+            self.last_full_listing = listing.started
             yield from self._forget()
         self.unknown.update(listing.unknown)
         self.malformed += listing.malformed
@@ -189,40 +143,46 @@ class AccountState:
         """
         return operation.created < self.horizon and (self.first_look is not None or not operation.unfinished)
 
-    def lost(self, operation_id: str) -> None:
-        """Take over that the API no longer knows *operation_id*; its marks stay until its retention is over."""
+    def mark_gone(self, operation_id: str) -> None:
+        """Note that the API no longer knows *operation_id*; its marks stay until its retention is over."""
         known = self.tracked[operation_id]
         stats = known.operation.stats
         self._replace(known, stats, msgspec.structs.replace(known, gone=True), stats)
 
-    def restore(self, tracked: Iterable[Tracked]) -> None:
-        """Continue from the operations that were saved."""
-        for each in tracked:
-            self.tracked[each.operation.id] = each
-            self._enter(each, each.operation.stats)
-        self.restored = len(self.tracked)
+    def restore(self, saved: SavedAccount) -> Steps[None]:
+        """Continue from *saved*; the state must be new."""
+        self.first_look, self.horizon = saved.first_look, saved.horizon
+        self.last_full_listing = saved.last_full_listing
+        self.totals = list(saved.totals)
+        self.durations.add(saved.durations)
+        self.tracked = saved.tracked
+        self.restored = len(saved.tracked)
+        for batch in batched(self.tracked.values()):
+            for each in batch:
+                self._enter(each, each.operation.stats)
+            yield
 
     def snapshot(self) -> Snapshot | None:
-        """Return what is new since the last one; None before the first look."""
-        if self.first_look is None or self.seen is None:
+        """Return the changes since the last snapshot; None before the first look."""
+        if self.first_look is None or self.last_full_listing is None:
             return None
         changed, self._unsaved = self._unsaved, {}
         return Snapshot(
-            self.first_look,
-            self.horizon,
-            self.seen,
-            tuple(self.totals),
-            {"bounds": self.durations.bounds, "counts": self.durations.counts.copy(), "sum": self.durations.sum},
-            len(self.tracked),
-            changed,
+            first_look=self.first_look,
+            horizon=self.horizon,
+            last_full_listing=self.last_full_listing,
+            totals=tuple(self.totals),
+            durations=self.durations.copy(),
+            tracked=len(self.tracked),
+            changed=changed,
         )
 
-    def not_saved(self, snapshot: Snapshot) -> None:
-        """Take over that *snapshot* is not known to be where it belongs: the next one says it again."""
+    def requeue(self, snapshot: Snapshot) -> None:
+        """Include the changes of *snapshot* in the next one: it is not known to be saved."""
         self._unsaved = {**snapshot.changed, **self._unsaved}
 
-    def save_everything(self) -> None:
-        """Take over that what was saved is lost."""
+    def requeue_all(self) -> None:
+        """Make the next snapshot complete: the store has lost what was saved."""
         self._unsaved = {**self._unsaved, **self.tracked}
 
     def unfinished(self) -> Iterable[Operation]:
@@ -297,7 +257,7 @@ class AccountState:
             return
         stats = operation.stats
         reading = self._reading(stats, Reading.UNDECIDED)
-        said = _marks(stats, operation.status, reading)
+        said = marks_of(stats, operation.status, reading)
         if self.first_look is None or operation.created < self.first_look:
             # The upper bound, so that making up our mind later adds nothing that happened before the first look.
             marks = at_most(stats, reading) + said[len(REACHED) :]
@@ -312,7 +272,7 @@ class AccountState:
         before, stats = known.operation.stats, operation.stats
         reading = self._reading(stats, known.reading)
         old_marks = known.marks
-        said = _marks(stats, operation.status, reading)
+        said = marks_of(stats, operation.status, reading)
         marks = said if all(map(ge, said, old_marks)) else tuple(map(max, said, old_marks))
         self._count(old_marks, marks, operation, now)
         # A replica that lags may answer with the past: it can add what we never saw, not undo what we know.
@@ -327,7 +287,7 @@ class AccountState:
             )
             after = Tracked(operation, reading, None if marks == said else marks)
         else:
-            after, stats = Tracked.of(known.operation, reading, marks), before
+            after, stats = Tracked.with_marks(known.operation, reading, marks), before
         self._replace(known, before, after, stats)
 
     def _replace(self, before: Tracked, old: Stats, after: Tracked, new: Stats) -> None:
@@ -441,11 +401,6 @@ def _first(operations: list[Operation], limit: int) -> Steps[list[Operation]]:
         chosen |= some
         yield
     return [each for each in operations if each.id in chosen]
-
-
-def _marks(stats: Stats, status: str, reading: Reading) -> Marks:
-    """Return what an answer says of TOTALS: of its emails, and whether it was created, completed, canceled."""
-    return *reached(stats, reading), 1, int(status == "COMPLETED"), int(status == "CANCELED")
 
 
 def _precedence(operation: Operation) -> tuple[bool, float, str]:

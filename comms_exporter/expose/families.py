@@ -16,10 +16,12 @@ from prometheus_client.utils import floatToGoString
 from comms_exporter import __version__
 from comms_exporter.api.errors import REASONS
 from comms_exporter.api.request_stats import RequestStats
-from comms_exporter.collect.health import Exemplar, Histogram, PollHealth, Reloads
-from comms_exporter.collect.state import EXEMPLIFIED, TOTALS, AccountState, View
+from comms_exporter.collect.health import PollHealth, Reloads
+from comms_exporter.collect.state import EXEMPLIFIED, AccountState, View
+from comms_exporter.model.histogram import Exemplar, Histogram
 from comms_exporter.model.operations import STATS, STATUSES, Operation
 from comms_exporter.model.readings import REACHED, Reading
+from comms_exporter.model.records import TOTALS
 
 CACHED = "As of the last poll, see comms_exporter_last_poll_success_timestamp_seconds."
 # The codes that Twilio documents for these requests, and those it gives without saying so.

@@ -1,107 +1,140 @@
-"""Run a store in a background thread, so that the event loop never waits for a disk."""
+"""Run a store in a background thread, so that the event loop never waits for a disk or a network."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
-from comms_exporter.collect.state import AccountState, Snapshot
-from comms_exporter.model.readings import Reading
-from comms_exporter.store.sqlite import StateLostError, Store, StoreError
+from comms_exporter.model.records import SavedAccount, Snapshot
+from comms_exporter.store.errors import StateLostError, StoreError
+
+T = TypeVar("T")
 
 # How long the last saves may take in all, from the moment the process is told to stop.
 CLOSING_SECONDS = 2.0
 
 
-class BackgroundStore:
-    """Load and save states in a background thread, one call at a time; without *path*, do nothing."""
+class Store(Protocol):
+    """Keeps accounts in a database. All methods but interrupt() may block and are called from one thread.
 
-    def __init__(self, path: Path | None, log: FilteringBoundLogger) -> None:
-        self._path = path
+    Any method may raise a StoreError: nothing was loaded or saved, and the same call may succeed later. Opening a store
+    raises a StateInUseError, a kind of StoreError, if another process uses it.
+    """
+
+    def load(self, names: Collection[str]) -> dict[str, SavedAccount]:
+        """Return the saved accounts among *names*."""
+
+    def save(self, account: str, snapshot: Snapshot) -> None:
+        """Write *snapshot* as a whole or not at all; when this returns, it survives a crash.
+
+        A StateLostError, a kind of StoreError, means that the store lacks earlier saves of *account*, for example because
+        somebody replaced it. It is raised until a snapshot is complete.
+        """
+
+    def interrupt(self) -> None:
+        """Make the current call fail soon; called from another thread."""
+
+    def close(self) -> None:
+        """Let another process use the store."""
+
+
+class StatefulAccount(Protocol):
+    """An account whose changes are saved, see AccountState."""
+
+    def snapshot(self) -> Snapshot | None:
+        """Return the changes since the last snapshot."""
+
+    def requeue(self, snapshot: Snapshot) -> None:
+        """Include the changes of *snapshot*, which was not saved, in the next one."""
+
+    def requeue_all(self) -> None:
+        """Make the next snapshot complete."""
+
+
+class BackgroundStore:
+    """Load and save accounts in a background thread, one call at a time; without *open_store*, do nothing.
+
+    *open_store* takes the deadline, a function: nothing may start or wait later than it says, on the monotonic clock.
+    """
+
+    def __init__(self, open_store: Callable[[Callable[[], float]], Store] | None, *, log: FilteringBoundLogger) -> None:
+        self._open_store = open_store
         self._log = log
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._store: Store | None = None
-        # On the monotonic clock: nothing starts or waits for a lock later than this.
         self._deadline = float("inf")
 
     async def open(self) -> None:
         """Open the store; StateInUseError and StoreError say why that is impossible."""
-        if self._path is None:
+        if self._open_store is None:
             self._log.warning("no state file: counters are lost at a restart")
-            return
-        await self._run(self._open, self._path)
+        else:
+            await self._run(self._open)
 
-    def _open(self, path: Path) -> None:
+    def _open(self) -> None:
         # Assigned in the thread, so that close() finds the store even if open() was cancelled.
-        self._store = Store(path, until=lambda: self._deadline)
+        if self._open_store is not None:
+            self._store = self._open_store(lambda: self._deadline)
 
-    async def load(self, names: Sequence[str], forced_reading: Reading | None) -> dict[str, AccountState]:
-        """Return the states of the accounts *names*; accounts without a saved state get a new one."""
-        states = {name: AccountState(forced_reading=forced_reading) for name in names}
-        if self._store is not None and states:
-            await self._run(self._store.load, states)
-            self._log_damage("state file is unreadable: renamed it and starting over")
-        return states
+    async def load(self, names: Collection[str]) -> dict[str, SavedAccount]:
+        """Return the saved accounts among *names*."""
+        if self._store is None or not names:
+            return {}
+        return await self._run(partial(self._store.load, names))
 
-    def saver(self, name: str) -> Callable[[Snapshot], Awaitable[None]] | None:
-        """Return a function that saves snapshots of the account *name*; None without a store."""
-        return None if self._store is None else partial(self._save, self._store, name)
+    def saver(self, account: str) -> Callable[[Snapshot], Awaitable[None]] | None:
+        """Return a function that saves snapshots of *account*; None without a store."""
+        return None if self._store is None else partial(self._save, self._store, account)
 
-    async def _save(self, store: Store, name: str, snapshot: Snapshot) -> None:
-        try:
-            await self._run(store.save, name, snapshot)
-        finally:
-            self._log_damage("state file is damaged: renamed it and saving everything again")
-
-    def _log_damage(self, event: str) -> None:
-        store = self._store
-        if store is not None and store.put_aside is not None:
-            self._log.error(event, renamed_to=str(store.put_aside), error=store.why)
-            store.put_aside = None
+    async def _save(self, store: Store, account: str, snapshot: Snapshot) -> None:
+        await self._run(partial(store.save, account, snapshot))
 
     def stop(self) -> None:
         """Finish within CLOSING_SECONDS from now."""
         self._deadline = min(self._deadline, time.monotonic() + CLOSING_SECONDS)
 
-    def close(self, states: Mapping[str, AccountState]) -> None:
-        """Finish the current call, save the changes in *states*, and close the store.
+    def close(self, accounts: Mapping[str, StatefulAccount]) -> None:
+        """Finish the current call, save the changes of *accounts*, and close the store.
 
-        Calls that take too long are interrupted: the store keeps its previous save, and the next start counts the rest.
+        Calls that take too long are interrupted: the store keeps the previous save, and the next start counts the rest.
         """
         self.stop()
         # Scrapes that were still being answered must not use up the time for the last save.
         self._deadline = max(self._deadline, time.monotonic() + CLOSING_SECONDS / 2)
-        closing = self._thread.submit(self._finish, states)
+        closing = self._thread.submit(self._finish, accounts)
         while not wait([closing], timeout=max(0.1, self._deadline - time.monotonic())).done:
             if self._store is not None:
                 self._store.interrupt()
         self._thread.shutdown()
         closing.result()
 
-    def _finish(self, states: Mapping[str, AccountState]) -> None:
+    def _finish(self, accounts: Mapping[str, StatefulAccount]) -> None:
         store = self._store
         if store is None:
             return
         try:
-            for name, state in states.items():
-                snapshot = state.snapshot()
-                if snapshot is None or not snapshot.changed:
-                    continue
-                try:
-                    store.save(name, snapshot)
-                except StateLostError:
-                    state.not_saved(snapshot)
-                    state.save_everything()
-                    store.save(name, state.snapshot() or snapshot)
+            for name, account in accounts.items():
+                _save_changes(store, name, account)
         except StoreError as error:
             self._log.error("last save failed: the next start counts the unsaved changes again", error=str(error))
         finally:
             store.close()
 
-    async def _run(self, call: Callable[..., None], *arguments: Any) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+
+def _save_changes(store: Store, name: str, account: StatefulAccount) -> None:
+    snapshot = account.snapshot()
+    if snapshot is None or not snapshot.changed:
+        return
+    try:
+        store.save(name, snapshot)
+    except StateLostError:
+        account.requeue(snapshot)
+        account.requeue_all()
+        store.save(name, account.snapshot() or snapshot)

@@ -9,13 +9,14 @@ from api.test_doubts import LISTING, page, strange_house
 from api.test_fuzz import SOAK
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operations import NOW, as_json, operation
+from operations import NOW, as_json, operation, saved_account
 
 from comms_exporter.api import payloads as models
 from comms_exporter.api.client import MAX_ERROR_BYTES, MAX_OPERATION_BYTES, MAX_PAGE_BYTES
 from comms_exporter.api.payloads import MAX_JSON_VALUES, BadPayloadError, decode, read_page
-from comms_exporter.collect.state import Tracked
+from comms_exporter.base.slices import run_to_completion
 from comms_exporter.model.readings import Reading
+from comms_exporter.model.records import Tracked
 
 MIB = 2**20
 WEEK = 7 * 86400.0
@@ -79,7 +80,8 @@ class TestOperations:
             [page(*saved), page(*saved, *(operation(f"n{n}", total=1) for n in range(100))), page(operation("x"))]
         )
         async with strange_house(lambda _: next(answers), max_tracked_operations=10) as home:
-            home.poller.state.restore([Tracked(each, Reading.UNDECIDED) for each in saved])
+            tracked = [Tracked(each, Reading.UNDECIDED) for each in saved]
+            run_to_completion(home.poller.state.restore(saved_account(*tracked)))
             await home.poll()
             await home.poll()
             assert (None, 200) == (problem_of(home), len(home.poller.state.tracked))

@@ -9,14 +9,14 @@ from api.test_doubts import page, samples, strange_house
 from api.test_fuzz import SOAK
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from operations import NOW, operation
+from operations import NOW, operation, saved_account
 
 from comms_exporter.api.classification import parse_retry_after
 from comms_exporter.api.payloads import BadPayloadError, read_page
 from comms_exporter.base.slices import run_to_completion
 from comms_exporter.base.times import EARLIEST, LATEST, as_utc, is_representable, iso, rfc3339
-from comms_exporter.collect.state import Tracked
 from comms_exporter.model.readings import Reading
+from comms_exporter.model.records import Tracked
 from comms_exporter.service import _rows
 from comms_exporter.web.status_page.model import Status
 from comms_exporter.web.status_page.render import render_page
@@ -86,13 +86,12 @@ class TestOperations:
     async def test_a_state_that_already_holds_such_a_time_is_polled_and_shown(self):
         """Version 0.1.0 kept it: a start with its state must not die."""
         async with strange_house(lambda _: listing()) as home:
-            home.poller.state.restore(
-                [
-                    _tracked("a", created=LATEST + 86340.0),
-                    _tracked("b", created=EARLIEST - 86340.0),
-                    _tracked("c", created=float("inf")),
-                ]
+            saved = saved_account(
+                _tracked("a", created=LATEST + 86340.0),
+                _tracked("b", created=EARLIEST - 86340.0),
+                _tracked("c", created=float("inf")),
             )
+            run_to_completion(home.poller.state.restore(saved))
             await home.poll()
             assert home.poller.health.up
             assert "0001-01-01T00:00:00+00:00" in status_page_of(home)

@@ -7,11 +7,12 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from operations import NOW, apply, listing, view
+from operations import NOW, apply, listing, restored, saved_account, view
 
-from comms_exporter.collect.state import MARGIN, RETENTION, TOTALS, AccountState
+from comms_exporter.collect.state import MARGIN, RETENTION, AccountState
 from comms_exporter.model.operations import STATS, Operation, pack
-from comms_exporter.store.sqlite import Store
+from comms_exporter.model.records import TOTALS
+from comms_exporter.store.sqlite import SqliteStore
 
 # What an email can go through, as stages that come after each other.
 LIVES = (
@@ -114,13 +115,17 @@ class Eyewitness:
         return copy
 
 
+def fail(renamed_to, reason):
+    raise AssertionError(f"{renamed_to}: {reason}")
+
+
 class Counters(RuleBasedStateMachine):
     """A week of an account's life, with an exporter that is lied to, restarted, killed and sent on leave."""
 
     def __init__(self):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.store = Store(Path(self.folder.name, "state.db"))
+        self.store = SqliteStore(Path(self.folder.name, "state.db"), on_damage=fail)
         self.now = NOW
         self.sent = []
         self.state = AccountState()
@@ -213,11 +218,8 @@ class Counters(RuleBasedStateMachine):
     def crash(self):
         """Whatever was not saved is forgotten, by both."""
         self.store.close()
-        self.store = Store(Path(self.folder.name, "state.db"))
-        assert self.store.put_aside is None
-        states = {"shop": AccountState()}
-        self.store.load(states)
-        self.state = states["shop"]
+        self.store = SqliteStore(Path(self.folder.name, "state.db"), on_damage=fail)
+        self.state = restored(self.store.load(["shop"]).get("shop"))
         self.witness = self.saved.copy()
         self.shown = self.witness.totals()
 
@@ -227,8 +229,7 @@ class Counters(RuleBasedStateMachine):
 
     @invariant()
     def the_view_is_what_a_count_of_everything_says(self):
-        afresh = AccountState()
-        afresh.restore(self.state.tracked.values())
+        afresh = restored(saved_account(*self.state.tracked.values()))
         views = [view(state, now=self.now, active_window=HOUR, limit=3) for state in (self.state, afresh)]
         assert sorted(each.id for each in views[0].exposed) == sorted(each.id for each in views[1].exposed)
         for name in ("hidden", "queued", "scheduled", "by_status", "by_reading", "oldest_unfinished"):

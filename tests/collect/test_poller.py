@@ -12,7 +12,7 @@ from comms_exporter.api.errors import ConnectionLostError, ThrottledError
 from comms_exporter.api.rate_limiter import RateLimiter
 from comms_exporter.collect.poller import requests_per_hour
 from comms_exporter.simulator import Dialect, Fate
-from comms_exporter.store.sqlite import StateLostError, StoreError
+from comms_exporter.store.errors import StateLostError, StoreError
 
 DAY = 24 * HOUR
 SENT = Fate(sent=1, delivered=2)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from operations import NOW
 from yarl import URL
 
-from comms_exporter.collect.state import TOTALS
 from comms_exporter.model.readings import REACHED
+from comms_exporter.model.records import TOTALS
 from comms_exporter.simulator import Dialect, Fate, make_app
 
 SOAK = int(os.environ.get("SOAK", "1"))

@@ -3,8 +3,10 @@
 import pytest
 from operations import NOW, apply, listing, operation, view
 
-from comms_exporter.collect.health import Exemplar
-from comms_exporter.collect.state import DAY, MARGIN, RETENTION, TOTALS, AccountState, Reading
+from comms_exporter.collect.state import DAY, MARGIN, RETENTION, AccountState
+from comms_exporter.model.histogram import Exemplar
+from comms_exporter.model.readings import Reading
+from comms_exporter.model.records import TOTALS
 
 MINUTE = 60.0
 
@@ -215,13 +217,13 @@ class TestForgetting:
         apply(state, listing(sweep=True, at=NOW + 9 * DAY))
         assert "a" in state.tracked
 
-        state.lost("a")
+        state.mark_gone("a")
         apply(state, listing(sweep=True, at=NOW + 9 * DAY))
         assert "a" not in state.tracked
 
     def test_one_that_the_api_lost_too_early_counts_on_when_it_returns(self, state):
         apply(state, listing(operation(total=2, sent=1)))
-        state.lost("a")
+        state.mark_gone("a")
         assert [] == list(state.unfinished())
 
         apply(state, listing(operation(total=2, sent=2)))
@@ -298,7 +300,7 @@ class TestView:
 
     def test_what_the_api_has_lost_is_not_shown(self, state):
         apply(state, listing(operation(total=5, queued=5)))
-        state.lost("a")
+        state.mark_gone("a")
 
         shown = self.view(state)
 

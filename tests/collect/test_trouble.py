@@ -10,8 +10,8 @@ from operations import NOW, page_of
 from prometheus_client.parser import text_string_to_metric_families
 
 from comms_exporter.collect.health import Reloads
-from comms_exporter.collect.state import TOTALS
 from comms_exporter.expose.exposition import Exposition
+from comms_exporter.model.records import TOTALS
 from comms_exporter.simulator import Dialect
 
 SOAK = int(os.environ.get("SOAK", "1"))

@@ -18,12 +18,13 @@ from prometheus_client.core import CollectorRegistry
 
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.slices import SIZE, batched, run_to_completion
-from comms_exporter.collect.health import Histogram, PollHealth, Problem, Reloads
+from comms_exporter.collect.health import PollHealth, Problem, Reloads
 from comms_exporter.collect.state import View
 from comms_exporter.expose import segments as segments_module
 from comms_exporter.expose.exposition import KEEP_SECONDS, Exposition
 from comms_exporter.expose.families import operation_texts
 from comms_exporter.expose.segments import CHUNK, regroup
+from comms_exporter.model.histogram import Histogram
 
 
 def account(*operations):

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 from damage import fuzz
-from operations import NOW, apply, listing, operation
+from operations import NOW, apply, listing, operation, restored
 
 from comms_exporter.collect.state import AccountState
 from comms_exporter.model.readings import Reading
-from comms_exporter.store import sqlite as store_module
-from comms_exporter.store.sqlite import APPLICATION_ID, StateInUseError, StateLostError, Store, StoreError
+from comms_exporter.store import rows, schema, sqlite
+from comms_exporter.store.errors import StateInUseError, StateLostError, StoreError
+from comms_exporter.store.sqlite import SqliteStore
 
 SOAK = int(os.environ.get("SOAK", "1"))
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -30,14 +31,29 @@ HISTORY = [
 ]
 
 
+class Damage:
+    """Remembers what a store reports about a damaged file."""
+
+    renamed_to = None
+    reason = ""
+
+    def __call__(self, renamed_to, reason):
+        self.renamed_to, self.reason = renamed_to, reason
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "deep" / "state.db"
 
 
 @pytest.fixture
-def store(path):
-    store = Store(path, clock=lambda: NOW)
+def damage():
+    return Damage()
+
+
+@pytest.fixture
+def store(path, damage):
+    store = SqliteStore(path, clock=lambda: NOW, on_damage=damage)
     yield store
     store.close()
 
@@ -48,7 +64,7 @@ def state():
     state = AccountState()
     apply(state, listing(operation("before", status="COMPLETED", created=NOW - 99), sweep=True, at=NOW - 60))
     apply(state, listing(*HISTORY))
-    state.lost("c")
+    state.mark_gone("c")
     return state
 
 
@@ -67,14 +83,15 @@ def saved(store, state, name="shop"):
 
 
 def loaded(path, *names):
-    """Return the states of accounts as a new process finds them, and where the old file went if it was bad."""
-    store = Store(path, clock=lambda: NOW)
+    """Return the states of accounts as a new process finds them, and the new name of the file if it was damaged."""
+    damage = Damage()
+    store = SqliteStore(path, clock=lambda: NOW, on_damage=damage)
     try:
-        states = {name: AccountState() for name in names or ("shop",)}
-        store.load(states)
+        names = names or ("shop",)
+        saved = store.load(names)
     finally:
         store.close()
-    return states, store.put_aside
+    return {name: restored(saved.get(name)) for name in names}, damage.renamed_to
 
 
 def memory(state):
@@ -85,7 +102,7 @@ def memory(state):
         state.totals,
         state.first_look,
         state.horizon,
-        state.seen,
+        state.last_full_listing,
         (durations.bounds, durations.counts, durations.sum),
     )
 
@@ -114,12 +131,12 @@ class TestSaving:
         log = path.with_name("state.db-wal")
         apply(state, listing(*[operation(f"more {n}", total=1) for n in range(100_000)]))
         saved(store, state)
-        assert log.stat().st_size > store_module._LARGEST_LOG
+        assert log.stat().st_size > sqlite._MAX_WAL_BYTES
         for n in range(3):
             apply(state, listing(operation("a", updated=NOW + 50 + n, total=5, sent=5 + n)))
             saved(store, state)
 
-        assert log.stat().st_size <= store_module._LARGEST_LOG
+        assert log.stat().st_size <= sqlite._MAX_WAL_BYTES
 
     def test_what_is_forgotten_is_removed(self, store, state, path):
         saved(store, state)
@@ -155,21 +172,13 @@ class TestSaving:
 
         assert before == repr(snapshot)
 
-    def test_a_reading_that_is_forced_stays_forced(self, store, state, path):
-        saved(store, state)
-        states = {"shop": AccountState(forced_reading=Reading.EXCLUSIVE)}
-
-        store.load(states)
-
-        assert states["shop"].forced_reading is Reading.EXCLUSIVE
-
     def test_all_or_nothing(self, store, state, path, monkeypatch):
         """A save that fails half-way has not happened."""
         saved(store, state)
         before = memory(loaded_beside(path))
         apply(state, listing(operation("a", updated=NOW + 50, total=5, sent=5), operation("d", total=9)))
-        original = store_module._row
-        monkeypatch.setattr(store_module, "_row", lambda *args: fail() if "d" in repr(args) else original(*args))
+        original = rows.operation_row
+        monkeypatch.setattr(rows, "operation_row", lambda *args: fail() if "d" in repr(args) else original(*args))
 
         with pytest.raises(StoreError, match="disk is full"):
             store.save("shop", state.snapshot())
@@ -186,14 +195,12 @@ def fail():
 def loaded_beside(path):
     """Return what another reader of the file sees."""
     with database(path) as connection:
-        return store_module._load(connection, "shop", AccountState())
+        return restored(sqlite._load(connection, "shop"))
 
 
 def opened_by_another_process(path):
     """Return what it complains about."""
-    script = (
-        "import sys, pathlib; from comms_exporter.store.sqlite import Store; Store(pathlib.Path(sys.argv[1])).close()"
-    )
+    script = "import sys, pathlib; from comms_exporter.store.sqlite import SqliteStore; SqliteStore(pathlib.Path(sys.argv[1])).close()"
     run = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
     return run.stderr
 
@@ -202,7 +209,7 @@ class TestOpening:
     def test_a_second_process_is_refused(self, store, path):
         assert f"StateInUseError: {path} is in use by another process" in opened_by_another_process(path)
         with pytest.raises(StateInUseError):
-            Store(path)
+            SqliteStore(path)
 
     def test_others_may_read_it_meanwhile(self, store, state, path):
         saved(store, state)
@@ -426,8 +433,8 @@ class TestOpening:
     def test_one_of_an_earlier_version_is_brought_forward(self, store, state, path, monkeypatch):
         saved(store, state)
         store.close()
-        later = (*store_module.MIGRATIONS, "ALTER TABLE accounts ADD COLUMN color TEXT", "CREATE TABLE more (x)")
-        monkeypatch.setattr(store_module, "MIGRATIONS", later)
+        later = (*schema.MIGRATIONS, "ALTER TABLE accounts ADD COLUMN color TEXT", "CREATE TABLE more (x)")
+        monkeypatch.setattr(schema, "MIGRATIONS", later)
 
         states, aside = loaded(path)
 
@@ -435,14 +442,14 @@ class TestOpening:
         assert memory(state) == memory(states["shop"])
         with database(path) as connection:
             assert [(len(later),)] == connection.execute("PRAGMA user_version").fetchall()
-            assert [(APPLICATION_ID,)] == connection.execute("PRAGMA application_id").fetchall()
+            assert [(schema.APPLICATION_ID,)] == connection.execute("PRAGMA application_id").fetchall()
 
     @pytest.mark.parametrize("name", ["", "file/state.db"])
     def test_a_place_where_no_file_can_be_is_said(self, tmp_path, name):
         (tmp_path / "file").touch()
 
         with pytest.raises(StoreError, match=str(tmp_path)):
-            Store(tmp_path / name)
+            SqliteStore(tmp_path / name)
 
 
 class TestTrouble:
@@ -454,7 +461,7 @@ class TestTrouble:
             connection.execute("BEGIN EXCLUSIVE")
 
             with pytest.raises(StoreError, match="locked"):
-                Store(path, patience=0)
+                SqliteStore(path, lock_timeout=0)
 
         assert memory(state) == memory(loaded(path)[0]["shop"])
 
@@ -465,7 +472,7 @@ class TestTrouble:
 
         with pytest.raises(StateLostError, match="removed or replaced"):
             store.save("shop", state.snapshot())
-        state.save_everything()
+        state.requeue_all()
         saved(store, state)
         store.close()
 
@@ -483,7 +490,7 @@ class TestTrouble:
 
         with pytest.raises(StateLostError):
             store.save("shop", state.snapshot())
-        state.save_everything()
+        state.requeue_all()
         saved(store, state)
         store.close()
 
@@ -497,7 +504,7 @@ class TestTrouble:
         snapshot = state.snapshot()
         with pytest.raises(StoreError, match="full"):
             store.save("shop", snapshot)
-        state.not_saved(snapshot)
+        state.requeue(snapshot)
         # The next connection has no such limit.
         saved(store, state)
         store.close()
@@ -520,8 +527,8 @@ class TestTrouble:
             for _ in range(2):  # whoever did not hear it the first time, because it was cancelled, hears it again
                 with pytest.raises(StateLostError):
                     store.save(name, snapshot)
-            each.not_saved(snapshot)
-            each.save_everything()
+            each.requeue(snapshot)
+            each.requeue_all()
             saved(store, each, name)
         store.close()
 
@@ -529,15 +536,15 @@ class TestTrouble:
         assert memory(state) == memory(states["shop"])
         assert memory(other) == memory(states["other"])
 
-    def test_accounts_that_run_are_told_when_loading_another_puts_the_file_aside(self, store, state, path):
+    def test_accounts_that_run_are_told_when_loading_another_finds_damage(self, store, state, path, damage):
         saved(store, state)
         with database(path) as connection:
             connection.execute("INSERT INTO accounts VALUES ('broken', 1, 1, 1, 'noise', '{}')")
 
-        store.load({"broken": AccountState()})
+        assert {} == store.load(["broken"])
         apply(state, listing(operation("late", total=1)))
 
-        assert store.put_aside is not None
+        assert damage.renamed_to is not None
         with pytest.raises(StateLostError):
             store.save("shop", state.snapshot())
 
@@ -545,15 +552,13 @@ class TestTrouble:
         saved(store, state)
         # As a save that failed leaves it.
         store._disconnect()
-        store._patience = 0.01
+        store._lock_timeout = 0.01
         with database(path) as connection:
             connection.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreError, match="locked"):
-                store.load({"shop": AccountState()})
-        states = {"shop": AccountState()}
-        store.load(states)
+                store.load(["shop"])
 
-        assert memory(state) == memory(states["shop"])
+        assert memory(state) == memory(restored(store.load(["shop"])["shop"]))
 
     def test_damage_where_nothing_can_be_renamed_is_a_save_that_failed(self, store, state, path, monkeypatch):
         saved(store, state)
@@ -572,10 +577,10 @@ class TestTrouble:
                 snapshot = state.snapshot()
                 with pytest.raises(StoreError, match="Permission denied"):
                     store.save("shop", snapshot)
-                state.not_saved(snapshot)
+                state.requeue(snapshot)
         with pytest.raises(StateLostError):
             store.save("shop", state.snapshot())
-        state.save_everything()
+        state.requeue_all()
         saved(store, state)
         store.close()
 
@@ -589,7 +594,7 @@ class TestTrouble:
         with no_file_longer_than(full), pytest.raises(StoreError, match="I/O") as failure:
             store.save("shop", snapshot)
         assert StoreError is failure.type
-        state.not_saved(snapshot)
+        state.requeue(snapshot)
         apply(state, listing(operation("later", total=1)))
         snapshot = state.snapshot()
 
@@ -619,7 +624,7 @@ class TestTrouble:
         try:
             saved(store, state)
         except StateLostError:
-            state.save_everything()
+            state.requeue_all()
             saved(store, state)
         killed = copied(path)
         assert memory(state) == memory(loaded(killed)[0]["shop"])
@@ -631,7 +636,7 @@ class TestTrouble:
 
         with pytest.raises(StateLostError):
             store.save("shop", state.snapshot())
-        state.save_everything()
+        state.requeue_all()
         saved(store, state)
         store.close()
 
@@ -681,24 +686,24 @@ class TestEmptiness:
         else:
             harmed.unlink()
 
-        store = Store(killed)
+        damage = Damage()
+        SqliteStore(killed, on_damage=damage).close()
 
-        assert store.put_aside is not None
-        assert store.why
-        store.close()
+        assert damage.renamed_to is not None
+        assert damage.reason
 
     def test_an_empty_file(self, path):
         path.parent.mkdir()
         path.touch()
 
-        store = Store(path)
+        damage = Damage()
+        SqliteStore(path, on_damage=damage).close()
 
-        assert "the file is empty" == store.why
-        store.close()
+        assert "the file is empty" == damage.reason
 
     def test_a_disk_that_is_full_from_the_start_leaves_nothing_that_looks_emptied(self, path):
         with no_file_longer_than(1000), pytest.raises(StoreError):
-            Store(path)
+            SqliteStore(path)
 
         assert ["state.db.lock"] == [each.name for each in path.parent.iterdir()]
         assert loaded(path)[1] is None
@@ -716,7 +721,7 @@ class TestStrangers:
     @pytest.mark.usefixtures("umask")
     def test_what_is_made_is_ours_alone(self, state, tmp_path):
         path = tmp_path / "new" / "deep" / "state.db"
-        store = Store(path)
+        store = SqliteStore(path)
         saved(store, state)
 
         made = [path.parent.parent, path.parent, *path.parent.iterdir()]
@@ -740,7 +745,7 @@ class TestStrangers:
         planted.symlink_to(target)
 
         with pytest.raises(StoreError, match=f"{planted} is a symbolic link"):
-            Store(tmp_path / "state.db")
+            SqliteStore(tmp_path / "state.db")
         assert not target.exists()
 
     def test_a_file_of_somebody_else_is_not_touched_through_a_link(self, tmp_path):
@@ -758,7 +763,7 @@ class TestStrangers:
         os.mkfifo(tmp_path / "state.db")
 
         with pytest.raises(StoreError, match="not a regular file"):
-            Store(tmp_path / "state.db")
+            SqliteStore(tmp_path / "state.db")
 
     @pytest.mark.parametrize("way", ["symlink_to", "hardlink_to"])
     def test_a_second_process_is_refused_by_any_name(self, store, path, tmp_path, way):
@@ -777,7 +782,7 @@ class TestStrangers:
         saved(store, state)
 
     def test_one_that_was_put_in_its_place_is_locked_too(self, store, state, path, tmp_path):
-        Store(tmp_path / "new.db").close()
+        SqliteStore(tmp_path / "new.db").close()
         (tmp_path / "new.db").rename(path)
         saved(store, state)
         path.with_name("state.db.lock").unlink()
