@@ -1,4 +1,4 @@
-"""Whatever the API answers, a poll ends with a reason, counts what is good, and leaves a page that Prometheus can read."""
+"""Whatever the API sends, a poll ends, counts the valid operations, and leaves a page that Prometheus can read."""
 
 import asyncio
 import gzip
@@ -37,7 +37,7 @@ LINE = re.compile(
 
 
 class Wire:
-    """An API that sends, for one request after the other, these very bytes, and then closes; the last answer repeats."""
+    """An API that sends one of *answers*, bytes, for each request, and closes the connection; the last one repeats."""
 
     def __init__(self):
         self.answers = []
@@ -67,7 +67,7 @@ async def wired_house(serve):
 
 
 def say(body, *, status=200, headers=(), length=True):
-    """Return *body* as an answer on the wire."""
+    """Return an HTTP response with *body* as bytes."""
     lines = [f"HTTP/1.1 {status} Whatever", f"Date: {formatdate(NOW, usegmt=True)}"]
     lines += [f"Content-Length: {len(body)}"] * length
     lines += [f"{name}: {value}" for name, value in headers]
@@ -85,8 +85,8 @@ def mail(*names):
     ]
 
 
-class Promise:
-    """What holds after every poll, whatever was answered."""
+class Invariants:
+    """What must hold after every poll, whatever the API sends."""
 
     def __init__(self, home):
         self._home = home
@@ -105,7 +105,7 @@ class Promise:
         assert all(now >= before for now, before in zip(totals, self._before, strict=True))
         self._before = list(totals)
 
-    def page_is_whole(self):
+    def check_page(self):
         for openmetrics, parse in ((False, parse_text), (True, parse_openmetrics)):
             page = page_of(self._page, openmetrics=openmetrics).decode()
             assert [] == [line for line in page.removesuffix("\n").split("\n") if not LINE.fullmatch(line)]
@@ -116,7 +116,7 @@ class Promise:
             assert shown == {name for family, name in samples if family == "comms_email_operation_status"}
 
 
-# Values that no operation should have, as they stand in JSON.
+# JSON values that no operation should have.
 odd_json = st.one_of(
     st.sampled_from(
         [
@@ -144,9 +144,9 @@ places = st.sampled_from(
 
 
 @st.composite
-def spoiled_operations(draw):
-    """One operation as JSON with up to three members that are odd, missing, or there twice."""
-    raw = as_json(mail("spoiled")[0])
+def malformed_operations(draw):
+    """Return one operation as JSON with up to three members that are odd, missing or duplicate."""
+    raw = as_json(mail("malformed")[0])
     inserted = {}
     for number in range(draw(st.integers(1, 3))):
         mark = f"@{number}@"
@@ -165,7 +165,7 @@ def spoiled_operations(draw):
         inserted[f'"{mark}"'] = draw(odd_json)
         holder[name] = mark
         if way == "twice":
-            # The same member again, in front of it: JSON leaves it open which one counts.
+            # The duplicate comes first: JSON does not define which one counts.
             inserted[f'"{mark}"'] += f', "{name}": ' + draw(odd_json)
     text = json.dumps(raw)
     for mark, odd in inserted.items():
@@ -173,34 +173,40 @@ def spoiled_operations(draw):
     return text
 
 
-class TestOnePoorOperation:
+class TestMalformedOperations:
     @settings(max_examples=60 * SOAK, deadline=None)
-    @given(poor=spoiled_operations(), place=st.integers(0, 3))
-    async def test_the_others_of_its_page_are_counted(self, poor, place):
-        """One entry, however odd, costs itself at most."""
+    @given(malformed=malformed_operations(), place=st.integers(0, 3))
+    async def test_the_other_operations_of_the_page_are_counted(self, malformed, place):
+        """A malformed entry is skipped at most."""
         good = [json.dumps(as_json(each)) for each in mail("a", "b", "c")]
-        body = '{"operations": [' + ", ".join([*good[:place], poor, *good[place:]]) + '], "pagination": {"next": null}}'
+        body = (
+            '{"operations": ['
+            + ", ".join([*good[:place], malformed, *good[place:]])
+            + '], "pagination": {"next": null}}'
+        )
         wire = Wire()
         async with wired_house(wire.serve) as home:
             wire.answers = [say(text_of().encode()), say(body.encode())]
-            promise = Promise(home)
-            await promise.poll()
-            await promise.poll()
+            invariants = Invariants(home)
+            await invariants.poll()
+            await invariants.poll()
 
             state = home.poller.state
             assert home.poller.health.up
             assert {"a", "b", "c"} <= state.tracked.keys()
             assert len(state.tracked) + state.malformed <= 4
             others = [each.marks[0] for name, each in state.tracked.items() if name not in {"a", "b", "c"}]
-            # One that claims to be older than the first look is followed and not counted.
+            # One that claims to be older than the first poll is tracked and not counted.
             assert home.totals["total"] in {9, 9 + sum(others)}
-            promise.page_is_whole()
+            invariants.check_page()
 
 
-class TestAnAnswerThatBreaksOff:
-    @pytest.mark.parametrize("how", ["said to be whole", "with its length", "without a length", "in chunks", "gzipped"])
-    async def test_at_every_place(self, how):
-        """However far an answer came, it is applied whole or not at all."""
+class TestTruncatedResponses:
+    @pytest.mark.parametrize(
+        "how", ["with a wrong length", "with its length", "without a length", "in chunks", "gzipped"]
+    )
+    async def test_a_truncated_response_is_never_applied(self, how):
+        """Wherever the response is cut, it counts completely or not at all."""
         body = text_of(*mail("a", "b")).encode()
         headers = []
         if how == "in chunks":
@@ -213,30 +219,30 @@ class TestAnAnswerThatBreaksOff:
         wire = Wire()
         async with wired_house(wire.serve) as home:
             wire.answers = [say(text_of().encode())]
-            promise = Promise(home)
-            await promise.poll()
+            invariants = Invariants(home)
+            await invariants.poll()
             for cut in range(0, len(whole), max(1, 7 // SOAK)):
-                wire.answers = [say(body[:cut]) if how == "said to be whole" else whole[:cut]]
-                if how == "said to be whole" and cut >= len(body):
+                wire.answers = [say(body[:cut]) if how == "with a wrong length" else whole[:cut]]
+                if how == "with a wrong length" and cut >= len(body):
                     break
-                await promise.poll()
+                await invariants.poll()
                 assert home.poller.health.problem.reason in {"connection", "bad_payload"}
                 assert {} == home.poller.state.tracked
-            promise.page_is_whole()
+            invariants.check_page()
 
             wire.answers = [whole]
-            await promise.poll()
+            await invariants.poll()
             assert {"a", "b"} == home.poller.state.tracked.keys()
 
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
 
 
-class TestHowBytesAreToBeRead:
+class TestEncodings:
     @pytest.mark.parametrize("encoding", [*ENCODINGS, "latin-1", "cp037"])
     @pytest.mark.parametrize("packed", [None, "gzip", "deflate", "raw deflate"])
-    async def test_whatever_json_may_be_written_in_is_read(self, encoding, packed):
-        """Every encoding of Unicode can be told from JSON's first bytes; the others are no JSON."""
+    async def test_reads_every_encoding_of_unicode(self, encoding, packed):
+        """The first bytes of JSON reveal which Unicode encoding it has; other encodings are invalid."""
         text = json.dumps({"operations": [as_json(each) for each in mail("ä")]}, ensure_ascii=False)
         body = text.encode(encoding)
         pack = {
@@ -249,14 +255,14 @@ class TestHowBytesAreToBeRead:
         wire = Wire()
         async with wired_house(wire.serve) as home:
             wire.answers = [say(pack(body), headers=headers)]
-            promise = Promise(home)
-            await promise.poll()
+            invariants = Invariants(home)
+            await invariants.poll()
 
             if encoding in ENCODINGS:
                 assert {"ä"} == home.poller.state.tracked.keys()
             else:
                 assert "bad_payload" == home.poller.health.problem.reason
-            promise.page_is_whole()
+            invariants.check_page()
 
 
 odd_headers = st.lists(
@@ -308,34 +314,34 @@ answers = st.one_of(
 )  # fmt: skip
 
 
-class TestWholeAnswers:
+class TestAnyResponse:
     @settings(max_examples=120 * SOAK, deadline=None)
     @given(first=answers, rest=st.lists(answers, min_size=1, max_size=4))
-    async def test_no_answer_breaks_a_poll(self, first, rest):
-        """Nonsense ends a poll with a reason; the one after it is as good as ever."""
+    async def test_no_response_breaks_the_next_poll(self, first, rest):
+        """Garbage fails a poll; the next valid response is read as usual."""
         wire = Wire()
         async with wired_house(wire.serve) as home:
-            promise = Promise(home)
+            invariants = Invariants(home)
             wire.answers = [first]
-            await promise.poll()
+            await invariants.poll()
             wire.requests, wire.answers = 0, [say(text_of(*mail("a")).encode(), length=False), *rest]
             for _ in range(len(rest)):
-                await promise.poll()
-            promise.page_is_whole()
+                await invariants.poll()
+            invariants.check_page()
 
             wire.answers = [say(text_of(*mail("z")).encode())]
-            await promise.poll()
+            await invariants.poll()
             home.poller._plan.sweep = 0
-            await promise.poll()
+            await invariants.poll()
             assert home.poller.health.up
             assert "z" in home.poller.state.tracked
 
 
-class TestAmounts:
+class TestSizes:
     @pytest.mark.parametrize("status", [200, 500])
     @pytest.mark.parametrize("kind", ["with its length", "without end", "in chunks", "gzipped"])
-    async def test_a_body_of_50_mb_is_not_read(self, kind, status):
-        """What is kept of an answer is bounded, packed or not."""
+    async def test_a_body_of_50_mb_is_not_read_completely(self, kind, status):
+        """The memory for a response is bounded, compressed or not."""
         sent = 0
         closed = asyncio.Event()
 
@@ -363,10 +369,10 @@ class TestAmounts:
             writer.close()
 
         async with wired_house(flood) as home:
-            promise = Promise(home)
+            invariants = Invariants(home)
             tracemalloc.start()
             try:
-                await promise.poll()
+                await invariants.poll()
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
@@ -375,19 +381,19 @@ class TestAmounts:
 
             assert home.poller.health.problem.reason in {"bad_payload", "server"}
             assert {} == home.poller.state.tracked
-            # Of a packed body, aiohttp unpacks 32 MiB before we see any of it.
+            # aiohttp decompresses up to 32 MiB before it passes any of it on.
             assert peak < 64 * MIB
             assert sent < 40
             assert 1 == sum(home.poller.request_stats.requests.values())
 
-    async def test_pages_without_end_cost_no_more_than_their_limit(self, monkeypatch):
-        """New tokens for ever end the poll, and nothing of it is applied."""
+    async def test_an_endless_listing_ends_at_the_limit(self, monkeypatch):
+        """An endless chain of tokens fails the poll, and nothing of the listing is applied."""
         monkeypatch.setattr(client, "MAX_PAGES", 30)
         wire = Wire()
         async with wired_house(wire.serve) as home:
-            promise = Promise(home)
+            invariants = Invariants(home)
             wire.answers = [say(text_of(*mail(f"a{n}"), following=f"t{n}").encode()) for n in range(100)]
-            await promise.poll()
+            await invariants.poll()
 
             assert 30 == wire.requests
             assert "bad_payload" == home.poller.health.problem.reason
@@ -401,8 +407,8 @@ class TestAmounts:
             max_size=8,
         )
     )
-    async def test_any_chain_of_pages_ends(self, pages):
-        """Empty pages lead on, a token seen before is an error, a blank one the end."""
+    async def test_every_chain_of_pages_ends(self, pages):
+        """Empty pages continue the listing, a repeated token is an error, and a blank one ends it."""
         names = iter("abcdefghijklmnopqrstuvwxyz")
         listed = [(mail(*[next(names) for _ in range(size)]), token) for size, token in pages]
         ends = next((n for n, (_, token) in enumerate(pages) if not (token or "").strip()), None)
@@ -410,13 +416,13 @@ class TestAmounts:
         good = ends is not None and len(set(tokens)) == len(tokens)
         wire = Wire()
         async with wired_house(wire.serve) as home:
-            promise = Promise(home)
+            invariants = Invariants(home)
             wire.answers = [say(text_of(*operations, following=token).encode()) for operations, token in listed]
-            await promise.poll()
+            await invariants.poll()
 
             assert good == home.poller.health.up
             expected = (
                 {each.id for operations, _ in listed[: (ends or 0) + 1] for each in operations} if good else set()
             )
             assert expected == home.poller.state.tracked.keys()
-            promise.page_is_whole()
+            invariants.check_page()

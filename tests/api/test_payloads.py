@@ -1,4 +1,4 @@
-"""What the API says is read leniently: the worst entry of a page costs itself."""
+"""Pages are parsed leniently: a malformed entry does not fail its page."""
 
 import json
 from collections import Counter
@@ -68,8 +68,8 @@ class TestOperation:
         )
         assert not unknown
 
-    def test_a_missing_counter_is_unknown_rather_than_zero(self):
-        """The tracking guide's sample has nine of the eleven."""
+    def test_a_missing_counter_is_none_not_zero(self):
+        """The sample in the tracking guide has nine of the eleven counters."""
         stats = {name: 1 for name in STATS if name not in {"recipients", "attempts"}}
 
         operation = read_operation(sample(stats=stats), Counter())
@@ -87,13 +87,13 @@ class TestOperation:
             ("2024-04-10T09:15:00", 1712740500.0),
         ],
     )
-    def test_reads_every_way_to_write_a_time(self, text, epoch):
+    def test_reads_every_time_format(self, text, epoch):
         assert epoch == read_operation(sample(createdAt=text), Counter()).created
 
-    def test_status_is_compared_in_upper_case(self):
+    def test_a_status_is_converted_to_upper_case(self):
         assert read_operation(sample(status="completed"), Counter()).status == "COMPLETED"
 
-    def test_an_unknown_status_is_kept_counted_and_not_final(self):
+    def test_an_unknown_status_is_kept_and_counted_and_means_unfinished(self):
         unknown = Counter()
 
         operation = read_operation(sample(status="PAUSED"), unknown)
@@ -132,11 +132,11 @@ class TestOperation:
             (sample(updatedAt="2024-13-10T09:15:00Z"), "updatedAt is not an RFC 3339 time"),
         ],
     )
-    def test_says_what_is_wrong_with_an_entry(self, raw, message):
+    def test_the_message_names_the_malformed_field(self, raw, message):
         with pytest.raises(MalformedOperationError, match="^" + message.replace("(", r"\(") + "$"):
             read_operation(raw, Counter())
 
-    def test_a_whole_number_may_be_written_as_a_float(self):
+    def test_a_count_may_be_written_as_a_float(self):
         assert read_operation(sample(stats={"sent": 3.0}), Counter()).stats[5] == 3
 
 
@@ -154,7 +154,7 @@ class TestPage:
             ({"things": [SAMPLE], "nextPageToken": "abc"}, "abc"),
         ],
     )
-    def test_reads_every_published_envelope(self, payload, following):
+    def test_reads_every_published_page_format(self, payload, following):
         page = read_page(as_body(payload))
 
         assert [SAMPLE["id"]] == [each.id for each in page.operations]
@@ -173,11 +173,11 @@ class TestPage:
             {"operations": [], "pagination": {"next": 7}},
         ],
     )
-    def test_refuses_what_is_no_page(self, payload):
+    def test_rejects_a_body_that_is_not_a_page(self, payload):
         with pytest.raises(BadPayloadError):
             read_page(as_body(payload))
 
-    def test_a_malformed_operation_costs_only_itself(self):
+    def test_a_malformed_operation_is_skipped(self):
         page = read_page(as_body({"operations": [sample(id="a"), {"id": "b"}, 7, sample(id="c")]}))
 
         assert ["a", "c"] == [each.id for each in page.operations]
@@ -188,14 +188,14 @@ class TestDecode:
     @pytest.mark.parametrize(
         "body", [b"", b"{", b'{"a": ', b"<html>", b"\xff\xfe\xfd", b"[" * 200_000, b'"\\ud8"', b"nul"]
     )
-    def test_refuses_what_is_no_json(self, body):
+    def test_rejects_invalid_json(self, body):
         with pytest.raises(BadPayloadError):
             decode(body)
 
-    def test_an_endless_number_does_not_cost_the_page(self):
+    def test_a_number_of_thousands_of_digits_does_not_fail_the_page(self):
         assert [float("inf"), 12] == decode(b"[" + b"9" * 5000 + b", 12]")
 
-    def test_a_byte_order_mark_is_let_pass(self):
+    def test_accepts_a_byte_order_mark(self):
         assert {} == decode(b"\xef\xbb\xbf{}")
 
 
@@ -204,15 +204,15 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=20,
 )
-spoilt = st.builds(
+malformed = st.builds(
     lambda key, value: {**SAMPLE, key: value}, st.sampled_from([*SAMPLE, "extra"]), json_values
 ) | st.builds(
     lambda key, value: {**SAMPLE, "stats": {**SAMPLE["stats"], key: value}}, st.sampled_from([*STATS, "x"]), json_values
 )
 
 
-@given(st.lists(spoilt | json_values, max_size=5))
-def test_whatever_stands_in_a_page_its_good_operations_are_read(entries):
+@given(st.lists(malformed | json_values, max_size=5))
+def test_valid_operations_are_read_beside_any_others(entries):
     good = sample(id="good")
 
     page = read_page(as_body({"operations": [*entries, good]}))
@@ -222,12 +222,12 @@ def test_whatever_stands_in_a_page_its_good_operations_are_read(entries):
 
 
 @given(json_values)
-def test_whatever_the_body_is_it_is_a_page_or_refused(payload):
+def test_any_body_is_a_page_or_raises_bad_payload_error(payload):
     with suppress(BadPayloadError):
         assert isinstance(read_page(as_body(payload)), Page)
 
 
-usual = st.builds(
+documented = st.builds(
     lambda name, status, counters, created, updated: {
         "id": name,
         "status": status,
@@ -244,9 +244,13 @@ usual = st.builds(
 )  # fmt: skip
 
 
-@given(st.lists(usual | spoilt, max_size=3), st.sampled_from(["operations", "data"]), st.none() | st.text(max_size=3))
-def test_the_quick_reader_says_what_the_patient_one_says(entries, key, token):
-    """The first of several entries may be usual, and then one is not: nothing may depend on what else is in a page."""
+@given(
+    st.lists(documented | malformed, max_size=3),
+    st.sampled_from(["operations", "data"]),
+    st.none() | st.text(max_size=3),
+)
+def test_the_fast_path_and_the_lenient_reader_agree(entries, key, token):
+    """What is read of an entry does not depend on the other entries of its page."""
     body = as_body({key: entries, "pagination": {"next": token}})
     page = read_page(body)
 
@@ -256,15 +260,15 @@ def test_the_quick_reader_says_what_the_patient_one_says(entries, key, token):
     assert page.malformed == [message for single in singles for message in single.malformed]
 
 
-def test_the_quick_reader_leaves_other_encodings_to_the_patient_one():
+def test_the_fast_path_accepts_no_other_encoding():
     body = json.dumps({"operations": [sample(id="\xe4")]}, ensure_ascii=False).encode("latin-1")
     with pytest.raises(BadPayloadError):
         read_page(body)
 
 
-def test_the_quick_reader_reads_the_published_sample(monkeypatch):
+def test_the_fast_path_reads_the_published_sample(monkeypatch):
     def never(body):
-        raise AssertionError("a page as Twilio documents it was not read at once")
+        raise AssertionError("the lenient reader was used")
 
     monkeypatch.setattr("comms_exporter.api.payloads.decode", never)
 

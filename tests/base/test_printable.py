@@ -1,4 +1,4 @@
-"""What a terminal is shown is what is there, and nothing happens to the terminal."""
+"""Untrusted text cannot control a terminal, or hide anything on it."""
 
 import json
 import unicodedata
@@ -27,11 +27,11 @@ class TestPrintable:
             (r"back\slash", r"back\slash"),
         ],
     )
-    def test_escapes_what_a_terminal_would_not_show(self, text, expected):
+    def test_escapes_unprintable_characters(self, text, expected):
         assert expected == printable(text)
 
     @given(st.text(st.characters(codec=None)))
-    def test_leaves_nothing_that_acts_or_hides(self, text):
+    def test_the_result_is_printable(self, text):
         shown = printable(text)
 
         assert is_printable(shown)
@@ -39,8 +39,8 @@ class TestPrintable:
         assert {unicodedata.category(c) for c in shown}.isdisjoint({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
     @given(st.text(st.characters(codec=None)))
-    def test_leaves_json_what_it_was(self, text):
-        """A lone half stays one, and two that stand together are their character."""
+    def test_escaped_json_has_the_same_value(self, text):
+        """Half a surrogate pair stays half, and two halves make a character."""
         value = json.dumps(text, ensure_ascii=False)
 
         assert json.loads(json.dumps(text)) == json.loads(printable(value))

@@ -1,11 +1,11 @@
-"""Whatever time the API sends, nothing that computes with it or shows it raises."""
+"""Whatever time the API sends, computing with it and showing it never raises."""
 
 import json
 from datetime import timedelta, timezone
 
 import pytest
 from aiohttp import web
-from api.test_doubts import page, samples, strange_house
+from api.test_ambiguities import page, samples, strange_house
 from api.test_fuzz import SOAK
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -64,7 +64,7 @@ class TestOperations:
     @pytest.mark.parametrize("field", ["createdAt", "updatedAt"])
     @pytest.mark.parametrize("status", ["PROCESSING", "PAUSED"])
     def test_a_time_outside_the_years_1_to_9999_is_malformed(self, text, field, status):
-        """Both readers say so: the quick one of usual pages, and the one of all others."""
+        """In documented pages and in all others."""
         good = page(operation("good"))["operations"][0]
         bad = {**page(operation("bad", status=status))["operations"][0], field: text}
 
@@ -74,8 +74,8 @@ class TestOperations:
         assert ["good"] == [each.id for each in read.operations]
 
     @pytest.mark.parametrize("text", [FIRST, LAST, AFTER_THE_YEAR_9999, BEFORE_THE_YEAR_1])
-    async def test_unfinished_ones_that_are_missing_later_are_asked_for(self, text):
-        """The oldest of them decides from when on a listing is asked for."""
+    async def test_missing_unfinished_operations_are_listed_again(self, text):
+        """The listing starts at the oldest of them."""
         answers = iter([listing(*(with_times(name, text, text) for name in "abc"))])
         async with strange_house(lambda _: next(answers, listing())) as home:
             for _ in range(3):
@@ -83,8 +83,8 @@ class TestOperations:
             assert home.poller.health.up
             status_page_of(home)
 
-    async def test_a_state_that_already_holds_such_a_time_is_polled_and_shown(self):
-        """Version 0.1.0 kept it: a start with its state must not die."""
+    async def test_a_saved_state_may_contain_such_times(self):
+        """Version 0.1.0 saved them: its state files must still load, and their operations must still show."""
         async with strange_house(lambda _: listing()) as home:
             saved = saved_account(
                 _tracked("a", created=LATEST + 86340.0),
@@ -99,8 +99,8 @@ class TestOperations:
     @settings(max_examples=60 * SOAK, deadline=None)
     @given(st.lists(st.tuples(times, times), min_size=1, max_size=4), st.lists(http_dates, min_size=3, max_size=3))
     @example([(AFTER_THE_YEAR_9999, AFTER_THE_YEAR_9999)] * 3, ["Fri, 31 Dec 9999 23:59:59 -2359"] * 3)
-    async def test_any_times_are_listed_missed_and_shown(self, pairs, dates):
-        """Three polls, each with a Date of its own: whatever they say, the loop goes on and both pages are written."""
+    async def test_no_combination_of_times_breaks_a_poll_or_a_page(self, pairs, dates):
+        """Three polls, each with its own Date header."""
         bodies = iter([listing(*(with_times(f"o{n}", *pair) for n, pair in enumerate(pairs)))])
         headers = iter(dates)
 
@@ -130,14 +130,14 @@ class TestHeaders:
 
     @settings(max_examples=300 * SOAK)
     @given(http_dates)
-    def test_any_retry_after_is_a_wait_or_nothing(self, value):
+    def test_any_retry_after_is_a_wait_of_up_to_an_hour_or_none(self, value):
         wait = parse_retry_after(value, now=NOW)
         assert wait is None or 0 <= wait <= 3600
 
 
-class TestWriting:
+class TestFormatting:
     @given(st.floats())
-    def test_any_number_can_be_written(self, moment):
+    def test_any_number_can_be_formatted(self, moment):
         assert len("2026-11-21T12:00:00Z") == len(rfc3339(moment))
         assert len("2026-11-21T12:00:00+00:00") == len(iso(moment))
         assert is_representable(as_utc(moment).timestamp())
@@ -153,12 +153,12 @@ class TestWriting:
             (float("nan"), "1970-01-01T00:00:00Z"),
         ],
     )
-    def test_what_is_out_of_range_is_the_nearest_that_is_not(self, moment, text):
+    def test_a_time_out_of_range_becomes_the_nearest_representable_one(self, moment, text):
         assert text == rfc3339(moment)
 
 
 @given(st.binary(max_size=30) | st.text(max_size=30).map(str.encode))
-def test_any_text_is_a_time_or_malformed(text):
+def test_any_text_is_a_representable_time_or_malformed(text):
     body = b'{"operations": [{"id": "a", "status": "PROCESSING", "stats": {}, "createdAt": "%b", "updatedAt": "%b"}]}'
     try:
         read = read_page(body % (text, text))

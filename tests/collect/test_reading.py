@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 from aiohttp import web
-from api.test_doubts import LISTING, page, strange_house, times_of_polls
+from api.test_ambiguities import LISTING, page, strange_house, times_of_polls
 from api.test_fuzz import Wire, mail, say, text_of, wired_house
 from house import HOUR, INTERVAL, house
 from operations import NOW, operation

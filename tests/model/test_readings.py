@@ -1,4 +1,4 @@
-"""The same history counts the same, however Twilio's counters are to be read."""
+"""The same history gives the same counts, whether its counters are cumulative or exclusive."""
 
 import pytest
 from hypothesis import given
@@ -18,7 +18,7 @@ def named(values):
     return {name: value for name, value in zip(REACHED, values, strict=True) if value}
 
 
-# Every sample that Twilio has published, with the page it stands on (S1 is docs.comms.twilio.com/.../fetch-operation).
+# Every sample that Twilio has published, by page (S1 is docs.comms.twilio.com/.../fetch-operation).
 SAMPLES = [
     pytest.param(
         stats(total=3, recipients=3, attempts=3, sent=3, delivered=3, opened=2),
@@ -77,14 +77,14 @@ SAMPLES = [
 
 
 @pytest.mark.parametrize(("counters", "reading", "happened"), SAMPLES)
-def test_every_published_sample_is_read(counters, reading, happened):
+def test_reads_every_published_sample(counters, reading, happened):
     assert reading == reading_of(counters)
     assert happened == named(reached(counters, reading))
 
 
 @st.composite
 def emails(draw):
-    """One operation's emails, each as the set of stages that it has reached."""
+    """Return one operation's emails, each as the stages that it has reached."""
     return draw(
         st.lists(
             st.sampled_from(
@@ -122,20 +122,20 @@ def exclusive(history):
 
 
 @given(emails())
-def test_one_history_counts_the_same_under_both_readings(history):
+def test_the_same_history_counts_the_same_under_both_readings(history):
     under_one, under_other = cumulative(history), exclusive(history)
 
     assert reached(under_one, reading_of(under_one)) == reached(under_other, reading_of(under_other))
 
 
 @given(emails())
-def test_a_reading_is_never_taken_for_the_other(history):
+def test_no_reading_is_mistaken_for_the_other(history):
     assert reading_of(cumulative(history)) is not EXCLUSIVE
     assert reading_of(exclusive(history)) is not CUMULATIVE
 
 
 @given(st.lists(st.none() | st.integers(0, 50), min_size=11, max_size=11).map(tuple))
-def test_undecided_counts_no_more_than_either_reading_and_is_bounded_by_them(counters):
+def test_the_bounds_of_undecided_counters_hold_under_both_readings(counters):
     for reading in (CUMULATIVE, EXCLUSIVE):
         for low, true, high in zip(
             reached(counters, UNDECIDED), reached(counters, reading), at_most(counters, UNDECIDED), strict=True

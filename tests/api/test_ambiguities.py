@@ -1,4 +1,4 @@
-"""Where the API's documentation is silent or at odds with itself, each doubt has an answer, and this is what it does."""
+"""Where the API's documentation is silent or contradicts itself, the exporter copes with every possible behaviour."""
 
 import asyncio
 import json
@@ -27,11 +27,11 @@ LISTING = "/v1/Emails/Operations"
 
 @asynccontextmanager
 async def strange_house(answer, **options):
-    """A house whose API says what *answer* makes of a request: a response, or what is to be said as JSON."""
+    """A house whose API responds with *answer* of the request: a response, or a value to send as JSON."""
 
     async def respond(request):
-        said = answer(request)
-        response = said if isinstance(said, web.StreamResponse) else web.json_response(said)
+        content = answer(request)
+        response = content if isinstance(content, web.StreamResponse) else web.json_response(content)
         response.headers.setdefault("Date", formatdate(home.clock(), usegmt=True))
         return response
 
@@ -47,7 +47,7 @@ def page(*operations, following=None):
 
 
 def samples(home):
-    """Return what a scrape shows now, as {name: [(labels, value)]}."""
+    """Return the samples of a scrape as {name: [(labels, value)]}."""
     page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), monotonic=home.clock)
     found = {}
     for family in text_string_to_metric_families(page_of(page).decode()):
@@ -57,7 +57,7 @@ def samples(home):
 
 
 async def times_of_polls(home, polls):
-    """Let the loop run for *polls* polls; return when each began, in seconds since the first."""
+    """Run the loop for *polls* polls, and return when each began, in seconds since the first."""
     began = []
     original = home.poller.poll
 
@@ -73,11 +73,11 @@ async def times_of_polls(home, polls):
     return [each - began[0] for each in began]
 
 
-class TestWhetherAnEmailThatWasOpenedStillCountsAsDelivered:
-    """Samples read both ways; each operation's own counters decide, and the same history gives the same totals."""
+class TestCumulativeAndExclusiveCounters:
+    """Does an opened email still count as delivered? Twilio's samples disagree; each operation's counters decide."""
 
     @pytest.mark.parametrize("reading", ["cumulative", "exclusive"])
-    async def test_the_same_mail_gives_the_same_totals(self, reading):
+    async def test_the_same_emails_give_the_same_totals_under_both_readings(self, reading):
         async with house(reading=reading) as home:
             await home.poll()
             home.world.send(fates=[Fate(sent=40, delivered=70, opened=100), Fate(sent=40, undelivered=130), SENT])
@@ -92,7 +92,7 @@ class TestWhetherAnEmailThatWasOpenedStillCountsAsDelivered:
             } == home.totals  # fmt: skip
             assert {Reading(reading): 1} == home.poller.view.by_reading
 
-    async def test_what_cannot_be_told_is_called_undecided(self):
+    async def test_counters_that_fit_both_readings_are_undecided(self):
         async with house() as home:
             home.world.send(fates=[QUEUED])
             await home.poll()
@@ -100,7 +100,7 @@ class TestWhetherAnEmailThatWasOpenedStillCountsAsDelivered:
             shown = {labels["reading"]: n for labels, n in samples(home)["comms_exporter_operations_by_reading"]}
             assert {"cumulative": 0, "exclusive": 0, "undecided": 1} == shown
 
-    async def test_who_knows_better_is_believed(self):
+    async def test_a_forced_reading_overrides_the_counters(self):
         async with house(reading="exclusive") as home:
             home.poller.state.forced_reading = Reading.CUMULATIVE
             await home.poll()
@@ -112,8 +112,8 @@ class TestWhetherAnEmailThatWasOpenedStillCountsAsDelivered:
             assert {Reading.CUMULATIVE: 1} == home.poller.view.by_reading
 
 
-class TestWhichCountersAnAnswerHas:
-    """The guide shows nine of the reference's eleven; one that is missing is absent and not 0, a new one is no error."""
+class TestMissingAndUnknownCounters:
+    """The guide shows nine of the reference's eleven counters. A missing one is absent, not 0; an unknown one is no error."""
 
     async def test_a_missing_counter_is_absent(self):
         async with house() as home:
@@ -128,7 +128,7 @@ class TestWhichCountersAnAnswerHas:
             assert "comms_email_operation_attempts" not in shown
             assert (1, None) == (home.totals["sent"], home.totals.get("recipients"))
 
-    async def test_one_that_comes_and_goes_neither_falls_nor_counts_twice(self):
+    async def test_an_intermittent_counter_neither_falls_nor_counts_twice(self):
         async with house() as home:
             await home.poll()
             home.world.send(fates=[Fate(sent=1, delivered=100)])
@@ -141,7 +141,7 @@ class TestWhichCountersAnAnswerHas:
             assert (1, 1, 1) == tuple(home.totals[name] for name in ("sent", "recipients", "delivered"))
             assert {} == home.poller.state.regressions
 
-    async def test_a_new_counter_is_noticed_and_costs_nothing(self):
+    async def test_an_unknown_counter_is_counted_and_changes_nothing_else(self):
         async with house() as home:
             await home.poll()
             home.world.send(fates=[SENT])
@@ -151,8 +151,8 @@ class TestWhichCountersAnAnswerHas:
             assert (1, {"stats": 1}) == (home.totals["sent"], home.poller.state.unknown)
 
 
-class TestWhatHappensAfterCompleted:
-    """COMPLETED means processed, not delivered; what comes later counts, however late."""
+class TestChangesAfterCompleted:
+    """COMPLETED means processed, not delivered: later deliveries, opens and bounces count."""
 
     async def test_completed_is_not_delivered(self):
         async with house() as home:
@@ -180,23 +180,23 @@ class TestWhatHappensAfterCompleted:
             assert 1 == home.totals["operations_completed"]
 
 
-class TestWhatThePartsOfAListingAreCalled:
-    """Envelopes differ between the reference, the guide and sister products; all of them are read."""
+class TestListingFormats:
+    """The reference, the guide and sibling products name the parts of a page differently; all names are read."""
 
     @pytest.mark.parametrize("items", ["operations", "data", "emailOperations", "keyed"])
     @pytest.mark.parametrize(
         "following", ["pagination.next", "pagination.nextPageToken", "meta.nextToken", "nextPageToken"]
     )
-    async def test_operations_and_the_next_page_are_found(self, items, following):
+    async def test_operations_and_the_next_page_are_found_under_every_name(self, items, following):
         def answer(request):
             second = "pageToken" in request.query
-            said = {items: [as_json(operation("b" if second else "a"))], "pagination": {"self": "s"}}
+            content = {items: [as_json(operation("b" if second else "a"))], "pagination": {"self": "s"}}
             if items == "keyed":
-                said |= {"meta": {"key": "keyed"}, "links": []}
+                content |= {"meta": {"key": "keyed"}, "links": []}
             *holder, name = following.split(".")
-            inner = said.setdefault(holder[0], {}) if holder else said
+            inner = content.setdefault(holder[0], {}) if holder else content
             inner[name] = None if second else "second"
-            return said
+            return content
 
         async with strange_house(answer) as home:
             await home.poll()
@@ -204,7 +204,7 @@ class TestWhatThePartsOfAListingAreCalled:
             assert {"a", "b"} == home.poller.state.tracked.keys()
             assert home.poller.health.up
 
-    async def test_the_next_page_may_be_an_address(self):
+    async def test_the_next_page_may_be_a_url(self):
         def answer(request):
             second = "cursor" in request.query
             return page(
@@ -216,11 +216,11 @@ class TestWhatThePartsOfAListingAreCalled:
 
             assert {"a", "b"} == home.poller.state.tracked.keys()
 
-    async def test_an_address_elsewhere_gets_no_credentials(self):
-        visitors = []
+    async def test_a_url_on_another_server_gets_no_credentials(self):
+        requests = []
 
         async def receive(request):
-            visitors.append(request)
+            requests.append(request)
             return web.json_response(page())
 
         elsewhere = web.Application()
@@ -231,11 +231,11 @@ class TestWhatThePartsOfAListingAreCalled:
                 await home.poll()
 
                 assert "bad_payload" == home.poller.health.problem.reason
-        assert [] == visitors
+        assert [] == requests
 
 
-class TestWhetherFiltersAreHeeded:
-    """Unknown parameters are ignored without a word; what comes unasked changes no count, and is told once."""
+class TestIgnoredFilters:
+    """The API ignores unknown parameters silently. Operations that it should have filtered out change no total."""
 
     @pytest.mark.parametrize("order", ["newest", "oldest"])
     async def test_ignored_filters_change_nothing(self, order):
@@ -253,16 +253,16 @@ class TestWhetherFiltersAreHeeded:
         assert totals[0] == totals[1]
         assert (3, 20) == (totals[0]["total"], totals[0]["opened"])
 
-    async def test_a_filter_that_is_ignored_is_told_once(self):
+    async def test_an_ignored_filter_is_logged_once(self):
         async with house(dialect=Dialect(ignore_filters=True)) as home:
             home.world.send(at=NOW - 2 * HOUR, fates=[SENT])
             for _ in range(4):
                 await home.poll()
 
-            ((_, said, fields),) = [said for said in home.log.said if said[0] == "warning"]
-            assert ("startDate", True) == (fields["filter"], "ignores a filter" in said)
+            ((_, message, fields),) = [entry for entry in home.log.said if entry[0] == "warning"]
+            assert ("startDate", True) == (fields["filter"], "ignores a filter" in message)
 
-    async def test_one_that_is_heeded_is_not_suspected(self):
+    async def test_a_filter_that_works_is_not_logged(self):
         async with house(page_size=3) as home:
             for n in range(20):
                 home.world.send(at=NOW - n * HOUR, fates=[Fate(queued=0, sent=3 * HOUR)])
@@ -272,10 +272,10 @@ class TestWhetherFiltersAreHeeded:
             assert [] == home.log.heard("warning")
 
 
-class TestWhatPageTokensAre:
-    """Opaque: sent back as they came, with the same filters; blank ends, a known one or too many are errors."""
+class TestPageTokens:
+    """Tokens are opaque and sent back unchanged. A blank one ends the listing; a repeated one or too many are errors."""
 
-    async def test_they_come_back_as_they_were(self):
+    async def test_they_are_sent_back_unchanged_with_the_same_filters(self):
         token = "a/b+c==&x=%20#ü ~"
         seen = []
 
@@ -290,20 +290,20 @@ class TestWhatPageTokensAre:
         assert {"pageSize", "startDate"} == seen[0].keys()
 
     @pytest.mark.parametrize("end", [None, "", "  "])
-    async def test_blank_ends(self, end):
+    async def test_a_blank_token_ends_the_listing(self, end):
         async with strange_house(lambda _: page(operation(), following=end)) as home:
             await home.poll()
 
             assert (True, {"200": 1}) == (home.poller.health.up, home.poller.request_stats.requests)
 
-    async def test_an_empty_or_short_page_does_not_end(self):
+    async def test_an_empty_page_does_not_end_the_listing(self):
         pages = {None: page(following="b"), "b": page(operation("a"), following="c"), "c": page(operation("b"))}
         async with strange_house(lambda request: pages[request.query.get("pageToken")]) as home:
             await home.poll()
 
             assert {"a", "b"} == home.poller.state.tracked.keys()
 
-    async def test_one_that_repeats_is_an_error_and_not_a_loop(self):
+    async def test_a_repeated_token_is_an_error(self):
         async with strange_house(lambda _: page(operation(), following="again")) as home:
             await home.poll()
 
@@ -311,7 +311,7 @@ class TestWhatPageTokensAre:
             assert {"200": 2} == home.poller.request_stats.requests
             assert {} == home.poller.state.tracked
 
-    async def test_pages_without_end_are_an_error(self, monkeypatch):
+    async def test_an_endless_listing_is_an_error(self, monkeypatch):
         monkeypatch.setattr(client, "MAX_PAGES", 5)
 
         def answer(request):
@@ -324,11 +324,11 @@ class TestWhatPageTokensAre:
             assert {"200": 5} == home.poller.request_stats.requests
 
 
-class TestInWhichOrderOperationsCome:
-    """Nobody says; any order will do, and one that comes on two pages is one, as it was last."""
+class TestOrderOfOperations:
+    """The order is not documented, and an operation may appear on two pages: its latest version counts, once."""
 
     @pytest.mark.parametrize("order", ["newest", "oldest"])
-    async def test_any_order_will_do(self, order):
+    async def test_totals_do_not_depend_on_the_order(self, order):
         async with house(dialect=Dialect(order=order), page_size=3) as home:
             await home.poll()
             for n in range(10):
@@ -340,7 +340,7 @@ class TestInWhichOrderOperationsCome:
             }
 
     @pytest.mark.parametrize("swapped", [False, True])
-    async def test_what_comes_twice_is_one(self, swapped):
+    async def test_an_operation_on_two_pages_counts_once(self, swapped):
         versions = [
             operation("a", created=NOW + 40, total=1),
             operation("a", created=NOW + 40, updated=NOW + 41, total=1, sent=1),
@@ -360,12 +360,12 @@ class TestInWhichOrderOperationsCome:
             assert versions[1] == home.poller.view.exposed[0]
 
 
-class TestWhetherBoundsAreInclusive:
-    """Nobody says; a second more on the wire makes it not matter."""
+class TestInclusiveAndExclusiveBounds:
+    """It is not documented whether startDate is inclusive; the client asks for a second more."""
 
     @pytest.mark.parametrize("bounds", ["inclusive", "exclusive"])
     @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.999])
-    async def test_an_operation_on_the_very_bound_is_found(self, bounds, fraction):
+    async def test_an_operation_on_the_bound_is_found(self, bounds, fraction):
         async with house(dialect=Dialect(bounds=bounds)) as home:
             home.clock.now += fraction
             await home.poll()
@@ -377,10 +377,10 @@ class TestWhetherBoundsAreInclusive:
             assert 1 == home.totals["operations_created"]
 
 
-class TestWhetherToAskAgainAfterA500:
-    """One page says never, another says always: not within a poll, and at the next one as ever."""
+class TestRetriesAfterServerErrors:
+    """One page says never to retry a 500, another says always. The next poll does, at the normal interval."""
 
-    async def test_the_next_poll_asks_again(self):
+    async def test_the_next_poll_retries(self):
         async with house() as home:
             home.world.send(fates=[SENT])
             home.faults.add("500", times=1)
@@ -393,39 +393,39 @@ class TestWhetherToAskAgainAfterA500:
             assert INTERVAL == home.poller.health.interval_seconds
 
 
-class TestWhatRetryAfterLooksLike:
-    """Its format is not said: seconds and dates are obeyed, an hour is the most, and without one the interval doubles."""
+class TestRetryAfter:
+    """The format is not documented: seconds and dates work, up to an hour; without a valid one the interval doubles."""
 
     @pytest.mark.parametrize("kind", ["429", "503"])
     @pytest.mark.parametrize(
         ("form", "asked", "waited"),
         [("seconds", 100, 100), ("date", 100, 100), ("none", 100, 60), ("seconds", 0, 60), ("seconds", 9999, 3600)],
     )
-    async def test_it_is_obeyed(self, kind, form, asked, waited):
+    async def test_the_next_poll_waits_for_it(self, kind, form, asked, waited):
         async with house() as home:
             home.faults.add(kind, times=1, retry_after=asked, retry_after_form=form)
 
             assert [0, waited, waited + 30] == await times_of_polls(home, 3)
 
     @pytest.mark.parametrize("nonsense", ["soon", "-5", "1e3", "Sat, 99 Nov 2026 12:00:00 GMT"])
-    async def test_nonsense_is_none(self, nonsense):
+    async def test_an_invalid_one_is_ignored(self, nonsense):
         throttled = web.Response(status=429, headers={"Retry-After": nonsense})
         answers = iter([throttled, page(), page()])
         async with strange_house(lambda _: next(answers)) as home:
             assert [0, 60, 90] == await times_of_polls(home, 3)
 
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 500, 502])
-    async def test_it_matters_with_429_and_503_alone(self, status):
+    async def test_it_only_counts_with_429_and_503(self, status):
         answers = iter([web.Response(status=status, headers={"Retry-After": "500"}), page()])
         async with strange_house(lambda _: next(answers)) as home:
             assert [0, 30] == await times_of_polls(home, 2)
 
 
-class TestWhatAnErrorSays:
-    """Five shapes are published or seen; each one's message is passed on, and none hides the status."""
+class TestErrorFormats:
+    """Five formats are documented or observed; the message in each is reported with the status."""
 
     @pytest.mark.parametrize("shape", ["observed", "documented", "flat"])
-    async def test_the_shapes_of_twilio(self, shape):
+    async def test_the_formats_of_twilio(self, shape):
         async with house(dialect=Dialect(errors=shape)) as home:
             home.faults.add("403")
             await home.poll()
@@ -434,7 +434,7 @@ class TestWhatAnErrorSays:
             assert expected == home.poller.health.problem.message
 
     @pytest.mark.parametrize(
-        ("body", "said"),
+        ("body", "message"),
         [
             (b'{"type":"t","title":"No","status":403,"code":7,"detail":"Not you"}', "Not you (code 7)"),
             (b'{"code":20403,"message":"No","more_info":"u","status":403}', "No (code 20403)"),
@@ -447,18 +447,18 @@ class TestWhatAnErrorSays:
             (b'{"errors":[null,7,"x"]}', '{"errors":[null,7,"x"]}'),
         ],
     )
-    async def test_the_shapes_of_others(self, body, said):
+    async def test_the_formats_of_proxies_and_other_products(self, body, message):
         async with strange_house(lambda _: web.Response(status=403, body=body)) as home:
             await home.poll()
 
-            assert ("forbidden", f"403: {said}") == (
+            assert ("forbidden", f"403: {message}") == (
                 home.poller.health.problem.reason,
                 home.poller.health.problem.message,
             )
 
 
-class TestWhatBecomesOfOperationsAfterSevenDays:
-    """A 404 or a thinner answer: either way it is no longer shown or no longer grows, and no total falls."""
+class TestOperationsAfterSevenDays:
+    """After a week, an operation may be gone or have fewer fields: no total falls."""
 
     @pytest.mark.parametrize("retention", ["gone", "thin"])
     async def test_no_total_falls(self, retention):
@@ -479,8 +479,8 @@ class TestWhatBecomesOfOperationsAfterSevenDays:
                 each.operation.status for each in home.poller.state.tracked.values()
             ]
 
-    async def test_one_that_is_not_found_is_shown_again_when_it_is(self):
-        """A 404 may be a replica that lags; the next listing knows."""
+    async def test_an_operation_that_is_found_again_is_exposed_again(self):
+        """A 404 may come from a lagging replica; the next listing has the operation."""
         async with house() as home:
             await home.poll()
             old = home.world.send(fates=[Fate(queued=0, sent=3 * HOUR)])
@@ -499,11 +499,11 @@ class TestWhatBecomesOfOperationsAfterSevenDays:
             assert (1, 1) == (home.totals["sent"], home.totals["operations_completed"])
 
 
-class TestWhatIdsLookLike:
-    """A published sample does not fit the published pattern: any text will do, and stays one segment of the path."""
+class TestIds:
+    """A published sample does not match the published pattern: any text is a valid id, and one segment of a URL."""
 
     @pytest.mark.parametrize("name", ["comms_operation_01h9ksxq9v7b2m4r5t6y7z8a9", "a/b?c#d%2e", "ünï cödé", '"\\'])
-    async def test_any_text_will_do(self, name):
+    async def test_any_text_is_an_id(self, name):
         asked = []
 
         def answer(request):
@@ -520,17 +520,17 @@ class TestWhatIdsLookLike:
         assert name == URL(asked[-1], encoded=True).name
 
 
-class TestHowAStatusIsSpelt:
-    """Prose says it in lower case and more may come: letter case does not matter, and the unknown is unfinished."""
+class TestStatuses:
+    """The guides write statuses in lower case, and Twilio may add some: an unknown one counts as unfinished."""
 
-    async def test_letter_case_does_not_matter(self):
+    async def test_case_does_not_matter(self):
         async with strange_house(lambda _: page(operation(created=NOW + INTERVAL, status="completed"))) as home:
             home.poller.state.first_look = NOW
             await home.poll()
 
             assert ({"COMPLETED": 1}, 1) == (home.poller.view.by_status, home.totals["operations_completed"])
 
-    async def test_the_unknown_is_unfinished_and_shown_as_it_is(self):
+    async def test_an_unknown_status_is_exposed_and_its_operation_stays_tracked(self):
         asked = []
 
         def answer(request):
@@ -548,8 +548,8 @@ class TestHowAStatusIsSpelt:
             assert 3 == home.poller.state.unknown["status"]
 
 
-class TestHowRefusalsAreTold:
-    """401 and 403 are not in the tables of these pages: each has its own reason, is said once, and is not insisted on."""
+class TestRejectedCredentials:
+    """The documentation of these endpoints lists neither 401 nor 403. Each has its own reason and is logged once."""
 
     @pytest.mark.parametrize(("kind", "reason"), [("401", "auth"), ("403", "forbidden")])
     async def test_each_has_its_reason(self, kind, reason):
@@ -563,8 +563,8 @@ class TestHowRefusalsAreTold:
             assert [0.0] == [value for _, value in samples(home)["comms_up"]]
 
 
-class TestHowTimesAreWritten:
-    """Samples end in Z and have whole seconds; RFC 3339 allows more, and all of it is read."""
+class TestTimeFormats:
+    """Twilio's samples end in Z and have whole seconds; everything else that RFC 3339 allows is read too."""
 
     @pytest.mark.parametrize(
         ("text", "moment"),
@@ -580,17 +580,17 @@ class TestHowTimesAreWritten:
         ],
     )
     async def test_fractions_and_offsets(self, text, moment):
-        said = json.loads(json.dumps(page(operation())))
-        said["operations"][0] |= {"createdAt": text, "updatedAt": text}
-        async with strange_house(lambda _: said) as home:
+        content = json.loads(json.dumps(page(operation())))
+        content["operations"][0] |= {"createdAt": text, "updatedAt": text}
+        async with strange_house(lambda _: content) as home:
             await home.poll()
 
             (shown,) = home.poller.view.exposed
             assert (pytest.approx(moment, abs=1e-6), 0) == (shown.created, home.poller.state.malformed)
 
 
-class TestWhatTokensGiveAway:
-    """A token may hold the account's identifier: none is ever logged or shown."""
+class TestTokensAreConfidential:
+    """A token may contain the account's identifier, so none is logged or exposed."""
 
     @pytest.mark.parametrize(
         "ending",
@@ -607,7 +607,7 @@ class TestWhatTokensGiveAway:
         ],
         ids=["500", "400", "302", "no JSON", "no gzip", "429", "repeated", "elsewhere", "no list"],
     )
-    async def test_none_is_logged_or_shown(self, ending):
+    async def test_no_error_contains_one(self, ending):
         def answer(request):
             return ending() if "pageToken" in request.query else page(operation(), following="AC0123token")
 
