@@ -1,6 +1,6 @@
-"""Real Prometheus and Alertmanager servers for a test to talk to, and the tools that come with them.
+"""Runs real Prometheus and Alertmanager servers for tests, and the tools that come with them.
 
-Servers choose their own port, on this machine only, and are gone when their ``async with`` ends, however it ends.
+A server listens on a free port of 127.0.0.1. When its ``async with`` block ends, for whatever reason, it is stopped.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ T = TypeVar("T")
 
 
 class MissingBinariesError(Exception):
-    """This machine lacks a version of Prometheus; the message says how to get it."""
+    """A version of Prometheus is not installed; the message says how to install it."""
 
 
 @dataclass(frozen=True)
 class Binaries:
-    """The programs of one version of Prometheus, and of the Alertmanager of its time."""
+    """The programs of one version of Prometheus, and of an Alertmanager of the same age."""
 
     prometheus: Path
     promtool: Path
@@ -42,7 +42,7 @@ class Binaries:
 
     @classmethod
     def find(cls, major: int, *, environ: Mapping[str, str] = os.environ, tools: Path = TOOLS) -> Self:
-        """Find them in the folder that PROMETHEUS_2 or PROMETHEUS_3 names, or else where tools/fetch-prometheus puts them."""
+        """Find the programs in the folder named by PROMETHEUS_2 or PROMETHEUS_3, or where tools/fetch-prometheus installs them."""
         variable = f"PROMETHEUS_{major}"
         folder = Path(environ.get(variable) or tools / f"prometheus-{major}" / "bin")
 
@@ -62,8 +62,8 @@ class Binaries:
         )
 
 
-def complaints(program: Path, *arguments: str | Path, text: str = "") -> str:
-    """What *program* says about its arguments and *text* when it exits with an error: "" is praise."""
+def error_output(program: Path, *arguments: str | Path, text: str = "") -> str:
+    """Return what *program* prints if it exits with an error, given *text* on stdin; "" if it succeeds."""
     done = subprocess.run(
         [program, *arguments],
         input=text,
@@ -75,20 +75,20 @@ def complaints(program: Path, *arguments: str | Path, text: str = "") -> str:
     )
     if done.returncode == 0:
         return ""
-    return done.stdout.strip() or f"{program.name} exited with {done.returncode} and no word"
+    return done.stdout.strip() or f"{program.name} exited with {done.returncode} and no output"
 
 
 def check_metrics(binaries: Binaries, text: str) -> str:
-    """What promtool finds wrong with an exposition in the Prometheus text format: "" when it is clean."""
-    return complaints(binaries.promtool, "check", "metrics", text=text)
+    """Return what promtool finds wrong with an exposition in the text format; "" if nothing."""
+    return error_output(binaries.promtool, "check", "metrics", text=text)
 
 
 class PrometheusError(Exception):
-    """A server refused to start, to reload, or to answer; the message has its own words."""
+    """A server did not start, reload or answer; the message contains its output."""
 
 
 class _Server:
-    """A program that serves HTTP on a port of its choice for as long as an ``async with`` lasts."""
+    """A program that serves HTTP on a free port while an ``async with`` block runs."""
 
     def __init__(self, program: Path, folder: Path, config: Mapping[str, Any], flags: Iterable[str]) -> None:
         folder = folder.absolute()
@@ -118,21 +118,21 @@ class _Server:
         return self._log_file.read_text(encoding="utf-8", errors="replace")
 
     async def get(self, path: str, params: Mapping[str, str] | Sequence[tuple[str, str]] = ()) -> Any:
-        """The JSON that the server answers at *path*."""
+        """Return the JSON that the server returns for *path*."""
         return await self._request("GET", path, params=params)
 
     async def reload(self, config: Mapping[str, Any] | None = None) -> None:
-        """Read the configuration again, after putting *config* in its place if there is one."""
+        """Reload the configuration; with *config*, replace it first."""
         if config is not None:
             self._write(config)
         await self._request("POST", "/-/reload")
 
     async def __aenter__(self) -> Self:
-        # A test run that is killed takes its servers along, where Linux can do that.
-        leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+        # If the test run is killed, the kernel kills its servers, where setpriv is available.
+        die_with_parent = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with self._log_file.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *leash,
+                *die_with_parent,
                 self._program,
                 f"--config.file={self._config_file}",
                 "--web.listen-address=127.0.0.1:0",
@@ -164,7 +164,7 @@ class _Server:
 
     async def _listen(self) -> None:
         while not (listening := re.search(r'msg="?Listening on"? .*?address=(\S+)', self.log)):
-            await self._wait_a_moment()
+            await self._pause()
         self.address = listening[1]
 
     async def _become_ready(self) -> None:
@@ -174,10 +174,10 @@ class _Server:
                     if response.status == 200:
                         return
             except aiohttp.ClientConnectionError:
-                pass  # perhaps it is exiting: we look next
-            await self._wait_a_moment()
+                pass  # checked next: it may have exited
+            await self._pause()
 
-    async def _wait_a_moment(self) -> None:
+    async def _pause(self) -> None:
         if self._process.returncode is not None:
             raise PrometheusError(f"{self._program.name} exited with {self._process.returncode}:\n{self.log}")
         await asyncio.sleep(POLLING_SECONDS)
@@ -197,9 +197,9 @@ class _Server:
                 async with asyncio.timeout(STOPPING_SECONDS):
                     await self._process.wait()
         except TimeoutError:
-            pass  # it does not listen; it will be killed
+            pass  # it ignores SIGTERM and is killed below
         finally:
-            # Here too when we are cancelled while waiting.
+            # Also reached if this task is cancelled while it waits.
             if self._process.returncode is None:
                 self._process.kill()
                 await self._process.wait()
@@ -207,10 +207,10 @@ class _Server:
 
 
 class Prometheus(_Server):
-    """A Prometheus that scrapes *targets* ("host:port") as job "test", or does what *config* says.
+    """A Prometheus that scrapes *targets* ("host:port") as job "test", or one configured by *config*.
 
-    What *config* leaves out of its "global" section is filled in from *interval*. Whatever that is, the first scrape and the
-    first alert come five seconds after the start, for so long Prometheus collects its targets: tests do well to share one.
+    The "global" section of *config* is completed with *interval*. Prometheus discovers its targets for five seconds after the
+    start, whatever the interval: the first scrape and the first alert come afterwards. Tests should share a server.
     """
 
     def __init__(
@@ -238,14 +238,14 @@ class Prometheus(_Server):
             [
                 f"--storage.tsdb.path={(folder / 'tsdb').absolute()}",
                 "--web.enable-lifecycle",
-                # An alert that fires before the Alertmanagers are known would be sent only a minute later.
+                # Otherwise an alert that fires before the Alertmanagers are discovered is sent a minute later.
                 "--rules.alert.resend-delay=1s",
                 *flags,
             ],
         )
 
     async def query(self, promql: str, at: float | None = None) -> list[Sample]:
-        """The labels and value of each series that *promql* gives now, or at a Unix time."""
+        """Return the labels and the value of each series in the result of *promql*, now or at a Unix time."""
         data = await self._api("query", query=promql, **({} if at is None else {"time": str(at)}))
         if data["resultType"] == "scalar":
             return [({}, float(data["result"][1]))]
@@ -254,26 +254,26 @@ class Prometheus(_Server):
     async def query_range(
         self, promql: str, start: float, end: float, step: float = 1
     ) -> list[tuple[Labels, list[tuple[float, float]]]]:
-        """The labels of each series that *promql* gives from *start* to *end*, with pairs of Unix time and value."""
+        """Return the labels of each series in the result of *promql* from *start* to *end*, with (Unix time, value) pairs."""
         data = await self._api("query_range", query=promql, start=str(start), end=str(end), step=str(step))
         return [
             (result["metric"], [(time, float(value)) for time, value in result["values"]]) for result in data["result"]
         ]
 
     async def series(self, *selectors: str) -> list[Labels]:
-        """The labels of all series that match any of *selectors*."""
+        """Return the labels of all series that match any of *selectors*."""
         answer = await self.get("/api/v1/series", params=[("match[]", selector) for selector in selectors])
         return answer["data"]
 
     async def targets(self) -> list[dict[str, Any]]:
-        """The active targets, as the API describes them: "health", "lastError", "labels" and more."""
+        """Return the active targets as in Prometheus' API: "health", "lastError", "labels" and more."""
         data = await self._api("targets", state="active")
         return data["activeTargets"]
 
     async def until(
         self, promql: str, predicate: Callable[[list[Sample]], object] = bool, within: float = 20
     ) -> list[Sample]:
-        """Ask *promql* again and again until *predicate* likes the answer, for so many seconds; return that answer."""
+        """Repeat the query *promql* until *predicate* accepts the result, and return it; fail after *within* seconds."""
         try:
             return await _until(lambda: self.query(promql), predicate, within)
         except AssertionError as error:
@@ -290,7 +290,7 @@ class Prometheus(_Server):
 
 
 class Alertmanager(_Server):
-    """An Alertmanager on its own; *config* is its whole configuration."""
+    """A single Alertmanager with the configuration *config*."""
 
     def __init__(
         self, binaries: Binaries, folder: Path, config: Mapping[str, Any], *, flags: Iterable[str] = ()
@@ -303,13 +303,13 @@ class Alertmanager(_Server):
         )
 
     async def alerts(self) -> list[dict[str, Any]]:
-        """The alerts it knows, as its API describes them: "labels", "annotations", "status" and more."""
+        """Return its alerts as in its API: "labels", "annotations", "status" and more."""
         return await self.get("/api/v2/alerts")
 
     async def until(
         self, predicate: Callable[[list[dict[str, Any]]], object] = bool, within: float = 20
     ) -> list[dict[str, Any]]:
-        """Look at the alerts again and again until *predicate* likes them, for so many seconds; return them."""
+        """Wait until *predicate* accepts the alerts, and return them; fail after *within* seconds."""
         return await _until(self.alerts, predicate, within)
 
 
@@ -323,4 +323,4 @@ async def _until(ask: Callable[[], Awaitable[T]], predicate: Callable[[T], objec
                     return answer
                 await asyncio.sleep(POLLING_SECONDS)
     except TimeoutError:
-        raise AssertionError(f"after {within} seconds the answer is still {answer}") from None
+        raise AssertionError(f"still {answer} after {within} seconds") from None

@@ -20,7 +20,7 @@ from comms_exporter.base.slices import run_to_completion
 from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.state import EXEMPLIFIED, AccountState, Listing
 from comms_exporter.expose.exposition import Exposition
-from comms_exporter.expose.families import CACHED
+from comms_exporter.expose.operation_lines import CACHED
 from comms_exporter.model.operations import STATS, Operation, pack
 
 ROOT = Path(__file__).parents[1]

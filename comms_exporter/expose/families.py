@@ -1,38 +1,34 @@
-"""The metrics: name, type, HELP, labels and how a value is read, once for each. Names are a contract (docs/metrics.md).
+"""The metrics: type, name, HELP, label and how to read the value of each, in one table. Names are a contract (docs/metrics.md).
 
-The samples of single operations are written as text: prometheus_client takes 17 microseconds for each of their series.
+The metrics of single operations are in operation_lines.py.
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.samples import Exemplar as SampleExemplar
-from prometheus_client.utils import floatToGoString
 
 from comms_exporter import __version__
 from comms_exporter.api.errors import REASONS
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.state import EXEMPLIFIED, AccountState, View
-from comms_exporter.model.histogram import Exemplar, Histogram
-from comms_exporter.model.operations import STATS, STATUSES, Operation
+from comms_exporter.expose.operation_lines import CACHED
+from comms_exporter.expose.samples import Exemplified, Value, add_samples
+from comms_exporter.model.histogram import Histogram
+from comms_exporter.model.operations import STATUSES
 from comms_exporter.model.readings import REACHED, Reading
 from comms_exporter.model.records import TOTALS
 
-CACHED = "As of the last poll, see comms_exporter_last_poll_success_timestamp_seconds."
-# The codes that Twilio documents for these requests, and those it gives without saying so.
+# HTTP status codes that Twilio documents for these requests, and those that it returns without documenting them.
 KNOWN_CODES = ("200", "400", "401", "403", "404", "429", "500", "503", "error")
 UNKNOWN_FIELDS = ("status", "operation", "stats")
-# OpenMetrics: names and values of an exemplar's labels together hold at most 128 characters.
-_LONGEST_EXEMPLAR = 128 - len("operation_id")
 
 
 class Account(Protocol):
-    """What there is to say about one account."""
+    """What the metrics of an account are read from."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -48,141 +44,37 @@ class Account(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Which of how many exporters this one is, from 0."""
+    """The index of this exporter, from 0, and the number of exporters that share the accounts."""
 
     index: int = 0
     total: int = 1
-
-
-_EMAILS = {
-    "total": "Emails created by the operation.",
-    "recipients": "Recipients targeted by the operation.",
-    "attempts": "Send attempts by Twilio.",
-    "scheduled": "Emails waiting for their scheduled time.",
-    "queued": "Emails queued at Twilio.",
-    "sent": "Emails sent by Twilio.",
-    "delivered": "Emails delivered to the recipient's server.",
-    "opened": "Emails opened, by unique recipients.",
-    "undelivered": "Emails sent but not delivered.",
-    "failed": "Emails that failed inside Twilio.",
-    "canceled": "Emails canceled by API request.",
-}
-
-STATUS_FAMILY = "comms_email_operation_status"
-
-# Gauges for every exposed operation, name and HELP: the first has one series per status, the others one each, of values().
-OPERATION_FAMILIES = (
-    (STATUS_FAMILY, f"1 for the current status of the operation, 0 for every other status. {CACHED}"),
-    *(
-        (
-            f"comms_email_operation_{'emails' if name == 'total' else name}",
-            f"{_EMAILS[name]} stats.{name} as reported by the API; absent if not reported. {CACHED}",
-        )
-        for name in STATS
-    ),
-    ("comms_email_operation_created_timestamp_seconds", f"When the operation was created (createdAt). {CACHED}"),
-    ("comms_email_operation_updated_timestamp_seconds", f"When the operation last changed (updatedAt). {CACHED}"),
-)
-
-_TOTAL_NAMES = {
-    "total": ("comms_emails_created", "Emails created (stats.total)"),
-    "recipients": ("comms_email_recipients", "Recipients targeted"),
-    "attempts": ("comms_email_attempts", "Send attempts by Twilio"),
-    "sent": ("comms_emails_sent", "Emails sent by Twilio"),
-    "delivered": ("comms_emails_delivered", "Emails delivered to the recipient's server"),
-    "opened": ("comms_emails_opened", "Emails opened, by unique recipients"),
-    "undelivered": ("comms_emails_undelivered", "Emails sent but not delivered"),
-    "failed": ("comms_emails_failed", "Emails that failed inside Twilio"),
-    "canceled": ("comms_emails_canceled", "Emails canceled by API request"),
-    "operations_created": ("comms_email_operations_created", "Operations created"),
-    "operations_completed": ("comms_email_operations_completed", "Operations that reached COMPLETED"),
-    "operations_canceled": ("comms_email_operations_canceled", "Operations that reached CANCELED"),
-}
-
-
-def values(operation: Operation) -> tuple[float | None, ...]:
-    """Return what there is to say about *operation* in each of OPERATION_FAMILIES but the first; None means nothing."""
-    return (*operation.stats, operation.created, operation.updated)
-
-
-def operation_texts(account: str, operations: Sequence[Operation]) -> list[str]:
-    """Return the sample lines of *operations*, one text for each of OPERATION_FAMILIES."""
-    opening = f'{{account="{escape(account)}",operation_id="'
-    labels = [f'{opening}{escape(each.id)}"' for each in operations]
-    texts = ["".join(map(_status_lines, labels, [each.status for each in operations]))]
-    for (name, _), column in zip(OPERATION_FAMILIES[1:], zip(*map(values, operations), strict=True), strict=True):
-        pairs = zip(labels, column, strict=True)
-        texts.append("".join([f"{name}{label}}} {number(n)}\n" for label, n in pairs if n is not None]))
-    return texts
-
-
-def _status_lines(labels: str, present: str) -> str:
-    return "".join([f"{STATUS_FAMILY}{labels}{ending}" for ending in _status_endings(present)])
-
-
-@lru_cache
-def _status_endings(present: str) -> list[str]:
-    statuses = STATUSES if present in STATUSES else (*STATUSES, present)
-    return [f',status="{escape(status)}"}} {"1.0" if status == present else "0.0"}\n' for status in statuses]
-
-
-def escape(value: str) -> str:
-    """Return *value* as it stands between the quotes of a label."""
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-def number(value: float) -> str:
-    """Return *value* as prometheus_client writes it."""
-    if type(value) is int and value < 1_000_000:
-        return f"{value}.0"
-    return _by_the_library(value)
-
-
-# Few moments are those of many operations, and most operations are written again only because their neighbours changed.
-@lru_cache(maxsize=4096)
-def _by_the_library(value: float) -> str:
-    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
-
-
-# The metrics of an account, in the order of the page: everything about a metric stands in its row, and only there.
-
-
-class Exemplified(NamedTuple):
-    """The value of a counter, and the operation that last moved it."""
-
-    value: float
-    exemplar: Exemplar | None
-
-
-Value = float | Mapping[str, float] | Histogram | Exemplified
-Values = tuple[Value, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AccountMetric:
     """One metric of every account.
 
-    *read* takes the account and the time on the monotonic clock. It returns a mapping where the metric has a *label*
-    beside `account`: one sample for each value of the label.
+    *read* takes the account and the time on the monotonic clock. If the metric has a *label* besides `account`, it returns a
+    mapping from label values to numbers. Those of *label_values* that the mapping lacks are exposed as 0.
     """
 
     name: str
     type: Literal["counter", "gauge", "histogram"]
     help: str
-    read: Callable[[Account, float], Value]
+    read: Callable[[Account, float], float | Mapping[str, float] | Mapping[Reading, float] | Histogram | Exemplified]
     label: str = ""
+    label_values: Iterable[str] = ()
+
+    def family(self, values: Iterable[tuple[str, Value]]) -> Metric:
+        """Return the metric with the samples of *values*, pairs of account name and value."""
+        family = Metric(self.name, self.help, self.type)
+        for account, value in values:
+            all_values = {**dict.fromkeys(self.label_values, 0), **value} if isinstance(value, Mapping) else value
+            add_samples(family, account, all_values, label=self.label)
+        return family
 
 
-def _total(index: int, total: str) -> AccountMetric:
-    name, what = _TOTAL_NAMES[total]
-
-    def read(account: Account, _: float) -> Value:
-        value = account.view.totals[index]
-        return Exemplified(value, account.view.exemplars.get(total)) if total in EXEMPLIFIED else value
-
-    return AccountMetric(name, "counter", f"{what} since the first look at the account. {CACHED}", read)
-
-
+# Health: these change at any time. In the order of the page, as are all tables here.
 LIVE = (
     AccountMetric(
         "comms_up",
@@ -200,8 +92,9 @@ LIVE = (
         "comms_exporter_poll_failures",
         "counter",
         "Polls that failed, by reason.",
-        lambda a, _: dict.fromkeys(REASONS, 0) | a.health.failures,
+        lambda a, _: a.health.failures,
         label="reason",
+        label_values=REASONS,
     ),
     AccountMetric(
         "comms_exporter_last_poll_duration_seconds",
@@ -225,8 +118,9 @@ LIVE = (
         "comms_exporter_api_requests",
         "counter",
         'API requests by HTTP status code; "error" if no complete response arrived.',
-        lambda a, _: dict.fromkeys(KNOWN_CODES, 0) | a.request_stats.requests,
+        lambda a, _: a.request_stats.requests,
         label="code",
+        label_values=KNOWN_CODES,
     ),
     AccountMetric(
         "comms_exporter_api_request_duration_seconds",
@@ -268,15 +162,17 @@ LIVE = (
         "comms_exporter_stat_regressions",
         "counter",
         "Counters of an operation that were lower than in an earlier response.",
-        lambda a, _: dict.fromkeys(REACHED, 0) | a.state.regressions,
+        lambda a, _: a.state.regressions,
         label="stat",
+        label_values=REACHED,
     ),
     AccountMetric(
         "comms_exporter_unknown_values",
         "counter",
         "Values in API responses that the exporter does not know: a status, a field of an operation, a counter in stats.",
-        lambda a, _: dict.fromkeys(UNKNOWN_FIELDS, 0) | a.state.unknown,
+        lambda a, _: a.state.unknown,
         label="field",
+        label_values=UNKNOWN_FIELDS,
     ),
     AccountMetric(
         "comms_exporter_malformed_operations",
@@ -288,8 +184,9 @@ LIVE = (
         "comms_exporter_operations_by_reading",
         "gauge",
         f"Tracked operations by how their counters are interpreted. {CACHED}",
-        lambda a, _: {reading.value: a.view.by_reading[reading] for reading in Reading},
+        lambda a, _: a.view.by_reading,
         label="reading",
+        label_values=[reading.value for reading in Reading],
     ),
     AccountMetric(
         "comms_exporter_state_last_save_timestamp_seconds",
@@ -305,9 +202,31 @@ LIVE = (
     ),
 )
 
-# The values of these change only when a poll publishes another view.
+
+def _total(name: str, total: str, what: str) -> AccountMetric:
+    index = TOTALS.index(total)
+
+    def read(account: Account, _: float) -> float | Exemplified:
+        value = account.view.totals[index]
+        return Exemplified(value, account.view.exemplars.get(total)) if total in EXEMPLIFIED else value
+
+    return AccountMetric(name, "counter", f"{what} since the first look at the account. {CACHED}", read)
+
+
+# These change only when a poll publishes a new view.
 PUBLISHED = (
-    *(_total(index, total) for index, total in enumerate(TOTALS)),
+    _total("comms_emails_created", "total", "Emails created (stats.total)"),
+    _total("comms_email_recipients", "recipients", "Recipients targeted"),
+    _total("comms_email_attempts", "attempts", "Send attempts by Twilio"),
+    _total("comms_emails_sent", "sent", "Emails sent by Twilio"),
+    _total("comms_emails_delivered", "delivered", "Emails delivered to the recipient's server"),
+    _total("comms_emails_opened", "opened", "Emails opened, by unique recipients"),
+    _total("comms_emails_undelivered", "undelivered", "Emails sent but not delivered"),
+    _total("comms_emails_failed", "failed", "Emails that failed inside Twilio"),
+    _total("comms_emails_canceled", "canceled", "Emails canceled by API request"),
+    _total("comms_email_operations_created", "operations_created", "Operations created"),
+    _total("comms_email_operations_completed", "operations_completed", "Operations that reached COMPLETED"),
+    _total("comms_email_operations_canceled", "operations_canceled", "Operations that reached CANCELED"),
     AccountMetric(
         "comms_emails_queued",
         "gauge",
@@ -324,8 +243,9 @@ PUBLISHED = (
         "comms_email_operations",
         "gauge",
         f"Tracked operations by status. {CACHED}",
-        lambda a, _: dict.fromkeys(STATUSES, 0) | a.view.by_status,
+        lambda a, _: a.view.by_status,
         label="status",
+        label_values=STATUSES,
     ),
     AccountMetric(
         "comms_email_oldest_unfinished_operation_created_timestamp_seconds",
@@ -344,93 +264,22 @@ PUBLISHED = (
 )
 
 
-def published_families(accounts: Sequence[Account]) -> Iterator[Metric]:
-    """Yield what the last polls published; it changes only with an account's view."""
-    return _families(PUBLISHED, [(account.name, read(PUBLISHED, account, now=0.0)) for account in accounts])
-
-
-def live_values(accounts: Sequence[Account], *, now: float) -> list[tuple[str, Values]]:
-    """Return every value of LIVE as it is *now* on the monotonic clock: equal lists make equal families."""
-    return [(account.name, read(LIVE, account, now=now)) for account in accounts]
-
-
-def live_families(values: Sequence[tuple[str, Values]]) -> Iterator[Metric]:
-    """Yield the health of the accounts from live_values()."""
-    return _families(LIVE, values)
-
-
-def read(metrics: Sequence[AccountMetric], account: Account, *, now: float) -> Values:
-    """Return the value of each of *metrics*; later changes of the account leave it alone."""
-    return tuple([_frozen(metric.read(account, now)) for metric in metrics])
-
-
-def _frozen(value: Value) -> Value:
-    return value.copy() if isinstance(value, Histogram) else value
-
-
-def _families(metrics: Sequence[AccountMetric], rows: Sequence[tuple[str, Values]]) -> Iterator[Metric]:
-    for index, metric in enumerate(metrics):
-        family = Metric(metric.name, metric.help, metric.type)
-        for account, values in rows:
-            _add_samples(family, metric, account, values[index])
-        yield family
-
-
-def _add_samples(family: Metric, metric: AccountMetric, account: str, value: Value) -> None:
-    labels = {"account": account}
-    sample = f"{metric.name}_total" if metric.type == "counter" else metric.name
-    match value:
-        case Histogram():
-            _add_histogram(family, labels, value)
-        case Exemplified():
-            family.add_sample(sample, labels, value.value, exemplar=_exemplar(value.exemplar))
-        case Mapping():
-            for key, number_ in value.items():
-                family.add_sample(sample, {**labels, metric.label: key}, number_)
-        case _:
-            family.add_sample(sample, labels, value)
-
-
-def _add_histogram(family: Metric, labels: dict[str, str], histogram: Histogram) -> None:
-    below = 0
-    for index, bound in enumerate((*histogram.bounds, float("inf"))):
-        below += histogram.counts[index]
-        exemplar = _exemplar(histogram.exemplars.get(index))
-        family.add_sample(f"{family.name}_bucket", {**labels, "le": number(bound)}, below, exemplar=exemplar)
-    family.add_sample(f"{family.name}_sum", labels, histogram.sum)
-    family.add_sample(f"{family.name}_count", labels, below)
-
-
-def _exemplar(exemplar: Exemplar | None) -> SampleExemplar | None:
-    if exemplar is None or len(exemplar.operation_id) > _LONGEST_EXEMPLAR:
-        return None
-    return SampleExemplar({"operation_id": exemplar.operation_id}, exemplar.value, exemplar.time)
-
-
-def build_info() -> Metric:
-    """Return the gauge that names this version."""
-    family = GaugeMetricFamily(
+def exporter_families(reloads: Reloads, shard: Shard) -> Iterator[Metric]:
+    """Yield what is said of the exporter itself: version, shard and the last configuration reload."""
+    build = GaugeMetricFamily(
         "comms_exporter_build_info",
         "Always 1; the labels are the versions of the exporter and of Python.",
         labels=["version", "python_version"],
     )
-    family.add_metric([__version__, platform.python_version()], 1)
-    return family
-
-
-def shard_info(shard: Shard) -> Metric:
-    """Return the gauge that says which part of the accounts is polled here."""
-    family = GaugeMetricFamily(
+    build.add_metric([__version__, platform.python_version()], 1)
+    yield build
+    shards = GaugeMetricFamily(
         "comms_exporter_shard_info",
         "Always 1; the labels are the shard of accounts that this exporter polls and the number of shards.",
         labels=["shard_index", "shard_total"],
     )
-    family.add_metric([str(shard.index), str(shard.total)], 1)
-    return family
-
-
-def reload_families(reloads: Reloads) -> Iterator[Metric]:
-    """Yield how the last reload of the settings went."""
+    shards.add_metric([str(shard.index), str(shard.total)], 1)
+    yield shards
     yield GaugeMetricFamily(
         "comms_exporter_config_last_reload_successful",
         "1 if the last configuration reload succeeded, 0 if it failed and the previous settings are still in use.",

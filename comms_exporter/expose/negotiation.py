@@ -1,6 +1,6 @@
-"""Finds out in which format, and how encoded, somebody wants a page.
+"""Content negotiation: picks the format and the encoding of the page from the headers of a request.
 
-prometheus_client's own negotiation ignores preferences and can be made to fail by a header, so this is our own:
+prometheus_client's own negotiation ignores quality values and raises on some headers, so this is our own:
 https://prometheus.io/docs/instrumenting/content_negotiation/
 """
 
@@ -11,16 +11,16 @@ _ESCAPINGS = frozenset({"allow-utf-8", "underscores", "dots", "values"})
 
 
 class Format(NamedTuple):
-    """How a page is to be written, and what its Content-Type says."""
+    """The format of a page, and its Content-Type."""
 
     openmetrics: bool
     content_type: str
 
 
 def negotiate(accept: str) -> Format:
-    """Return the format that the header *accept* prefers; text 0.0.4, which everybody reads, where it names none of ours.
+    """Return the format that the header *accept* prefers, or text 0.0.4, which every client reads, if it names none of ours.
 
-    Our names need no escaping, so whichever scheme is asked for is met; the answer only has to repeat it.
+    Our metric names need no escaping, so every escaping scheme gives the same page. The response only has to repeat the scheme.
     """
     best, best_quality = Format(False, _TEXT), 0.0
     for media_range in accept.split(","):
@@ -33,7 +33,7 @@ def negotiate(accept: str) -> Format:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether the header *accept_encoding* allows gzip; what names it counts before what names everything."""
+    """Whether the header *accept_encoding* allows gzip; an entry for gzip takes precedence over "*"."""
     qualities = {coding: _quality(parameters) for coding, parameters in map(_parse, accept_encoding.split(","))}
     return qualities.get("gzip", qualities.get("*", 0.0)) > 0
 
@@ -47,14 +47,14 @@ def _offer(media_type: str, parameters: dict[str, str]) -> Format | None:
             return Format(True, f"application/openmetrics-text; version=1.0.0; charset=utf-8{suffix}")
         case "text/plain", "1.0.0":
             return Format(False, f"text/plain; version=1.0.0; charset=utf-8{suffix}")
-        # OpenMetrics 0.0.1 was a draft; who reads it reads text, too.
+        # OpenMetrics 0.0.1 was a draft. Clients that accept it read text, too.
         case ("application/openmetrics-text", "0.0.1") | ("text/plain", None | "0.0.4") | ("text/*" | "*/*", _):
             return Format(False, _TEXT)
     return None
 
 
 def _parse(element: str) -> tuple[str, dict[str, str]]:
-    """Return the lower-case value of a header's *element*, and its parameters."""
+    """Return the value of a header's *element* and its parameters, in lower case."""
     value, *rest = element.split(";")
     pairs = (each.partition("=") for each in rest)
     return value.strip().lower(), {key.strip().lower(): text.strip().strip('"').lower() for key, _, text in pairs}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from operations import NOW
-from prometheus import complaints
+from prometheus import error_output
 
 from comms_exporter.simulator import World
 
@@ -74,7 +74,7 @@ def promtool_tests():
 
 
 def promtool_passes(binaries, file):
-    """Thousands of evaluations may take longer than the minute that complaints() gives: the test's own timeout holds."""
+    """Thousands of evaluations may take longer than the minute that error_output() gives: the test's own timeout holds."""
     done = subprocess.run([binaries.promtool, "test", "rules", file], capture_output=True, text=True, check=False)
 
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -83,7 +83,7 @@ def promtool_passes(binaries, file):
 class TestProgramsAgree:
     @pytest.mark.parametrize("path", [RULES, ALERTS], ids=lambda path: path.name)
     def test_lint(self, prometheus_binaries, path):
-        assert "" == complaints(prometheus_binaries.promtool, "check", "rules", "--lint=all", "--lint-fatal", path)
+        assert "" == error_output(prometheus_binaries.promtool, "check", "rules", "--lint=all", "--lint-fatal", path)
 
     @pytest.mark.timeout(300)
     @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
@@ -93,17 +93,17 @@ class TestProgramsAgree:
     def test_prometheus_config(self, prometheus_binaries):
         config = ROOT / "deploy/prometheus/prometheus.yml"
 
-        assert "" == complaints(prometheus_binaries.promtool, "check", "config", "--lint=all", "--lint-fatal", config)
+        assert "" == error_output(prometheus_binaries.promtool, "check", "config", "--lint=all", "--lint-fatal", config)
 
     def test_alertmanager_config(self, prometheus_binaries):
-        assert "" == complaints(prometheus_binaries.amtool, "check-config", ALERTMANAGER)
+        assert "" == error_output(prometheus_binaries.amtool, "check-config", ALERTMANAGER)
 
     @pytest.mark.parametrize(
         ("severity", "receiver"),
         [("critical", "pager"), ("warning", "tickets"), ("info", "nowhere"), ("unheard-of", "tickets")],
     )
     def test_routes(self, prometheus_binaries, severity, receiver):
-        assert "" == complaints(
+        assert "" == error_output(
             prometheus_binaries.amtool,
             "config",
             "routes",
@@ -273,7 +273,7 @@ class TestRunbookQueries:
         file = tmp_path / "queries.yml"
         file.write_text(json.dumps({"groups": [{"name": "runbooks", "rules": rules}]}), encoding="utf-8")
 
-        assert "" == complaints(prometheus_binaries.promtool, "check", "rules", file)
+        assert "" == error_output(prometheus_binaries.promtool, "check", "rules", file)
 
 
 WEEK = 7 * 86400

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from house import house
 from operations import NOW, page_of
-from prometheus import Binaries, complaints
+from prometheus import Binaries, error_output
 
 from comms_exporter.collect.health import Reloads
 from comms_exporter.expose.exposition import Exposition
@@ -80,7 +80,7 @@ async def history(scenario, *, before, lasting, step, rate):
 
 
 def fired(folder, series, *, lasting, step, expected):
-    """Return promtool's complaints if anything but *expected* fired at any time."""
+    """Return promtool's output if anything but *expected* fired at any time."""
     every = f"{step}s"
     test = {
         "rule_files": [str(path) for path in RULES],
@@ -105,7 +105,7 @@ def fired(folder, series, *, lasting, step, expected):
     }
     file = folder / "scenario.test.yml"
     file.write_text(json.dumps(test))
-    return "".join(complaints(Binaries.find(major).promtool, "test", "rules", file) for major in (2, 3))
+    return "".join(error_output(Binaries.find(major).promtool, "test", "rules", file) for major in (2, 3))
 
 
 @pytest.mark.timeout(600)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from prometheus import complaints
+from prometheus import error_output
 
 from comms_exporter import __version__, simulator
 from comms_exporter.config import load
@@ -109,7 +109,7 @@ def check_health(address, *, code):
 
 class TestImage:
     def test_hadolint(self):
-        assert "" == complaints(program("hadolint"), "--failure-threshold", "warning", ROOT / "Dockerfile")
+        assert "" == error_output(program("hadolint"), "--failure-threshold", "warning", ROOT / "Dockerfile")
 
     def test_nothing_is_copied_that_dockerignore_keeps_out(self):
         """Everything is kept out but what is named, and what is named is there."""
@@ -261,7 +261,7 @@ class TestCompose:
             if mount["type"] == "bind":
                 shutil.copy(mount["source"], tmp_path / Path(mount["target"]).name)
 
-        assert "" == complaints(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
+        assert "" == error_output(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
 
     def test_services_call_each_other_by_name(self):
         config = yaml.safe_load((DEPLOY / "compose/prometheus.yml").read_text(encoding="utf-8"))
@@ -583,7 +583,7 @@ class TestUnit:
         """systemd's score of what it could do to the machine is 1.5 of 10 at most."""
         systemd = program("systemd-analyze", remedy="install systemd")
 
-        assert "" == complaints(systemd, "security", "--offline=true", "--threshold=15", "--no-pager", UNIT)
+        assert "" == error_output(systemd, "security", "--offline=true", "--threshold=15", "--no-pager", UNIT)
 
     def test_the_exporter_understands_its_settings(self, tmp_path):
         (tmp_path / "auth_token").write_text("canary\n", encoding="utf-8")
@@ -601,7 +601,7 @@ class TestUnit:
 
 class TestWorkflows:
     def test_zizmor(self):
-        assert "" == complaints(program("zizmor"), "--offline", "--no-progress", ROOT / ".github/workflows")
+        assert "" == error_output(program("zizmor"), "--offline", "--no-progress", ROOT / ".github/workflows")
 
     @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
     def test_actions_are_pinned(self, path):

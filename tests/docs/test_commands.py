@@ -22,7 +22,7 @@ import pytest
 import yaml
 from aiohttp.test_utils import TestServer
 from deploy.test_deploy import answer, fetched
-from prometheus import complaints
+from prometheus import error_output
 
 from comms_exporter import __version__, simulator
 from comms_exporter.config import load
@@ -454,7 +454,7 @@ class TestAlerts:
         assert 2 == len(edits)
         assert "example.com" not in text
         assert not re.search(r"^ *\w+_url: (?!https://(git|grafana)\.my\.org/)", text, re.MULTILINE)
-        assert "" == complaints(prometheus_binaries.promtool, "check", "rules", alerts)
+        assert "" == error_output(prometheus_binaries.promtool, "check", "rules", alerts)
 
 
 class TestYaml:
@@ -467,13 +467,13 @@ class TestYaml:
         scrape, _, _ = under("README.md", "Use it", "yaml").partition("accounts:")
         (tmp_path / "prometheus.yml").write_text(scrape, encoding="utf-8")
 
-        assert "" == complaints(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
+        assert "" == error_output(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
 
     def test_prometheus_takes_its_time(self, prometheus_binaries, tmp_path):
         slow = yaml.safe_load(under("docs/performance.md", "Beyond one process", "yaml"))
         (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"global": slow}), encoding="utf-8")
 
-        assert "" == complaints(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
+        assert "" == error_output(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
 
     def test_the_exporter_reads_its_accounts(self, tmp_path):
         _, _, accounts = under("README.md", "Use it", "yaml").partition("accounts:")
@@ -511,7 +511,7 @@ class TestYaml:
         shutil.copy(tmp_path / "tls.crt", tmp_path / "ca.crt")
         config = web_config.parse((tmp_path / "web.yml").read_bytes(), tmp_path)
 
-        assert "" == complaints(prometheus_three.promtool, "check", "web-config", tmp_path / "web.yml")
+        assert "" == error_output(prometheus_three.promtool, "check", "web-config", tmp_path / "web.yml")
         assert frozenset({"prometheus.example.com"}) == config.tls.allowed_sans
         assert web_config.tls_context(config.tls)
 
@@ -530,4 +530,4 @@ class TestReadme:
         (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "readme", "rules": rules}]}))
 
         assert 6 == len(rules)
-        assert "" == complaints(prometheus_binaries.promtool, "check", "rules", tmp_path / "rules.yml")
+        assert "" == error_output(prometheus_binaries.promtool, "check", "rules", tmp_path / "rules.yml")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from operations import NOW, apply, listing, operation
-from prometheus import Binaries, MissingBinariesError, Prometheus, complaints
+from prometheus import Binaries, MissingBinariesError, Prometheus, error_output
 
 from comms_exporter import simulator
 from comms_exporter.check import ADVICE
@@ -212,7 +212,7 @@ def week(tmp_path_factory):
     except MissingBinariesError as error:
         pytest.skip(str(error))
     blocks_from = ("tsdb", "create-blocks-from", "--max-block-duration=240h", "openmetrics")
-    assert "" == complaints(promtool, *blocks_from, folder / "history.om", folder / "tsdb")
+    assert "" == error_output(promtool, *blocks_from, folder / "history.om", folder / "tsdb")
     return folder
 
 
@@ -240,4 +240,4 @@ class TestCookbook:
         rule = [{"record": f"r{number}", "expr": promql} for number, (_, promql) in enumerate(QUERIES)]
         (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "cookbook", "rules": rule}]}))
 
-        assert "" == complaints(prometheus_binaries.promtool, "check", "rules", tmp_path / "rules.yml")
+        assert "" == error_output(prometheus_binaries.promtool, "check", "rules", tmp_path / "rules.yml")

@@ -1,4 +1,4 @@
-"""Pieces that were compressed apart are one gzip file together, which every reader takes."""
+"""Pieces that were compressed separately make one gzip file that every reader accepts."""
 
 import gzip
 import subprocess
@@ -21,32 +21,31 @@ def join(texts):
 
 
 @given(st.lists(texts, max_size=6))
-def test_pieces_are_what_they_were(pieces):
-    joined = join(pieces)
+def test_the_file_contains_all_texts_in_one_member(texts):
+    joined = join(texts)
 
-    assert b"".join(pieces) == gzip.decompress(joined)
-    # One member, which readers that stop after the first need.
+    assert b"".join(texts) == gzip.decompress(joined)
+    # Some readers stop after the first member.
     reader = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    assert b"".join(pieces) == reader.decompress(joined)
+    assert b"".join(texts) == reader.decompress(joined)
     assert reader.eof
     assert b"" == reader.unused_data
 
 
 @given(st.lists(st.binary(max_size=300), max_size=4))
-def test_sums_add_up(pieces):
-    half = len(pieces) // 2
+def test_checksums_can_be_combined(texts):
+    half = len(texts) // 2
     first, second = Sum(), Sum()
-    for piece in map(compress, pieces[:half]):
+    for piece in map(compress, texts[:half]):
         first = first.plus(piece)
-    for piece in map(compress, pieces[half:]):
+    for piece in map(compress, texts[half:]):
         second = second.plus(piece)
 
-    assert Sum(zlib.crc32(b"".join(pieces)), len(b"".join(pieces))) == first.plus(second)
+    assert Sum(zlib.crc32(b"".join(texts)), len(b"".join(texts))) == first.plus(second)
 
 
-def test_gzip_itself_finds_nothing_wrong():
+def test_the_gzip_program_accepts_the_file():
     joined = join([b"a" * 100_000, b"", b"b"])
+    done = subprocess.run(["gzip", "-dc"], input=joined, capture_output=True, check=True)
 
-    assert (
-        b"a" * 100_000 + b"b" == subprocess.run(["gzip", "-dc"], input=joined, capture_output=True, check=True).stdout
-    )
+    assert b"a" * 100_000 + b"b" == done.stdout

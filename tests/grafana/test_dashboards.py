@@ -16,7 +16,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from house import house
 from operations import NOW, page_of
-from prometheus import Binaries, Prometheus, complaints
+from prometheus import Binaries, Prometheus, error_output
 
 from comms_exporter.collect.health import Reloads
 from comms_exporter.expose.exposition import Exposition
@@ -250,7 +250,7 @@ class TestLinter:
         rules = [{"record": f"r{number}", "expr": expanded(expr)} for number, expr in enumerate(asked)]
 
         groups = json.dumps({"groups": [{"name": uid, "rules": rules}]})
-        assert "" == complaints(Binaries.find(3).promtool, "check", "rules", "/dev/stdin", text=groups)
+        assert "" == error_output(Binaries.find(3).promtool, "check", "rules", "/dev/stdin", text=groups)
 
     def test_target_rate_interval_rule(self, uid):
         for _, target in targets(load(uid)):
@@ -291,7 +291,7 @@ def histories(tmp_path_factory):
         text = folders[name] / "history.om"
         asyncio.run(history(text, hours=3, **events))
         blocks = ("tsdb", "create-blocks-from", "openmetrics", text, folders[name] / "tsdb")
-        assert "" == complaints(promtool, *blocks)
+        assert "" == error_output(promtool, *blocks)
         text.unlink()
     return folders
 

@@ -1,3 +1,5 @@
+"""The helpers that run Prometheus for other tests, and the script that installs it."""
+
 import asyncio
 import os
 import shutil
@@ -15,7 +17,7 @@ from prometheus import (
     Prometheus,
     PrometheusError,
     check_metrics,
-    complaints,
+    error_output,
 )
 
 EXPOSITION = """\
@@ -30,7 +32,7 @@ toy_queued 2
 
 
 def running(pid):
-    """Whether the process exists, be it as a zombie."""
+    """Whether the process exists, even as a zombie."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -40,7 +42,7 @@ def running(pid):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def exporter():
-    """The address of something to scrape."""
+    """The address of a server with metrics."""
 
     async def metrics(request):
         return web.Response(text=EXPOSITION, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
@@ -53,7 +55,7 @@ async def exporter():
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def scraping(prometheus_binaries, exporter, tmp_path_factory):
-    """A Prometheus that has scraped the exporter and tried to scrape nobody."""
+    """A Prometheus that has scraped the exporter and failed to scrape a closed port."""
     folder = tmp_path_factory.mktemp("scraping")
     rules = folder / "rules.yml"
     rules.write_text("groups: [{name: toy, rules: [{record: toy:sum, expr: sum(toy_emails_total)}]}]")
@@ -75,7 +77,7 @@ class TestScraping:
     async def test_query_in_the_past(self, scraping):
         assert [] == await scraping.query("toy_queued", at=time.time() - 3600)
 
-    async def test_refuses_a_query(self, scraping):
+    async def test_raises_if_a_query_is_invalid(self, scraping):
         with pytest.raises(PrometheusError, match=r"400: .*parse error"):
             await scraping.query("sum(")
 
@@ -98,28 +100,28 @@ class TestScraping:
     async def test_rules(self, scraping):
         assert [({"__name__": "toy:sum"}, 4.0)] == await scraping.until("toy:sum")
 
-    async def test_waits_only_so_long(self, scraping):
-        """Waiting in vain says what was there and what hindered."""
-        with pytest.raises(AssertionError, match=r"toy:sum > 4: .*still \[\]; failing targets: .*connection refused"):
+    async def test_until_gives_up_and_says_why(self, scraping):
+        with pytest.raises(
+            AssertionError, match=r"toy:sum > 4: still \[\] after 0\.1 seconds; failing targets: .*connection refused"
+        ):
             await scraping.until("toy:sum > 4", within=0.1)
 
 
 class TestConfiguring:
-    async def test_reload(self, prometheus_binaries, tmp_path):
-        """A configuration of one's own, exchanged while running."""
+    async def test_reload_replaces_the_configuration(self, prometheus_binaries, tmp_path):
         async with Prometheus(prometheus_binaries, tmp_path, config={"scrape_configs": []}) as prometheus:
             assert "job_name" not in (await prometheus.get("/api/v1/status/config"))["data"]["yaml"]
 
             await prometheus.reload({"scrape_configs": [{"job_name": "another"}]})
             assert "job_name: another" in (await prometheus.get("/api/v1/status/config"))["data"]["yaml"]
 
-    async def test_refuses_to_reload(self, prometheus_binaries, tmp_path):
+    async def test_raises_if_a_reload_fails(self, prometheus_binaries, tmp_path):
         async with Prometheus(prometheus_binaries, tmp_path) as prometheus:
             with pytest.raises(PrometheusError, match="couldn't load configuration"):
                 await prometheus.reload({"scrape_config": []})
 
-    async def test_refuses_to_start(self, prometheus_binaries, tmp_path):
-        """Its own words say why, and there is no waiting for what will not come."""
+    async def test_raises_at_once_if_the_server_does_not_start(self, prometheus_binaries, tmp_path):
+        """The message contains the server's output."""
         with pytest.raises(PrometheusError, match="field scrape_config not found"):
             async with Prometheus(prometheus_binaries, tmp_path, config={"scrape_config": []}):
                 pass
@@ -173,7 +175,7 @@ class TestStopping:
         assert task.cancelled()
         assert not running(prometheus.pid)
 
-    async def test_kills_what_does_not_listen(self, tmp_path, monkeypatch):
+    async def test_kills_a_server_that_ignores_sigterm(self, tmp_path, monkeypatch):
         monkeypatch.setattr("prometheus.STARTING_SECONDS", 0.5)
         monkeypatch.setattr("prometheus.STOPPING_SECONDS", 0.2)
         deaf = tmp_path / "bin" / "deaf"
@@ -189,7 +191,7 @@ class TestStopping:
 
 
 class TestAlertmanager:
-    async def test_hears_of_an_alert(self, prometheus_binaries, tmp_path):
+    async def test_receives_an_alert(self, prometheus_binaries, tmp_path):
         rules = tmp_path / "rules.yml"
         rules.write_text("groups: [{name: toy, rules: [{alert: Toy, expr: vector(1), labels: {severity: page}}]}]")
         config = {"route": {"receiver": "nobody"}, "receivers": [{"name": "nobody"}]}
@@ -208,32 +210,32 @@ class TestAlertmanager:
 
         assert not running(alertmanager.pid)
 
-    async def test_refuses_to_start(self, prometheus_binaries, tmp_path):
+    async def test_raises_if_it_does_not_start(self, prometheus_binaries, tmp_path):
         with pytest.raises(PrometheusError, match="undefined receiver"):
             async with Alertmanager(prometheus_binaries, tmp_path, {"route": {"receiver": "nobody"}}):
                 pass
 
 
 class TestCheckMetrics:
-    def test_clean(self, prometheus_binaries):
+    def test_returns_nothing_for_a_clean_page(self, prometheus_binaries):
         assert "" == check_metrics(prometheus_binaries, EXPOSITION)
 
-    def test_lint(self, prometheus_binaries):
+    def test_returns_lint_errors(self, prometheus_binaries):
         text = "# HELP toy_queued_total Emails waiting.\n# TYPE toy_queued_total gauge\ntoy_queued_total 2\n"
 
         assert 'toy_queued_total non-counter metrics should not have "_total" suffix' == check_metrics(
             prometheus_binaries, text
         )
 
-    def test_nonsense(self, prometheus_binaries):
+    def test_returns_parse_errors(self, prometheus_binaries):
         assert "error while linting" in check_metrics(prometheus_binaries, "toy_queued two\n")
 
 
-def test_amtool_complains(prometheus_binaries, tmp_path):
+def test_error_output_of_amtool(prometheus_binaries, tmp_path):
     config = tmp_path / "alertmanager.yml"
     config.write_text("route: {receiver: nobody}\n")
 
-    assert 'undefined receiver "nobody"' in complaints(prometheus_binaries.amtool, "check-config", config)
+    assert 'undefined receiver "nobody"' in error_output(prometheus_binaries.amtool, "check-config", config)
 
 
 class TestBinaries:
@@ -241,23 +243,23 @@ class TestBinaries:
 
     @pytest.fixture
     def debian(self, tmp_path):
-        """A folder with the programs as Debian calls them."""
+        """A folder with the programs, under the names they have in Debian."""
         for name in self.PROGRAMS:
             (tmp_path / name).touch(0o755)
         return tmp_path
 
-    def test_given(self, debian):
+    def test_finds_the_folder_in_the_environment(self, debian):
         found = Binaries.find(3, environ={"PROMETHEUS_3": str(debian)})
 
         assert found == Binaries(*(debian / name for name in self.PROGRAMS))
 
-    def test_fetched(self, tmp_path, debian):
+    def test_finds_what_was_fetched(self, tmp_path, debian):
         (tmp_path / "tools" / "prometheus-2").mkdir(parents=True)
         (tmp_path / "tools" / "prometheus-2" / "bin").symlink_to(debian)
 
         assert "promtool" == Binaries.find(2, environ={}, tools=tmp_path / "tools").promtool.name
 
-    def test_missing(self, debian):
+    def test_names_the_missing_program(self, debian):
         (debian / "amtool").unlink()
 
         with pytest.raises(MissingBinariesError) as missing:
@@ -270,8 +272,8 @@ class TestBinaries:
 class TestFetch:
     @pytest.fixture
     def fetch(self, tmp_path):
-        """Run the script as if this machine had no apt-get, and these *programs*."""
-        script = Path(__file__).parents[2] / "tools" / "fetch-prometheus"
+        """Run the script on a machine without apt-get, but with *programs* on PATH."""
+        script = Path(__file__).parents[1] / "tools" / "fetch-prometheus"
         (tmp_path / "tools").mkdir()
         shutil.copy(script, tmp_path / "tools")
         path = tmp_path / "path"
@@ -297,17 +299,17 @@ class TestFetch:
 
     SKIPPED = "Prometheus: there is no apt-get to fetch it with; the tests that talk to it will be skipped\n"
 
-    def test_elsewhere(self, fetch):
-        """A machine of another kind can run the other tests."""
+    def test_skips_without_apt_get(self, fetch):
+        """The other tests can run there."""
         assert (0, self.SKIPPED) == fetch()
 
-    def test_ci(self, fetch):
+    def test_fails_in_ci(self, fetch):
         assert (1, "Prometheus: there is no apt-get to fetch it with\n") == fetch(CI="true")
 
-    def test_given(self, fetch):
+    def test_fetches_nothing_if_the_environment_names_both(self, fetch):
         assert (0, "") == fetch(PROMETHEUS_2="/opt/2", PROMETHEUS_3="/opt/3", CI="true")
 
-    def test_on_path(self, fetch, tmp_path):
+    def test_links_a_suitable_version_on_path(self, fetch, tmp_path):
         assert (0, "") == fetch(TestBinaries.PROGRAMS, "3.5.0", PROMETHEUS_2="/opt/2", CI="true")
         assert (
             "prometheus-alertmanager"
@@ -315,8 +317,8 @@ class TestFetch:
         )
 
     @pytest.mark.parametrize("version", ["2.53.0", "3.4.9"])
-    def test_unsuitable_on_path(self, fetch, version):
+    def test_ignores_other_versions_on_path(self, fetch, version):
         assert (0, self.SKIPPED) == fetch(TestBinaries.PROGRAMS, version)
 
-    def test_incomplete_on_path(self, fetch):
+    def test_ignores_an_incomplete_set_on_path(self, fetch):
         assert (0, self.SKIPPED) == fetch(TestBinaries.PROGRAMS[:3], "3.5.0")
