@@ -16,7 +16,7 @@ import msgspec
 from comms_exporter.base.slices import SIZE, Steps, batched
 from comms_exporter.model.histogram import Exemplar, Histogram
 from comms_exporter.model.operations import STATS, STATUSES, Operation, Stats
-from comms_exporter.model.readings import REACHED, Reading, at_most, fallen, reading_of
+from comms_exporter.model.readings import REACHED, Reading, decreased_stages, detect_reading, reached_at_most
 from comms_exporter.model.records import TOTALS, Marks, SavedAccount, Snapshot, Tracked, marks_of
 
 DAY = 86400.0
@@ -260,7 +260,7 @@ class AccountState:
         said = marks_of(stats, operation.status, reading)
         if self.first_look is None or operation.created < self.first_look:
             # The upper bound, so that making up our mind later adds nothing that happened before the first look.
-            marks = at_most(stats, reading) + said[len(REACHED) :]
+            marks = reached_at_most(stats, reading) + said[len(REACHED) :]
         else:
             marks = said
             self._count(_NOTHING, marks, operation, now)
@@ -280,7 +280,7 @@ class AccountState:
         if operation.updated >= known.operation.updated or known.operation.updated > now + MARGIN:
             # What is no lower than all that was ever seen has not fallen, if it is read as it was.
             if marks != said or reading is not known.reading:
-                self.regressions.update(fallen(before, stats, reading))
+                self.regressions.update(decreased_stages(before, stats, reading))
             # With the id that is in memory already.
             operation = Operation(
                 known.operation.id, operation.status, operation.created, operation.updated, operation.packed
@@ -325,7 +325,7 @@ class AccountState:
     def _reading(self, stats: Stats, before: Reading) -> Reading:
         if self.forced_reading is not None:
             return self.forced_reading
-        decided = reading_of(stats)
+        decided = detect_reading(stats)
         return before if decided is Reading.UNDECIDED else decided
 
     def _enter(self, each: Tracked, stats: Stats) -> None:

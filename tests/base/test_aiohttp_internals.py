@@ -1,4 +1,4 @@
-"""The undocumented parts of aiohttp that we rely on are still there, and are used in one place only."""
+"""aiohttp still has the undocumented names that we use, and only one module uses them."""
 
 import ast
 import inspect
@@ -16,14 +16,14 @@ PACKAGE = ROOT / "comms_exporter"
 INTERNALS = "aiohttp_internals.py"
 
 
-def lost(what):
+def missing(name):
     return (
-        f"aiohttp {aiohttp.__version__} has no {what} any more: change comms_exporter/{INTERNALS}, "
+        f"aiohttp {aiohttp.__version__} no longer has {name}: change comms_exporter/base/{INTERNALS} "
         "and the bound on aiohttp in pyproject.toml"
     )
 
 
-class TestWhatWeRelyOn:
+class TestUndocumentedNames:
     @pytest.mark.parametrize(
         "name",
         [
@@ -38,24 +38,28 @@ class TestWhatWeRelyOn:
             "force_close",
         ],
     )
-    def test_of_the_server(self, name):
-        assert hasattr(web.RequestHandler, name) or name in web.RequestHandler.__slots__, lost(f"RequestHandler.{name}")
+    def test_of_the_request_handler(self, name):
+        assert hasattr(web.RequestHandler, name) or name in web.RequestHandler.__slots__, missing(
+            f"RequestHandler.{name}"
+        )
 
     @pytest.mark.parametrize("name", ["loop", "keepalive_timeout", "access_log", "lingering_time", "max_headers"])
-    def test_of_how_the_server_is_made(self, name):
-        assert name in accepted(web.RequestHandler.__init__), lost(f"RequestHandler({name}=…)")
+    def test_of_its_constructor(self, name):
+        assert name in parameters_of(web.RequestHandler.__init__), missing(f"RequestHandler({name}=…)")
 
-    def test_of_how_the_server_tells_errors(self):
-        parameters = list(accepted(web.RequestHandler.handle_error))
-        assert ["self", "request", "status", "exc", "message"] == parameters, lost("handle_error() as it was")
-        assert issubclass(BadHttpMethod, HttpProcessingError), lost("BadHttpMethod that is an HttpProcessingError")
+    def test_of_its_error_handler(self):
+        parameters = list(parameters_of(web.RequestHandler.handle_error))
+        assert ["self", "request", "status", "exc", "message"] == parameters, missing(
+            "handle_error() with these parameters"
+        )
+        assert issubclass(BadHttpMethod, HttpProcessingError), missing("BadHttpMethod as an HttpProcessingError")
 
     async def test_of_the_client(self):
         async with aiohttp.ClientSession() as session:
-            assert getattr(session, "_retry_connection", None) is True, lost("ClientSession._retry_connection")
+            assert getattr(session, "_retry_connection", None) is True, missing("ClientSession._retry_connection")
 
 
-def accepted(function):
+def parameters_of(function):
     return inspect.signature(function).parameters
 
 
@@ -64,17 +68,17 @@ def modules():
 
 
 class TestOurModules:
-    def test_use_the_private_parts_in_one_place(self):
+    def test_only_one_uses_private_names_of_aiohttp(self):
         private = {"_retry_connection", "_request_count", "_waiter", "_loop", "RequestHandler"}
-        using = {
+        users = {
             path.name
             for path, tree in modules().items()
             for node in ast.walk(tree)
             if isinstance(node, ast.Attribute) and node.attr in private
         }
-        assert {INTERNALS} == using
+        assert {INTERNALS} == users
 
-    def test_import_what_pyproject_declares_and_nothing_else(self):
+    def test_import_exactly_the_declared_dependencies(self):
         imported = set()
         for tree in modules().values():
             for node in ast.walk(tree):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comms_exporter.model.operations import STATS
-from comms_exporter.model.readings import REACHED, Reading, at_most, fallen, reached, reading_of
+from comms_exporter.model.readings import REACHED, Reading, decreased_stages, detect_reading, reached, reached_at_most
 
 CUMULATIVE, EXCLUSIVE, UNDECIDED = Reading.CUMULATIVE, Reading.EXCLUSIVE, Reading.UNDECIDED
 
@@ -76,10 +76,10 @@ SAMPLES = [
 ]
 
 
-@pytest.mark.parametrize(("counters", "reading", "happened"), SAMPLES)
-def test_reads_every_published_sample(counters, reading, happened):
-    assert reading == reading_of(counters)
-    assert happened == named(reached(counters, reading))
+@pytest.mark.parametrize(("counters", "reading", "expected"), SAMPLES)
+def test_reads_every_published_sample(counters, reading, expected):
+    assert reading == detect_reading(counters)
+    assert expected == named(reached(counters, reading))
 
 
 @st.composite
@@ -125,36 +125,40 @@ def exclusive(history):
 def test_the_same_history_counts_the_same_under_both_readings(history):
     under_one, under_other = cumulative(history), exclusive(history)
 
-    assert reached(under_one, reading_of(under_one)) == reached(under_other, reading_of(under_other))
+    assert reached(under_one, detect_reading(under_one)) == reached(under_other, detect_reading(under_other))
 
 
 @given(emails())
 def test_no_reading_is_mistaken_for_the_other(history):
-    assert reading_of(cumulative(history)) is not EXCLUSIVE
-    assert reading_of(exclusive(history)) is not CUMULATIVE
+    assert detect_reading(cumulative(history)) is not EXCLUSIVE
+    assert detect_reading(exclusive(history)) is not CUMULATIVE
 
 
 @given(st.lists(st.none() | st.integers(0, 50), min_size=11, max_size=11).map(tuple))
 def test_the_bounds_of_undecided_counters_hold_under_both_readings(counters):
     for reading in (CUMULATIVE, EXCLUSIVE):
         for low, true, high in zip(
-            reached(counters, UNDECIDED), reached(counters, reading), at_most(counters, UNDECIDED), strict=True
+            reached(counters, UNDECIDED), reached(counters, reading), reached_at_most(counters, UNDECIDED), strict=True
         ):
             assert low <= true <= high
 
 
-class TestFallen:
-    def test_names_the_stages_that_fell(self):
-        assert ["sent", "delivered"] == fallen(stats(sent=5, delivered=4), stats(sent=4, delivered=3), CUMULATIVE)
+class TestDecreasedStages:
+    def test_names_the_stages_that_decreased(self):
+        assert ["sent", "delivered"] == decreased_stages(
+            stats(sent=5, delivered=4), stats(sent=4, delivered=3), CUMULATIVE
+        )
 
-    def test_an_email_that_moves_on_has_not_fallen(self):
-        assert [] == fallen(stats(sent=5), stats(sent=1, delivered=3, undelivered=1), EXCLUSIVE)
+    def test_an_email_that_moves_on_decreases_no_stage(self):
+        assert [] == decreased_stages(stats(sent=5), stats(sent=1, delivered=3, undelivered=1), EXCLUSIVE)
 
-    def test_while_undecided_only_what_falls_under_both_readings_fell(self):
-        assert [] == fallen(stats(sent=5), stats(sent=1, delivered=4), UNDECIDED)
-        assert ["sent"] == fallen(stats(sent=5), stats(sent=4), UNDECIDED)
+    def test_undecided_counters_must_decrease_under_both_readings(self):
+        assert [] == decreased_stages(stats(sent=5), stats(sent=1, delivered=4), UNDECIDED)
+        assert ["sent"] == decreased_stages(stats(sent=5), stats(sent=4), UNDECIDED)
 
-    def test_a_counter_that_is_left_out_has_not_fallen(self):
-        left_out = (5, None, None, 0, 0, None, 3, 0, 0, 0, 0)
+    def test_a_missing_counter_is_no_decrease(self):
+        missing = (5, None, None, 0, 0, None, 3, 0, 0, 0, 0)
 
-        assert [] == fallen(stats(total=5, recipients=5, attempts=9, sent=5, delivered=3), left_out, CUMULATIVE)
+        assert [] == decreased_stages(
+            stats(total=5, recipients=5, attempts=9, sent=5, delivered=3), missing, CUMULATIVE
+        )
