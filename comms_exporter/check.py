@@ -1,4 +1,4 @@
-"""Finds out, step by step, whether an account can be read, and says what to do where it cannot."""
+"""Test step by step whether an account can be read, and say how to fix what fails."""
 
 import asyncio
 import socket
@@ -15,26 +15,26 @@ from comms_exporter.base.printable import printable
 from comms_exporter.collect.poller import requests_per_hour
 from comms_exporter.collect.state import RETENTION
 
-# More than this between our clock and the API's, and windows of time are no longer what they seem.
-BEARABLE_SKEW = 30.0
+# Seconds. With more clock skew than this, polls list the wrong time window.
+MAX_CLOCK_SKEW = 30.0
 
 ADVICE = {
-    "auth": "the credentials are refused: compare account SID and token (or API key and secret) with the Console",
-    "forbidden": "the credentials may not read operations: a trial account, or an API key without the permission",
-    "not_found": "nothing is there: --api.base-url should end in /v1",
-    "bad_request": "the API refuses the question: try a smaller --api.page-size, and report this",
-    "rate_limited": "the account is throttled: wait, then lower --api.max-requests-per-second",
-    "server": "the trouble is Twilio's: see status.twilio.com, and try again",
-    "timeout": "no answer: raise --api.timeout, or look at proxies and firewalls",
-    "connection": "no connection: look at --api.base-url, proxies and firewalls",
-    "tls": "the certificate is not trusted: give your proxy's authority with --api.ca-file",
-    "bad_payload": "that is no answer of this API: does a proxy answer in its place?",
+    "auth": "Twilio rejects the credentials: compare the account SID and auth token (or API key and secret) with the Console",
+    "forbidden": "the credentials have no permission to read operations: upgrade a trial account, or give the API key email permissions",
+    "not_found": "the URL does not exist: check that --api.base-url ends in /v1",
+    "bad_request": "the API rejects the request: try a smaller --api.page-size, and report this",
+    "rate_limited": "Twilio limits the account's requests: lower --api.max-requests-per-second or raise --collect.interval",
+    "server": "a problem at Twilio: check status.twilio.com and try again later",
+    "timeout": "no response in time: raise --api.timeout, or check proxies and firewalls",
+    "connection": "cannot connect: check --api.base-url, DNS, proxies and firewalls",
+    "tls": "the certificate is not trusted: if a proxy intercepts TLS, set --api.ca-file to its CA certificate",
+    "bad_payload": "this is not a response of the API: check --api.base-url, and whether a proxy responds in its place",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that was looked at, and what to do where it is not good."""
+    """The result of one test, and how to fix it if it failed."""
 
     name: str
     good: bool
@@ -44,14 +44,14 @@ class Step:
 
 @dataclass(slots=True)
 class Report:
-    """All that was looked at for one account."""
+    """The results of all tests of one account."""
 
     account: str
     steps: list[Step] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
-        """Whether nothing stands in the way."""
+        """Whether all tests passed."""
         return all(step.good for step in self.steps)
 
 
@@ -66,26 +66,26 @@ async def check(
     clock: Callable[[], float] = time.time,
     resolve: Callable[[str, int], Awaitable[int]] | None = None,
 ) -> Report:
-    """Look at everything between us and the operations of *account*, with one request."""
-    report = Report(account, [Step("settings", True, f"good; asks {base_url} every {interval:g} s")])
+    """Run all tests for *account* with one API request."""
+    report = Report(account, [Step("settings", True, f"valid; polls {base_url} every {interval:g} s")])
     url = urlsplit(base_url)
     host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
     if proxied:
-        report.steps.append(Step("name", True, f"{host} is the proxy's to resolve"))
+        report.steps.append(Step("DNS", True, f"the proxy resolves {host}"))
     else:
-        report.steps.append(await _name(host, port, resolve or _resolve))
-    page = await _page(report, client, secure=url.scheme == "https", mask=mask)
+        report.steps.append(await _test_dns(host, port, resolve or _resolve))
+    page = await _request_page(report, client, secure=url.scheme == "https", mask=mask)
     if page is not None:
-        report.steps += [_clock(client.now() - clock()), _budget(page, interval, client.page_size)]
+        report.steps += [_test_clock(client.now() - clock()), _estimate_requests(page, interval, client.page_size)]
     return report
 
 
-async def _name(host: str, port: int, resolve: Callable[[str, int], Awaitable[int]]) -> Step:
+async def _test_dns(host: str, port: int, resolve: Callable[[str, int], Awaitable[int]]) -> Step:
     try:
         found = await resolve(host, port)
     except OSError as error:
-        return Step("name", False, f"{host}: {error.strerror or error}", "look at --api.base-url and at the resolver")
-    return Step("name", True, f"{host} has {found} address{'es' if found != 1 else ''}")
+        return Step("DNS", False, f"{host}: {error.strerror or error}", "check --api.base-url and DNS")
+    return Step("DNS", True, f"{host} has {found} address{'es' if found != 1 else ''}")
 
 
 async def _resolve(host: str, port: int) -> int:
@@ -93,8 +93,10 @@ async def _resolve(host: str, port: int) -> int:
     return len({address[4][0] for address in found})
 
 
-async def _page(report: Report, client: CommsClient, *, secure: bool, mask: Callable[[str], str]) -> Page | None:
-    """Ask for one page, and tell by its failure how far we came."""
+async def _request_page(
+    report: Report, client: CommsClient, *, secure: bool, mask: Callable[[str], str]
+) -> Page | None:
+    """Request one page; derive from a failure which tests passed before it."""
     failure, page = None, None
     try:
         async for answer in client.pages(Query(created_after=client.now() - RETENTION), RetryBudget()):
@@ -103,10 +105,10 @@ async def _page(report: Report, client: CommsClient, *, secure: bool, mask: Call
     except CommsError as error:
         failure = error
     stages = {
-        "connection": ({"connection", "timeout"}, "the API answers"),
-        "TLS": ({"tls"}, "the certificate is trusted" if secure else "not used: the API is asked over plain HTTP"),
+        "connection": ({"connection", "timeout"}, "connected"),
+        "TLS": ({"tls"}, "the certificate is trusted" if secure else "not used: --api.base-url is plain HTTP"),
         "credentials": ({"auth"}, "accepted"),
-        "permission": ({"forbidden"}, "operations may be read"),
+        "permission": ({"forbidden"}, "can read operations"),
         "page": (set(ADVICE), f"{len(page.operations) if page else 0} operations on the first page"),
     }
     for name, (reasons, found) in stages.items():
@@ -117,26 +119,26 @@ async def _page(report: Report, client: CommsClient, *, secure: bool, mask: Call
     return page
 
 
-def _clock(skew: float) -> Step:
-    if abs(skew) <= BEARABLE_SKEW:
-        return Step("clock", True, "agrees with the API's")
-    found = f"{abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the API's"
+def _test_clock(skew: float) -> Step:
+    if abs(skew) <= MAX_CLOCK_SKEW:
+        return Step("clock", True, "in sync with the API")
+    found = f"{abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the API"
     return Step("clock", False, found, "set this machine's clock, for example with NTP")
 
 
-def _budget(page: Page, interval: float, page_size: int) -> Step:
+def _estimate_requests(page: Page, interval: float, page_size: int) -> Step:
     count = len(page.operations)
     if page.next is not None and count > 1:
-        # The rest of the week goes on as this page does.
+        # Extrapolate this page to the week.
         created = [operation.created for operation in page.operations]
         count = round(count * RETENTION / max(1.0, max(created) - min(created)))
     a_day = 24 * requests_per_hour(count, interval=interval, page_size=page_size)
     about = "" if page.next is None else "about "
-    return Step("requests", True, f"about {a_day:,.0f} a day, for {about}{count:,} operations a week")
+    return Step("requests", True, f"about {a_day:,.0f} requests a day for {about}{count:,} operations a week")
 
 
 def as_text(reports: list[Report]) -> str:
-    """Return a table for people, on whose terminal nothing of it does more than appear."""
+    """Return the reports as text, escaped for a terminal."""
     lines = []
     for report in reports:
         lines.append(f"account {report.account}")
@@ -148,7 +150,7 @@ def as_text(reports: list[Report]) -> str:
 
 
 def as_json(reports: list[Report]) -> list[dict[str, object]]:
-    """Return the same for machines."""
+    """Return the reports as JSON values."""
     return [
         {
             "account": report.account,

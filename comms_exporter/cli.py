@@ -1,30 +1,29 @@
-"""The command line: the one place that knows the settings, and joins the parts."""
+"""The command line: parse arguments, run a command, and turn its end into an exit code."""
 
 import argparse
 import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import indent
-from typing import Any, TextIO
+from typing import TextIO
 
 from aiohttp import web
 from pydantic import SecretStr
 from structlog.typing import FilteringBoundLogger
 
 from comms_exporter import simulator
+from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.printable import printable
 from comms_exporter.base.redaction import Redactor
 from comms_exporter.base.slices import freeze_gc
-from comms_exporter.check import as_json, as_text
+from comms_exporter.check import Report, as_json, as_text, check
 from comms_exporter.config import (
     Account,
     ListenAddress,
@@ -35,23 +34,25 @@ from comms_exporter.config import (
     parse_listen_address,
 )
 from comms_exporter.logs import configure, log_uncaught
-from comms_exporter.service import CannotStartError, Service, check_accounts, check_settings, exporter
+from comms_exporter.service import Service, exporter
+from comms_exporter.signals import run_until, signal_events
 from comms_exporter.simulator.demo import STORY, demo_world
 from comms_exporter.web.server import CannotListenError, listening
+from comms_exporter.wiring import CannotStartError, build_client, check_settings, open_api_session, proxy_of
 
 PROG = "comms-exporter"
 
 COMMANDS = """\
 commands:
-  serve       answer Prometheus; what happens when no command is named
-  check       find out whether every account can be read
-  demo        run on a simulated account; needs no Twilio account
+  serve       run the exporter (default)
+  check       test whether each account can be read
+  demo        run the exporter on a simulated account; needs no Twilio account
   simulator   run only the simulated API
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that *argv* names, and return the exit code: 2 for wrong settings, 1 for what else went wrong."""
+    """Run the command in *argv* and return the exit code: 2 for invalid settings, 1 for any other failure."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {
         "serve": _serve_command,
@@ -64,13 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(arguments)
     except SettingsError as error:
         for problem in error.problems:
-            _say(f"{PROG}: {problem}", file=sys.stderr)
+            _print(f"{PROG}: {problem}", file=sys.stderr)
         return 2
     except (CannotStartError, CannotListenError) as error:
-        _say(f"{PROG}: {error}", file=sys.stderr)
+        _print(f"{PROG}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        # Only before the loop listens to signals is an interrupt an exception.
+        # Ctrl-C raises only until the loop handles signals.
         return 0
 
 
@@ -80,28 +81,27 @@ def _serve_command(arguments: Sequence[str]) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = f"{parser.description}\n\n{COMMANDS}"
 
-    def read_settings() -> Settings:
+    def load_settings() -> Settings:
         return load(arguments, os.environ, parser=parser)
 
-    settings = read_settings()
+    settings = load_settings()
     if settings.config_check:
-        log, redactor = _logger(settings)
+        log, redactor = _configure_logging(settings)
         check_settings(settings, log=log, redactor=redactor)
-        _say(f"The settings are good: {len(settings.accounts)} account(s).")
+        _print(f"The settings are valid: {len(settings.accounts)} account(s).")
         return 0
-    return asyncio.run(serve(settings, read_settings))
+    return asyncio.run(_serve(settings, load_settings))
 
 
 def _check_command(arguments: Sequence[str]) -> int:
     parser = build_parser(
-        prog=f"{PROG} check", description="Find out whether every account can be read, and what to do where one cannot."
+        prog=f"{PROG} check", description="Test whether each account can be read, and say how to fix what fails."
     )
-    parser.add_argument("--json", action="store_true", help="Say it for machines.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
     in_json = "--json" in arguments
     settings = load([each for each in arguments if each != "--json"], os.environ, parser=parser)
-    log, redactor = _logger(settings)
-    reports = asyncio.run(check_accounts(settings, log=log, redactor=redactor))
-    _say(*(json.dumps(as_json(reports), indent=2) if in_json else as_text(reports)).splitlines())
+    reports = asyncio.run(_check(settings))
+    _print(*(json.dumps(as_json(reports), indent=2) if in_json else as_text(reports)).splitlines())
     return 0 if all(report.good for report in reports) else 1
 
 
@@ -125,7 +125,7 @@ def _demo_command(arguments: Sequence[str]) -> int:
             prog=f"{PROG} demo", description="Run the exporter on a simulated account.", defaults=defaults
         ),
     )
-    return asyncio.run(demo(settings))
+    return asyncio.run(_demo(settings))
 
 
 def _simulator_command(arguments: Sequence[str]) -> int:
@@ -139,13 +139,13 @@ def _simulator_command(arguments: Sequence[str]) -> int:
     return asyncio.run(_simulate(simulator.from_arguments(parsed), address))
 
 
-async def serve(settings: Settings, load: Callable[[], Settings]) -> int:
-    """Poll and answer until told to stop; SIGHUP reloads the settings."""
-    log, redactor = _logger(settings)
+async def _serve(settings: Settings, load: Callable[[], Settings]) -> int:
+    """Run the exporter until it is told to stop; SIGHUP reloads the settings."""
+    log, redactor = _configure_logging(settings)
     freeze_gc()
     stop, hangup = asyncio.Event(), asyncio.Event()
 
-    async def work() -> None:
+    async def run() -> None:
         async with exporter(settings, load=load, log=log, redactor=redactor) as (service, _):
             try:
                 await _reload_on(hangup, service, log)
@@ -153,18 +153,19 @@ async def serve(settings: Settings, load: Callable[[], Settings]) -> int:
                 if stop.is_set():
                     log.info("stopping")
 
+    events: dict[int, asyncio.Event] = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hangup}
     try:
-        with log_uncaught(log), _signals({signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: hangup}):
-            await _until(stop, work())
+        with log_uncaught(log), signal_events(events):
+            await run_until(stop, run())
     except ExceptionGroup:
-        # Said through the log, which shows no secret.
-        log.exception("a poll loop has crashed; this is a bug")
+        # Through the log, so that secrets are masked.
+        log.exception("poll loop crashed, exiting; please report this bug")
         return 1
     except (SettingsError, CannotStartError, CannotListenError):
         raise
     except Exception:
-        # The interpreter would print it to stderr itself, and wait for a reader.
-        log.exception("the exporter has crashed; this is a bug")
+        # The interpreter would print it to stderr itself, and block if nobody reads it.
+        log.exception("exporter crashed; please report this bug")
         return 1
     return 0
 
@@ -176,17 +177,35 @@ async def _reload_on(hangup: asyncio.Event, service: Service, log: FilteringBoun
         try:
             await service.reload()
         except Exception:
-            # The next one may fare better; without us there would be none.
-            log.exception("a reload has crashed; this is a bug")
+            # Keep the task alive: the next reload may succeed.
+            log.exception("reload crashed; please report this bug")
 
 
-async def demo(settings: Settings) -> int:
+async def _check(settings: Settings) -> list[Report]:
+    log, redactor = _configure_logging(settings)
+    async with open_api_session(settings) as session:
+        return [
+            await check(
+                account.name,
+                base_url=account.base_url,
+                client=build_client(
+                    account, settings, session=session, request_stats=RequestStats(), redactor=redactor, log=log
+                ),
+                interval=settings.collect_interval,
+                proxied=proxy_of(account, redactor) is not None,
+                mask=redactor.mask,
+            )
+            for account in settings.accounts
+        ]
+
+
+async def _demo(settings: Settings) -> int:
     """Run the exporter on the simulator's demo scenario, and print what to look at."""
-    log, redactor = _logger(settings)
+    log, redactor = _configure_logging(settings)
     world = demo_world(time.time)
     stop = asyncio.Event()
 
-    async def work(folder: str) -> None:
+    async def run(folder: str) -> None:
         async with listening(simulator.make_app(world), [ListenAddress("127.0.0.1", 0, "127.0.0.1:0")]) as (api,):
             (account,) = settings.accounts
             simulated = settings.model_copy(
@@ -197,77 +216,39 @@ async def demo(settings: Settings) -> int:
                 }
             )
             async with exporter(simulated, load=lambda: simulated, log=log, redactor=redactor) as (_, addresses):
-                _say(f"The exporter is running on a simulated account. The simulated API is at {api}/")
+                _print(f"The exporter is running on a simulated account. The simulated API is at {api}/")
                 for address in addresses:
-                    _say(f"Status page: {address}/", f"Metrics:     {address}{settings.web_telemetry_path}")
-                _say("", "What to look at:", *indent(STORY, "  ").splitlines(), "", "Ctrl-C stops it.")
+                    _print(f"Status page: {address}/", f"Metrics:     {address}{settings.web_telemetry_path}")
+                _print("", "What to look at:", *indent(STORY, "  ").splitlines(), "", "Press Ctrl-C to stop.")
                 await stop.wait()
 
-    with _signals({signal.SIGTERM: stop, signal.SIGINT: stop}), TemporaryDirectory(prefix=f"{PROG}-demo-") as folder:
-        await _until(stop, work(folder))
+    with (
+        signal_events({signal.SIGTERM: stop, signal.SIGINT: stop}),
+        TemporaryDirectory(prefix=f"{PROG}-demo-") as folder,
+    ):
+        await run_until(stop, run(folder))
     return 0
 
 
 async def _simulate(app: web.Application, address: ListenAddress) -> int:
     stop = asyncio.Event()
-    with _signals({signal.SIGTERM: stop, signal.SIGINT: stop}):
+    with signal_events({signal.SIGTERM: stop, signal.SIGINT: stop}):
         async with listening(app, [address]) as (url,):
-            _say(f"The simulated API is at {url}/")
+            _print(f"The simulated API is at {url}/")
             await stop.wait()
     return 0
 
 
-def _say(*lines: str, file: TextIO | None = None) -> None:
-    """Print *lines*, of which some hold what others have said, as far as the terminal's encoding allows."""
+def _configure_logging(settings: Settings) -> tuple[FilteringBoundLogger, Redactor]:
+    redactor = Redactor(account.credentials()[1] for account in settings.accounts)
+    return configure(settings.log_level, settings.log_format, redact=redactor), redactor
+
+
+def _print(*lines: str, file: TextIO | None = None) -> None:
+    """Print *lines*, escaped for a terminal and for its encoding, because some contain untrusted text."""
     stream = file or sys.stdout
     for line in map(printable, lines):
         try:
             print(line, file=stream, flush=True)
         except UnicodeEncodeError:
             print(line.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
-
-
-def _logger(settings: Settings) -> tuple[FilteringBoundLogger, Redactor]:
-    redactor = Redactor(account.credentials()[1] for account in settings.accounts)
-    return configure(settings.log_level, settings.log_format, redact=redactor), redactor
-
-
-async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Do *work*; once *stop* is set it is cancelled, however far it has come."""
-    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
-    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    working.cancel()
-    await asyncio.wait({working})
-    if not working.cancelled():
-        working.result()
-
-
-@contextmanager
-def _signals(events: Mapping[int, asyncio.Event]) -> Iterator[None]:
-    """Have each signal set its event, and do nothing else while the context lasts.
-
-    Not by the loop's own handlers: when those are removed there is a moment in which a signal ends the process.
-    """
-    loop = asyncio.get_running_loop()
-    reader, writer = socket.socketpair()
-    reader.setblocking(False)
-    writer.setblocking(False)
-
-    def received() -> None:
-        for number in reader.recv(4096):
-            if number in events:
-                events[number].set()
-
-    with reader, writer:
-        loop.add_reader(reader, received)
-        # The numbers arrive there even if the loop is just going to sleep, when a handler would come too late.
-        wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        before = {number: signal.signal(number, lambda *_: None) for number in events}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(wakeup)
-            loop.remove_reader(reader)

@@ -1,4 +1,4 @@
-"""The program as its users run it: what it says, what it answers, and how it ends."""
+"""The program as users run it: its output, its pages, and its exit codes."""
 
 import asyncio
 import json
@@ -38,8 +38,8 @@ async def api(world, faults):
 
 
 class TestServing:
-    async def test_every_operation_and_counter_equals_what_the_api_says(self, api, world):
-        """200 operations over 5 pages, in the middle of their lives; after they move, so do the series."""
+    async def test_every_operation_and_counter_equals_the_api(self, api, world):
+        """200 operations in progress, on 5 pages; when they change, so do the series."""
         now = time.time()
         for n in range(200):
             world.send(at=now - n, fates=[Fate(sent=n, delivered=n + 3600, opened=n + 7200)] * (n % 3 + 1))
@@ -74,7 +74,7 @@ class TestServing:
                 family = f"comms_email_operation_{'emails' if name == 'total' else name}"
                 assert f"{family}{{{labels}}} {float(value)}\n" in page
 
-    async def test_a_dead_api_is_told_at_once(self):
+    async def test_pages_respond_at_once_while_the_api_is_unreachable(self):
         began = time.monotonic()
         async with exporter(f"http://127.0.0.1:{unused_port()}/v1", "--collect.interval=100ms") as process:
             first = await scrape(process.url)
@@ -89,7 +89,7 @@ class TestServing:
             assert "Ready" in await scrape(process.url, "/-/ready")
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    async def test_stops_when_told_to_even_while_the_api_hangs(self, api, faults, number):
+    async def test_stops_on_a_signal_even_while_the_api_hangs(self, api, faults, number):
         faults.add("hang")
         async with exporter(api) as process:
             await scrape(process.url)
@@ -98,7 +98,7 @@ class TestServing:
             assert 0 == await process.ended(5)
             assert "Traceback" not in process.said
 
-    async def test_stops_while_somebody_reads_slowly(self, api):
+    async def test_stops_despite_a_slow_client(self, api):
         async with exporter(api) as process:
             host, port = process.url.removeprefix("http://").split(":")
             reader, writer = await asyncio.open_connection(host, port)
@@ -110,7 +110,7 @@ class TestServing:
             writer.close()
             del reader
 
-    async def test_says_one_line_per_poll(self, api):
+    async def test_logs_one_line_per_poll(self, api):
         async with exporter(api, "--collect.interval=100ms", "--log.format=json") as process:
             await process.until(r'(?s)"polled".*"polled".*"polled"')
             process.send(signal.SIGTERM)
@@ -120,11 +120,11 @@ class TestServing:
         assert ["no state file: counters are lost at a restart", "listening"] == said[:2]
         assert {"polled", "stopping"} == set(said[2:])
 
-    async def test_the_account_is_called_as_it_should_be(self, api):
+    async def test_the_account_name_can_be_set(self, api):
         async with exporter(api, "--account.name=shop") as process:
             assert 'comms_up{account="shop"}' in await scrape(process.url)
 
-    async def test_listens_where_it_should(self, api):
+    async def test_listens_on_the_given_addresses_and_path(self, api):
         async with exporter(api, "--web.listen-address=127.0.0.1:0", "--web.telemetry-path=/m") as process:
             await process.until("(?s)msg=listening.*msg=listening")
             addresses = re.findall(r"address=(\S+)", process.said)
@@ -135,7 +135,7 @@ class TestServing:
 
 
 class TestState:
-    async def test_a_restart_goes_on_counting(self, api, world, tmp_path):
+    async def test_a_restart_continues_the_counters(self, api, world, tmp_path):
         flags = (f"--state.path={tmp_path / 'state.db'}", "--collect.interval=100ms")
         async with exporter(api, *flags) as process:
             await process.until("msg=polled")
@@ -151,17 +151,15 @@ class TestState:
         async with exporter(api, *flags) as process:
             await until(process.url, "^comms_emails_delivered_total.* 11.0$")
 
-    async def test_two_processes_do_not_share_a_file(self, api, tmp_path):
+    async def test_two_processes_cannot_share_a_state_file(self, api, tmp_path):
         flag = f"--state.path={tmp_path / 'state.db'}"
         async with exporter(api, flag):
             code, _, said = await answer("--web.listen-address=127.0.0.1:0", flag, environ=CREDENTIALS)
 
-        assert (1, f"comms-exporter: {tmp_path / 'state.db'} is in use by another process; give each its own\n") == (
-            code,
-            said,
-        )
+        problem = f"{tmp_path / 'state.db'} is in use by another process; each process needs its own state file"
+        assert (1, f"comms-exporter: {problem}\n") == (code, said)
 
-    async def test_a_file_that_cannot_be_read_is_put_aside_loudly(self, api, tmp_path):
+    async def test_an_unreadable_file_is_renamed_and_logged(self, api, tmp_path):
         path = tmp_path / "state.db"
         path.write_text("precious")
         async with exporter(api, f"--state.path={path}", "--collect.interval=100ms") as process:
@@ -172,7 +170,7 @@ class TestState:
         (aside,) = tmp_path.glob("state.db.corrupt-*")
         assert "precious" == aside.read_text()
 
-    async def test_a_place_that_cannot_be_written_to_is_named(self, tmp_path):
+    async def test_an_unwritable_path_is_reported(self, tmp_path):
         (tmp_path / "file").touch()
         code, _, said = await answer(f"--state.path={tmp_path}/file/state.db", environ=CREDENTIALS)
 
@@ -181,8 +179,8 @@ class TestState:
 
 
 class TestSecrets:
-    async def test_appear_nowhere(self, tmp_path):
-        """Whatever the API answers, even with the secret itself."""
+    async def test_are_never_shown(self, tmp_path):
+        """Even if the API returns them."""
         canary = "canary-5ecret-0f-the-account"
         basic = aiohttp.encode_basic_auth("ACtest", canary).removeprefix("Basic ")
         named = [
@@ -234,8 +232,8 @@ COMMANDS = {
 }
 
 
-class TestWrongSettings:
-    """One clear line each, and exit code 2."""
+class TestInvalidSettings:
+    """One line each, and exit code 2."""
 
     @pytest.mark.parametrize(
         ("arguments", "environ", "names"),
@@ -245,15 +243,15 @@ class TestWrongSettings:
                 [],
                 {**CREDENTIALS, "TWILIO_AUTH_TOKEN_FILE": "/x"},
                 ["TWILIO_AUTH_TOKEN", "TWILIO_AUTH_TOKEN_FILE"],
-                id="a secret twice",
+                id="duplicate secret",
             ),
             pytest.param(
                 [],
                 {**CREDENTIALS, "TWILIO_API_KEY": "SKx", "TWILIO_API_SECRET": "canary-y"},
                 ["TWILIO_AUTH_TOKEN", "TWILIO_API_KEY"],
-                id="both kinds of secret",
+                id="auth token and API key",
             ),
-            pytest.param(["--collect.interval=30"], CREDENTIALS, ["--collect.interval", "30s"], id="bad duration"),
+            pytest.param(["--collect.interval=30"], CREDENTIALS, ["--collect.interval", "30s"], id="invalid duration"),
             pytest.param(["--nonsense"], CREDENTIALS, ["--nonsense"], id="unknown flag"),
             pytest.param(
                 [],
@@ -265,11 +263,11 @@ class TestWrongSettings:
                 [],
                 {**CREDENTIALS, "COMMS_EXPORTER_COLECT_INTERVAL": "30s"},
                 ["COMMS_EXPORTER_COLECT_INTERVAL", "COMMS_EXPORTER_COLLECT_INTERVAL"],
-                id="misspelt variable",
+                id="misspelled variable",
             ),
         ],
     )
-    async def test_is_named(self, arguments, environ, names):
+    async def test_are_reported(self, arguments, environ, names):
         code, printed, said = await answer(*arguments, environ=environ)
 
         assert (2, "", 1) == (code, printed, said.count("\n"))
@@ -277,7 +275,7 @@ class TestWrongSettings:
             assert name in said
         assert "canary" not in said
 
-    async def test_an_unknown_key_in_the_file_is_named(self, tmp_path):
+    async def test_an_unknown_key_in_the_file_is_reported(self, tmp_path):
         file = tmp_path / "comms.yml"
         file.write_text("collect:\n  intervall: 30s\n")
 
@@ -286,7 +284,7 @@ class TestWrongSettings:
         assert (2, 1) == (code, said.count("\n"))
         assert "collect.intervall" in said
 
-    async def test_a_port_in_use_is_named(self):
+    async def test_a_port_in_use_is_reported(self):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
@@ -297,8 +295,8 @@ class TestWrongSettings:
         assert 1 == code
         assert [f"comms-exporter: cannot listen on {address}: address already in use"] == said.splitlines()[-1:]
 
-    async def test_good_ones_can_be_checked(self):
-        assert (0, "The settings are good: 1 account(s).\n", "") == await answer("--config.check", environ=CREDENTIALS)
+    async def test_valid_settings_can_be_checked(self):
+        assert (0, "The settings are valid: 1 account(s).\n", "") == await answer("--config.check", environ=CREDENTIALS)
 
     @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
     @pytest.mark.parametrize(
@@ -308,7 +306,7 @@ class TestWrongSettings:
             ("https_proxy", "socks5://me:canary@proxy:1080"),
         ],
     )
-    async def test_a_proxy_that_cannot_be_used_is_named_by_every_command(self, command, name, text):
+    async def test_an_invalid_proxy_is_reported_by_every_command(self, command, name, text):
         environ = {**CREDENTIALS, "COMMS_EXPORTER_STATE_PATH": "", name: text}
         wanted = (
             f"comms-exporter: {name}: is not the URL of an HTTP proxy; write one such as http://proxy.example:3128\n"
@@ -322,10 +320,10 @@ class TestWrongSettings:
         [
             (None, "No such file or directory"),
             ("nonsense", "NO_CERTIFICATE_OR_CRL_FOUND"),
-            ("a revocation list", "there is no certificate in it"),
+            ("a revocation list", "it contains no certificate"),
         ],
     )
-    async def test_an_authority_that_cannot_be_read_is_named_by_every_command(self, command, content, why, tmp_path):
+    async def test_an_unusable_ca_file_is_reported_by_every_command(self, command, content, why, tmp_path):
         file = tmp_path / "ca.pem"
         if content == "a revocation list":
             revocation_list(file, tmp_path)
@@ -349,7 +347,7 @@ class TestWrongSettings:
             ("file/directory/state.db", "not a directory"),
         ],
     )
-    async def test_a_path_that_no_state_can_be_at_is_named(self, command, path, why, tmp_path):
+    async def test_an_impossible_state_path_is_reported(self, command, path, why, tmp_path):
         (tmp_path / "file").touch()
         (tmp_path / "directory").mkdir()
 
@@ -358,7 +356,7 @@ class TestWrongSettings:
         assert (2, "", 1) == (code, printed, said.count("\n"))
         assert said.startswith(f"comms-exporter: --state.path: {tmp_path / path}: {why}")
 
-    async def test_all_that_is_wrong_is_said_at_once_and_nothing_is_made(self, tmp_path):
+    async def test_all_problems_are_reported_at_once_and_no_file_is_created(self, tmp_path):
         environ = {**CREDENTIALS, "HTTPS_PROXY": "canary"}
         flags = (f"--api.ca-file={tmp_path}/none", f"--web.config.file={tmp_path}/none", f"--state.path={tmp_path}/a/b")
         code, _, said = await answer("--config.check", *flags, environ=environ)
@@ -373,7 +371,7 @@ def openssl(*arguments, **given):
 
 
 def revocation_list(file, folder):
-    """Write a revocation list, and nothing else, into *file*."""
+    """Write only a certificate revocation list to *file*."""
     (folder / "index").touch()
     (folder / "ca.cnf").write_text(
         f"[ca]\ndefault_ca=it\n[it]\ndatabase={folder}/index\ndefault_md=sha256\ndefault_crl_days=1\n"
@@ -389,14 +387,14 @@ class TestCommands:
 
         assert (0, True) == (code, printed.startswith(f"comms-exporter, version {__version__} (python 3."))
 
-    async def test_help_names_every_command_and_flag(self):
+    async def test_help_lists_every_command_and_flag(self):
         code, printed, _ = await answer("--help")
 
         assert 0 == code
         for word in ("demo", "simulator", "--collect.interval", "COMMS_EXPORTER_COLLECT_INTERVAL", "30s"):
             assert word in printed
 
-    async def test_demo_shows_every_state_and_moving_counters_without_an_account(self):
+    async def test_demo_shows_every_state_and_increasing_counters_without_an_account(self):
         async with run("demo", "--web.listen-address=127.0.0.1:0") as process:
             await process.until("Ctrl-C")
             assert STORY.splitlines()[0] in process.printed

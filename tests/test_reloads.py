@@ -1,4 +1,4 @@
-"""Reloads of every kind, in any order: whatever they come to, the accounts of the last good settings are polled."""
+"""After any history of reloads, exactly the accounts of the last valid settings are polled."""
 
 import asyncio
 import itertools
@@ -15,8 +15,10 @@ from aiohttp.test_utils import TestServer
 
 from comms_exporter.base.redaction import Redactor
 from comms_exporter.collect.poller import Poller
+from comms_exporter.collect.shards import is_in_shard
+from comms_exporter.collect.supervisor import PollLoopEndedError
 from comms_exporter.config import build_parser, load
-from comms_exporter.service import PollLoopEndedError, exporter, is_ours
+from comms_exporter.service import exporter
 from comms_exporter.simulator import World, make_app
 from comms_exporter.store.errors import StoreError
 
@@ -32,26 +34,26 @@ async def api():
 
 
 @pytest.fixture
-def counting(monkeypatch):
-    """Return what went wrong: a state that two pollers counted into at the same time."""
-    running, wrong = {}, []
+def polled_twice(monkeypatch):
+    """Return the accounts that two pollers polled at the same time."""
+    running, twice = {}, []
     run = Poller.run
 
-    async def alone(self):
+    async def run_alone(self):
         if id(self.state) in running:
-            wrong.append(self.name)
+            twice.append(self.name)
         running[id(self.state)] = self
         try:
             await run(self)
         finally:
             del running[id(self.state)]
 
-    monkeypatch.setattr(Poller, "run", alone)
-    return wrong
+    monkeypatch.setattr(Poller, "run", run_alone)
+    return twice
 
 
 class Files:
-    """The files that an exporter reads; calls in *during* run once, after it has read them and before it takes them over."""
+    """The files of an exporter; calls in *during* run once, after it has loaded its settings and before it applies them."""
 
     def __init__(self, folder, api):
         self._folder = folder
@@ -93,24 +95,29 @@ class Files:
             yield service
 
 
-async def all_poll(service):
-    """Wait until every account of the settings in force has been polled again; say which have not."""
-    named = {account.name for account in service.settings.accounts if is_ours(account.name, service.settings)}
-    before = {poller.name: poller.health.polls for poller in service.pollers}
-    assert named == before.keys()
-    dead = named
+async def all_are_polled(service):
+    """Wait until every account of the settings in effect was polled again."""
+    settings = service.settings
+    names = {
+        account.name
+        for account in settings.accounts
+        if is_in_shard(account.name, index=settings.shard_index, total=settings.shard_total)
+    }
+    before = {poller.name: poller.health.polls for poller in service.supervisor.pollers}
+    assert names == before.keys()
+    dead = names
     for _ in range(500):
-        dead = {poller.name for poller in service.pollers if poller.health.polls == before[poller.name]}
+        dead = {poller.name for poller in service.supervisor.pollers if poller.health.polls == before[poller.name]}
         if not dead:
             break
         await asyncio.sleep(0.02)
     assert set() == dead
     tasks = [task for task in asyncio.all_tasks() if task.get_name().startswith("poll ")]
-    assert sorted(f"poll {name}" for name in named) == sorted(task.get_name() for task in tasks)
+    assert sorted(f"poll {name}" for name in names) == sorted(task.get_name() for task in tasks)
 
 
 class History:
-    """A reload history: each step changes what a reload finds, or reloads."""
+    """A random history: each step changes a file, or reloads."""
 
     def __init__(self, files, service, rng):
         self._files = files
@@ -118,49 +125,49 @@ class History:
         self._random = rng
         self._load_states = service._store.load
         self.reloads = 0
-        self.good = 0
+        self.succeeded = 0
 
     async def step(self):
         step = self._random.choice([
-            self._secret_goes, self._secret_goes, self._secret_comes_back, self._secret_comes_back,
-            self._secrets_come_back, self._secrets_come_back, self._secrets_come_back, self._account_comes,
-            self._account_goes, self._account_changes, self._setting_changes, self._setting_changes,
-            self._file_is_broken, self._file_is_repaired,
-            self._reload, self._reload, self._reload, self._reload_while_a_secret_goes,
-            self._reload_while_a_secret_goes, self._reload_at_once,
-            self._reload_is_cancelled, self._reload_while_the_state_is_locked,
+            self._remove_secret, self._remove_secret, self._write_secret, self._write_secret,
+            self._restore_secrets, self._restore_secrets, self._restore_secrets, self._add_account,
+            self._remove_account, self._change_account, self._change_setting, self._change_setting,
+            self._break_file, self._repair_file,
+            self._reload, self._reload, self._reload, self._reload_while_secrets_are_removed,
+            self._reload_while_secrets_are_removed, self._reload_concurrently,
+            self._cancel_reload, self._reload_while_the_state_is_locked,
         ])  # fmt: skip
         await step()
 
-    async def _secret_goes(self):
+    async def _remove_secret(self):
         secret = self._files.secret(self._random.choice(NAMES))
         if self._random.random() < 0.5:
             secret.unlink(missing_ok=True)
         else:
             secret.write_text("")
 
-    async def _secret_comes_back(self):
+    async def _write_secret(self):
         self._files.secret(self._random.choice(NAMES)).write_text(f"canary-token-{self._random.random()}")
 
-    async def _secrets_come_back(self):
+    async def _restore_secrets(self):
         for name in NAMES:
             self._files.secret(name).write_text("canary-token")
 
-    async def _account_comes(self):
+    async def _add_account(self):
         self._files.accounts.setdefault(self._random.choice(NAMES), "127.0.0.1")
         self._files.write()
 
-    async def _account_goes(self):
+    async def _remove_account(self):
         if len(self._files.accounts) > 1:
             del self._files.accounts[self._random.choice(list(self._files.accounts))]
         self._files.write()
 
-    async def _account_changes(self):
+    async def _change_account(self):
         name = self._random.choice(list(self._files.accounts))
         self._files.accounts[name] = self._random.choice(["127.0.0.1", "localhost"])
         self._files.write()
 
-    async def _setting_changes(self):
+    async def _change_setting(self):
         self._files.other = self._random.choice([
             {"api.page-size": self._random.randint(1, 1000)},
             {"collect.interval": f"{self._random.randint(20, 60)}ms"},
@@ -169,29 +176,29 @@ class History:
         ])  # fmt: skip
         self._files.write()
 
-    async def _file_is_broken(self):
+    async def _break_file(self):
         self._files.other = {"collect.intervall": "30ms"}
         self._files.write()
 
-    async def _file_is_repaired(self):
+    async def _repair_file(self):
         self._files.other = {}
         self._files.write()
 
     async def _reload(self, *, predictable=True):
         before = self._service.settings
-        can_be_good = "collect.intervall" not in self._files.other and all(
+        can_succeed = "collect.intervall" not in self._files.other and all(
             secret.exists() and secret.read_text() for secret in map(self._files.secret, self._files.accounts)
         )
-        wrong = await self._service.reload()
-        assert not predictable or can_be_good == (wrong is None)
+        error = await self._service.reload()
+        assert not predictable or can_succeed == (error is None)
         self.reloads += 1
-        self.good += wrong is None
-        assert self._service.reloads.successful == (wrong is None)
-        assert (self._service.settings is before) == (wrong is not None)
+        self.succeeded += error is None
+        assert self._service.reloads.successful == (error is None)
+        assert (self._service.settings is before) == (error is not None)
 
-    async def _reload_while_a_secret_goes(self):
-        """As a rotation does: the settings are read, and then a file is away for a moment."""
-        await self._secrets_come_back()
+    async def _reload_while_secrets_are_removed(self):
+        """As in a rotation: after the settings are loaded, a file is missing for a moment."""
+        await self._restore_secrets()
         self._files.other = {"api.page-size": self._random.randint(1, 1000)}
         self._files.write()
         self._files.during = [
@@ -202,12 +209,12 @@ class History:
         await self._reload(predictable=False)
         self._files.during.clear()
 
-    async def _reload_at_once(self):
+    async def _reload_concurrently(self):
         results = await asyncio.gather(*[self._service.reload() for _ in range(3)])
         self.reloads += 3
-        self.good += results.count(None)
+        self.succeeded += results.count(None)
 
-    async def _reload_is_cancelled(self):
+    async def _cancel_reload(self):
         reload = asyncio.create_task(self._service.reload())
         self.reloads += 1
         for _ in range(self._random.randint(0, 60)):
@@ -226,45 +233,45 @@ class History:
 
 class TestHistories:
     @pytest.mark.parametrize("seed", range(5 * SOAK))
-    async def test_the_accounts_of_the_last_good_settings_are_polled(self, seed, tmp_path, api, counting):
+    async def test_the_accounts_of_the_last_valid_settings_are_polled(self, seed, tmp_path, api, polled_twice):
         files = Files(tmp_path, api)
         async with files.exporter() as service:
             history = History(files, service, random.Random(seed))
             for _ in range(4):
                 for _ in range(STEPS // 4):
                     await history.step()
-                await all_poll(service)
-            await history._secrets_come_back()
-            await history._file_is_repaired()
+                await all_are_polled(service)
+            await history._restore_secrets()
+            await history._repair_file()
             await history._reload()
-            await all_poll(service)
-        assert history.good > 0
-        assert [] == counting
-        print(f"seed {seed}: {history.reloads} reloads, {history.good} of them good, no account dead")  # noqa: T201
+            await all_are_polled(service)
+        assert history.succeeded > 0
+        assert [] == polled_twice
+        print(f"seed {seed}: {history.reloads} reloads, {history.succeeded} of them successful, every account polled")  # noqa: T201
 
 
 class TestReload:
-    async def test_a_secret_file_that_goes_away_meanwhile_fails_it_and_stops_nothing(self, tmp_path, api, counting):
+    async def test_fails_if_a_secret_file_disappears_meanwhile_and_stops_no_poller(self, tmp_path, api, polled_twice):
         files = Files(tmp_path, api)
         async with files.exporter() as service:
-            await all_poll(service)
-            before = service.pollers
+            await all_are_polled(service)
+            before = service.supervisor.pollers
             files.other = {"collect.interval": "50ms"}
             files.write()
-            # Three accounts could have been built by the time that this one cannot.
+            # By then, the pollers of three accounts could have been built.
             files.during = [files.secret("a3").unlink]
 
             assert "account a3: cannot read" in await service.reload()
-            assert before == service.pollers
-            assert [0.03] * 4 == [poller.health.interval_seconds for poller in service.pollers]
-            await all_poll(service)
+            assert before == service.supervisor.pollers
+            assert [0.03] * 4 == [poller.health.interval_seconds for poller in service.supervisor.pollers]
+            await all_are_polled(service)
 
             files.secret("a3").write_text("canary-token")
             assert await service.reload() is None
-            assert [0.05] * 4 == [poller.health.interval_seconds for poller in service.pollers]
-            await all_poll(service)
+            assert [0.05] * 4 == [poller.health.interval_seconds for poller in service.supervisor.pollers]
+            await all_are_polled(service)
 
-    async def test_a_poll_loop_that_has_stopped_is_not_taken_for_one_that_stays(self, tmp_path, api):
+    async def test_replaces_a_poll_loop_that_has_stopped(self, tmp_path, api):
         files = Files(tmp_path, api)
         async with files.exporter() as service:
             task = next(task for task in asyncio.all_tasks() if task.get_name() == "poll a2")
@@ -272,10 +279,10 @@ class TestReload:
             await asyncio.wait({task})
 
             assert await service.reload() is None
-            await all_poll(service)
+            await all_are_polled(service)
 
-    async def test_one_that_is_cancelled_while_old_pollers_stop_takes_effect(self, tmp_path, api, monkeypatch):
-        """Those that it has stopped cannot be brought back."""
+    async def test_takes_effect_even_if_cancelled_while_old_pollers_stop(self, tmp_path, api, monkeypatch):
+        """Stopped pollers cannot be restarted."""
         stopping, may_stop = asyncio.Event(), asyncio.Event()
         run = Poller.run
 
@@ -289,7 +296,7 @@ class TestReload:
         monkeypatch.setattr(Poller, "run", run_and_stop_slowly)
         files = Files(tmp_path, api)
         async with files.exporter() as service:
-            await all_poll(service)
+            await all_are_polled(service)
             del files.accounts["a0"]
             files.other = {"api.page-size": 7}
             files.write()
@@ -302,11 +309,11 @@ class TestReload:
             await asyncio.wait({reload})
 
             assert reload.cancelled()
-            assert NAMES[1:4] == [poller.name for poller in service.pollers]
+            assert NAMES[1:4] == [poller.name for poller in service.supervisor.pollers]
             assert 7 == service.settings.api_page_size
-            await all_poll(service)
+            await all_are_polled(service)
 
-    async def test_the_shard_is_told_as_it_is_now(self, tmp_path, api):
+    async def test_the_exposed_shard_is_the_current_one(self, tmp_path, api):
         files = Files(tmp_path, api)
         async with files.exporter() as service:
             for index, total in itertools.chain([(0, 1)], [(n, 3) for n in range(3)]):
@@ -314,9 +321,11 @@ class TestReload:
                 files.write()
                 assert await service.reload() is None
 
-                page = b"".join((await service.page.body(openmetrics=False)).chunks).decode()
-                wanted = f'comms_exporter_shard_info{{shard_index="{index}",shard_total="{total}"}} 1.0'
-                assert [wanted] == [line for line in page.splitlines() if line.startswith("comms_exporter_shard_info{")]
+                page = b"".join((await service.exposition.body(openmetrics=False)).chunks).decode()
+                expected = f'comms_exporter_shard_info{{shard_index="{index}",shard_total="{total}"}} 1.0'
+                assert [expected] == [
+                    line for line in page.splitlines() if line.startswith("comms_exporter_shard_info{")
+                ]
 
 
 class TestPollLoop:

@@ -10,7 +10,6 @@ from comms_exporter.config.values import (
     parse_base_url,
     parse_duration,
     parse_listen_address,
-    parse_proxy_url,
 )
 
 __all__ = [
@@ -31,5 +30,4 @@ __all__ = [
     "parse_base_url",
     "parse_duration",
     "parse_listen_address",
-    "parse_proxy_url",
 ]

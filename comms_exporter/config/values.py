@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-from yarl import URL
+from comms_exporter.base.urls import parse_connectable_url
 
 
-class SettingsError(Exception):
-    """Says what is set wrongly, one line for each setting: its name, what is wrong, and what would be right."""
+class SettingsError(ValueError):
+    """Invalid settings, one line each: the name, the problem, and how to fix it."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple("".join(c if c.isprintable() else "?" for c in problem) for problem in problems)
@@ -92,7 +91,7 @@ def parse_base_url(value: object) -> str:
     try:
         url = urlsplit(text)
         host, _ = url.hostname, url.port
-        _connectable(text)
+        parse_connectable_url(text)
     except ValueError:
         raise ValueError("is not a URL; write one such as https://comms.twilio.com/v1") from None
     if "@" in url.netloc:
@@ -100,29 +99,6 @@ def parse_base_url(value: object) -> str:
     if url.scheme not in {"http", "https"} or not host:
         raise ValueError("is not an http or https URL with a host; write one such as https://comms.twilio.com/v1")
     return f"{url.scheme}://{url.netloc}{url.path}".rstrip("/")
-
-
-def parse_proxy_url(text: str) -> URL:
-    """Return the URL of an HTTP proxy, which may hold a user and a password."""
-    # The text is never shown: what is malformed may be malformed because of the password in it.
-    try:
-        url = _connectable(text.strip())
-        # A password that cannot be sent would be noticed at the first request.
-        aiohttp.encode_basic_auth(url.user or "", url.password or "", "latin1")
-    except ValueError:
-        url = URL()
-    if url.scheme not in {"http", "https"} or not url.host or not url.host.isprintable() or " " in url.host:
-        raise ValueError("is not the URL of an HTTP proxy; write one such as http://proxy.example:3128")
-    return url
-
-
-def _connectable(text: str) -> URL:
-    """Return *text* as the HTTP client understands it; a ValueError says that it could not connect to such a URL."""
-    text.encode()  # half a surrogate pair cannot be sent
-    url = URL(text)
-    # The resolver raises no OSError but this one where a label is empty or too long.
-    (url.raw_host or "").encode("idna")
-    return url
 
 
 def parse_listen_address(value: object) -> ListenAddress:

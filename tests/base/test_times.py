@@ -17,7 +17,7 @@ from comms_exporter.base.slices import run_to_completion
 from comms_exporter.base.times import EARLIEST, LATEST, as_utc, is_representable, iso, rfc3339
 from comms_exporter.model.readings import Reading
 from comms_exporter.model.records import Tracked
-from comms_exporter.service import _rows
+from comms_exporter.status import operation_rows
 from comms_exporter.web.status_page.model import Status
 from comms_exporter.web.status_page.render import render_page
 from comms_exporter.web.status_page.search import OperationList, Search
@@ -55,7 +55,7 @@ def listing(*operations):
 
 def status_page_of(home):
     now = home.clock.now
-    result = run_to_completion(OperationList(list(_rows(home.poller)), now).search(Search()))
+    result = run_to_completion(OperationList(list(operation_rows(home.poller)), now).search(Search()))
     return run_to_completion(render_page(Status(version="0", now=now, telemetry_path="/metrics"), result))
 
 

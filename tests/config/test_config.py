@@ -23,7 +23,6 @@ from comms_exporter.config import (
     parse_base_url,
     parse_duration,
     parse_listen_address,
-    parse_proxy_url,
 )
 
 TOKEN = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "token"}
@@ -513,44 +512,6 @@ class TestAddresses:
     def test_of_the_api_are_refused_where_no_name_is_one_that_can_be_resolved(self, host):
         with pytest.raises(ValueError, match=r"^is not a URL; write one such as https://comms\.twilio\.com/v1$"):
             parse_base_url(f"https://{host}/v1")
-
-    @pytest.mark.parametrize(
-        ("text", "host", "user", "password"),
-        [
-            ("http://proxy:3128", "proxy", None, None),
-            ("https://proxy.example/", "proxy.example", None, None),
-            ("HTTP://[::1]:3128\n", "::1", None, None),
-            ("http://me:p%40ss@proxy:3128", "proxy", "me", "p@ss"),
-            ("http://me:p@ss@proxy:3128", "proxy", "me", "p@ss"),
-        ],
-    )
-    def test_of_proxies_are_taken(self, text, host, user, password):
-        url = parse_proxy_url(text)
-        assert (host, user, password) == (url.host, url.user, url.password)
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "", " ", "proxy:3128", "proxy.example:3128", "//proxy:3128", "http:proxy:3128", "http:/proxy", "http://",
-            "http://:3128", "http://[::1", "http://proxy:99999", "http://proxy:port", "socks5://proxy:1080",
-            "socks5h://proxy:1080", "ftp://proxy", "file:///etc/passwd", "http://pro xy:3128", "http://pro\0xy:3128",
-            "http://a..b:3128", f"http://{'a' * 64}:3128", "http://pro\\xy:3128", "http://me:can/ary@proxy:3128",
-            "http://me:can#ary@proxy:3128", "http://a%3Ab:canary@proxy:3128", "http://me:%E2%82%AC@proxy:3128",
-            "http://me:\udcff@proxy:3128",
-        ],
-    )  # fmt: skip
-    def test_of_proxies_are_refused_without_being_shown(self, text):
-        with pytest.raises(ValueError, match=r"^is not the URL of an HTTP proxy; write one such as \S+3128$"):
-            parse_proxy_url(text)
-
-    @patient
-    @given(st.text() | st.from_regex(r"https?://[^/]*", fullmatch=True))
-    def test_of_proxies_are_taken_or_refused_and_never_anything_else(self, text):
-        try:
-            taken = bool(parse_proxy_url(text).host)
-        except ValueError as error:
-            taken = str(error).startswith("is not the URL of an HTTP proxy")
-        assert taken
 
 
 class TestAccounts:

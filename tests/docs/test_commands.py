@@ -291,7 +291,7 @@ class TestPip:
 
         said = bash(under("README.md", "Use it"), tmp_path, stand_in, HOME="/nonexistent", PYTHONPATH=str(ROOT))
 
-        assert "The settings are good: 1 account(s).\n" == said
+        assert "The settings are valid: 1 account(s).\n" == said
         assert (tmp_path / "comms/bin/comms-exporter").exists()
 
 

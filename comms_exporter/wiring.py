@@ -1,0 +1,203 @@
+"""Build the exporter's parts from the settings; report unusable settings under their names."""
+
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+from structlog.typing import FilteringBoundLogger
+from yarl import URL
+
+from comms_exporter.api.client import CommsClient
+from comms_exporter.api.credentials import ReloadingCredentials
+from comms_exporter.api.request_stats import RequestStats
+from comms_exporter.api.session import client_tls, open_session, proxy_for
+from comms_exporter.base.redaction import Redactor
+from comms_exporter.collect.health import PollHealth
+from comms_exporter.collect.poller import Poller
+from comms_exporter.collect.state import AccountState, View
+from comms_exporter.config import Account, Settings, SettingsError, needs_restart
+from comms_exporter.model.operations import Operation
+from comms_exporter.model.readings import Reading
+from comms_exporter.model.records import Snapshot
+from comms_exporter.store.background import BackgroundStore, Store
+from comms_exporter.store.errors import StateInUseError, StoreError
+from comms_exporter.store.files import check_path
+from comms_exporter.store.sqlite import SqliteStore
+from comms_exporter.web.web_config import WebConfigError, WebConfigFile
+
+T = TypeVar("T")
+
+_STATE_PATH_PROBLEM = "--state.path: {}; set a writable path, or leave it empty to run without a state file"
+
+
+class CannotStartError(Exception):
+    """A resource that only one process can use is taken; the message names it."""
+
+
+def check_settings(settings: Settings, *, log: FilteringBoundLogger, redactor: Redactor) -> WebConfigFile | None:
+    """Raise a SettingsError that lists every file and variable that cannot be used; return the web config.
+
+    Opens and creates nothing. The exporter starts with this, so it accepts what `--config.check` accepts.
+    """
+    problems: dict[str, None] = {}
+
+    def attempt(call: Callable[[], T]) -> T | None:
+        try:
+            return call()
+        except SettingsError as error:
+            # Accounts may share a problem.
+            problems.update(dict.fromkeys(error.problems))
+        return None
+
+    web_config = attempt(partial(load_web_config, settings, log))
+    attempt(partial(_check_state_path, settings))
+    attempt(partial(_tls, settings))
+    for account in settings.accounts:
+        attempt(account.credentials)
+        attempt(partial(proxy_of, account, redactor))
+    if problems:
+        raise SettingsError(problems)
+    return web_config
+
+
+def load_web_config(settings: Settings, log: FilteringBoundLogger) -> WebConfigFile | None:
+    """Load the web config file, if there is one."""
+    file = settings.web_config_file
+    return _usable("--web.config.file: {}", lambda: WebConfigFile(file, log=log)) if file else None
+
+
+def build_store(settings: Settings, log: FilteringBoundLogger) -> BackgroundStore:
+    """Return the store of the accounts' states, which open_store() opens."""
+    path = settings.state_path
+    return BackgroundStore(partial(_open_state_file, path, log) if path is not None else None, log=log)
+
+
+async def open_store(store: BackgroundStore) -> None:
+    """Open *store*; raise a CannotStartError if another process uses it."""
+    try:
+        await store.open()
+    except StateInUseError as error:
+        raise CannotStartError(str(error)) from None
+    except StoreError as error:
+        raise SettingsError([_STATE_PATH_PROBLEM.format(error)]) from None
+
+
+def open_api_session(settings: Settings) -> aiohttp.ClientSession:
+    """Return a session for requests to the API."""
+    return open_session(_tls(settings))
+
+
+def build_poller(
+    account: Account,
+    settings: Settings,
+    *,
+    state: AccountState,
+    before: Poller | None,
+    session: aiohttp.ClientSession,
+    save: Callable[[Snapshot], Awaitable[None]] | None,
+    prepare: Callable[[str, Sequence[Operation]], Awaitable[None]],
+    redactor: Redactor,
+    log: FilteringBoundLogger,
+) -> Poller:
+    """Return a poller for *account* that continues the health and the statistics of *before*."""
+    return Poller(
+        account.name,
+        client=build_client(
+            account,
+            settings,
+            session=session,
+            request_stats=before.request_stats if before else RequestStats(),
+            redactor=redactor,
+            log=log,
+        ),
+        state=state,
+        health=before.health if before else PollHealth(interval_seconds=settings.collect_interval),
+        # Changes that are not in the view may not be saved yet.
+        view=before.view if before else View.before_the_first_poll(state),
+        interval=settings.collect_interval,
+        active_window=settings.collect_active_window,
+        max_operations=settings.collect_max_operations,
+        max_tracked_operations=settings.collect_max_tracked_operations,
+        log=log,
+        mask=redactor.mask,
+        save=save,
+        prepare=prepare,
+    )
+
+
+def poller_settings(settings: Settings) -> tuple[Any, ...]:
+    """Return the settings that pollers are built from; a poller is replaced when one of them changes."""
+    return tuple(
+        getattr(settings, name)
+        for name in type(settings).model_fields
+        if name.startswith(("api_", "collect_")) and not needs_restart(name)
+    )
+
+
+def forced_reading(settings: Settings) -> Reading | None:
+    """Return the reading of the API's counters that is set, or None if it is detected."""
+    return None if settings.collect_stats_reading == "auto" else Reading(settings.collect_stats_reading)
+
+
+def build_client(
+    account: Account,
+    settings: Settings,
+    *,
+    session: aiohttp.ClientSession,
+    request_stats: RequestStats,
+    redactor: Redactor,
+    log: FilteringBoundLogger,
+) -> CommsClient:
+    """Return a client for *account*."""
+    return CommsClient(
+        session,
+        base_url=account.base_url,
+        credentials=ReloadingCredentials(
+            account.credentials,
+            files=[file for file in (account.user_file, account.secret_file) if file],
+            redactor=redactor,
+            log=log.bind(account=account.name),
+        ),
+        page_size=settings.api_page_size,
+        timeout=settings.api_timeout,
+        requests_per_second=settings.api_max_requests_per_second,
+        request_stats=request_stats,
+        proxy=proxy_of(account, redactor),
+        redactor=redactor,
+    )
+
+
+def proxy_of(account: Account, redactor: Redactor) -> URL | None:
+    """Return the proxy for requests of *account*, if the environment sets one."""
+    return _usable("{}", partial(proxy_for, account.base_url, redactor))
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    return _usable("--api.ca-file: {}", partial(client_tls, settings.api_ca_file))
+
+
+def _open_state_file(path: Path, log: FilteringBoundLogger, deadline: Callable[[], float]) -> Store:
+    def log_damage(renamed_to: Path, reason: str) -> None:
+        log.error(
+            "state file is unreadable: renamed it and started a new one", renamed_to=str(renamed_to), error=reason
+        )
+
+    return SqliteStore(path, deadline=deadline, on_damage=log_damage)
+
+
+def _check_state_path(settings: Settings) -> None:
+    if settings.state_path:
+        _usable(_STATE_PATH_PROBLEM, partial(check_path, settings.state_path))
+
+
+def _usable(problem: str, call: Callable[[], T]) -> T:
+    """Return what *call* returns; if it fails, raise a SettingsError with *problem*, completed by the error."""
+    try:
+        return call()
+    except (ValueError, StoreError, WebConfigError) as error:
+        problem = problem.format(error)
+    # Outside the except block: the original error may contain a secret, and would be chained.
+    raise SettingsError([problem])

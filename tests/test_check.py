@@ -1,0 +1,118 @@
+"""The check command: what it tests, and the advice when something fails."""
+
+import json
+import re
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from process import CREDENTIALS, answer, unused_port
+from simulated_api import SENT, ConfigFile, SimulatedApi
+
+
+@pytest.fixture
+async def api():
+    async with SimulatedApi() as api:
+        yield api
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    return ConfigFile(tmp_path / "comms.yml")
+
+
+class TestCheck:
+    async def test_reports_success_and_the_number_of_requests(self, api):
+        api.world.send(fates=SENT)
+        code, printed, said = await answer("check", f"--api.base-url={api.url}", environ=CREDENTIALS)
+
+        assert (0, "") == (code, said)
+        assert printed.startswith("account ACtest\n")
+        assert 9 == printed.count("  ok    ")
+        assert f"settings     valid; polls {api.url} every 30 s" in printed
+        assert re.search(r"requests +about 2,8\d\d requests a day for 1 operations a week", printed)
+
+    @pytest.mark.parametrize(
+        ("kind", "step", "advice"),
+        [
+            ("401", "credentials", "compare the account SID and auth token"),
+            ("403", "permission", "no permission to read operations"),
+            ("404", "page", "--api.base-url ends in /v1"),
+            ("429", "page", "--api.max-requests-per-second"),
+            ("500", "page", "a problem at Twilio"),
+            ("502", "page", "a problem at Twilio"),
+            ("truncated", "page", "not a response of the API"),
+            ("reset", "connection", "proxies and firewalls"),
+        ],
+    )
+    async def test_reports_what_fails_and_how_to_fix_it(self, api, kind, step, advice):
+        api.faults.add(kind)
+        flags = (f"--api.base-url={api.url}", "--json", "--api.timeout=2s")
+        code, printed, _ = await answer("check", *flags, environ=CREDENTIALS)
+
+        (report,) = json.loads(printed)
+        (failed,) = [each for each in report["steps"] if not each["good"]]
+        assert (1, False, step) == (code, report["good"], failed["name"])
+        assert advice in failed["advice"]
+        assert CREDENTIALS["TWILIO_AUTH_TOKEN"] not in printed
+
+    @pytest.mark.parametrize("flags", [(), ("--json",)], ids=["text", "json"])
+    async def test_escapes_what_the_api_returns_for_the_terminal(self, flags):
+        """No control, bidirectional or invisible character is printed."""
+        hostile = "\x1b]0;owned\x07\x1b[2J\0\x7f\x9b31m\u202emoc.elpmaxe\u2066\u200b"
+
+        async def refuse(_):
+            return web.json_response({"message": f"no: {hostile}"}, status=401)
+
+        app = web.Application()
+        app.router.add_get("/v1/Emails/Operations", refuse)
+        async with TestServer(app) as server:
+            base_url = f"--api.base-url={server.make_url('/v1')}"
+            code, printed, said = await answer("check", base_url, *flags, environ=CREDENTIALS)
+
+        assert (1, True) == (code, "moc.elpmaxe" in printed)
+        assert "" == "".join(c for c in printed + said if c != "\n" and not c.isprintable())
+        if flags:
+            (report,) = json.loads(printed)
+            (failed,) = [each for each in report["steps"] if not each["good"]]
+            assert f"401: no: {hostile}" == failed["found"]
+
+    async def test_escapes_characters_that_the_terminal_cannot_encode(self):
+        async def refuse(_):
+            return web.json_response({"message": "très " * 100}, status=401)
+
+        app = web.Application()
+        app.router.add_get("/v1/Emails/Operations", refuse)
+        async with TestServer(app) as server:
+            environ = {**CREDENTIALS, "PYTHONIOENCODING": "ascii"}
+            code, printed, said = await answer("check", f"--api.base-url={server.make_url('/v1')}", environ=environ)
+
+        assert (1, "") == (code, said)
+        assert r"401: tr\xe8s tr\xe8s" in printed
+
+    async def test_reports_a_host_that_does_not_exist(self):
+        code, printed, _ = await answer("check", "--api.base-url=http://no-such-host.invalid/v1", environ=CREDENTIALS)
+
+        assert 1 == code
+        assert re.search("FAIL +DNS +no-such-host.invalid", printed)
+
+    async def test_reports_clock_skew(self):
+        async def page(_):
+            headers = {"Date": "Sat, 21 Nov 2020 12:00:00 GMT"}
+            return web.json_response({"operations": [], "pagination": {"next": None}}, headers=headers)
+
+        app = web.Application()
+        app.router.add_get("/v1/Emails/Operations", page)
+        async with TestServer(app) as server:
+            flag = f"--api.base-url={server.make_url('/v1')}"
+            code, printed, _ = await answer("check", flag, environ=CREDENTIALS)
+
+        assert 1 == code
+        assert re.search(r"FAIL +clock +\d+ s ahead of the API", printed)
+
+    async def test_tests_each_account(self, config_file, api):
+        config_file.write({"name": "good"}, {"name": "bad", "base_url": f"http://127.0.0.1:{unused_port()}/v1"})
+        flags = (f"--config.file={config_file.path}", f"--api.base-url={api.url}", "--json")
+        code, printed, _ = await answer("check", *flags)
+
+        assert (1, [True, False]) == (code, [report["good"] for report in json.loads(printed)])
