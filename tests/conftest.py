@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 from prometheus import Binaries, MissingBinariesError
 
-# How long an example takes says more about this machine's neighbours than about the code.
+# The duration of an example depends more on the load of the machine than on the code.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
@@ -30,12 +30,12 @@ def _binaries(major) -> Binaries:
 
 @pytest.fixture
 def prometheus_three():
-    """The current major version of Prometheus, or the reason why there is none."""
+    """The current major version of Prometheus; without its binaries, the test is skipped."""
     return _binaries(3)
 
 
 class AnsweredResponse(aiohttp.ClientResponse):
-    """A response as aioresponses makes it: without the writer that aiohttp 3.14 wants to know how much was sent."""
+    """A response of aioresponses, which lacks the writer that aiohttp 3.14 asks how much was sent."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{"stream_writer": SimpleNamespace(output_size=0), **kwargs})
@@ -43,7 +43,7 @@ class AnsweredResponse(aiohttp.ClientResponse):
 
 @pytest.fixture(name="aioresponses")
 def answering_aiohttp(monkeypatch) -> Iterator[aioresponses.aioresponses]:
-    """aioresponses, answering whatever aiohttp's client asks of the world beyond this machine."""
+    """Answer all requests of aiohttp's client, except those to this machine."""
     # https://github.com/pnuckowski/aioresponses/issues/289
     monkeypatch.setattr(aioresponses.core, "ClientResponse", AnsweredResponse)
     with aioresponses.aioresponses(passthrough=["http://127.0.0.1"]) as answers:

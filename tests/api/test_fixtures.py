@@ -1,3 +1,5 @@
+"""The fixture that replaces the API in tests of the client."""
+
 import aiohttp
 import pytest
 from aiohttp import test_utils, web
@@ -42,8 +44,8 @@ class TestAioresponses:
         with pytest.raises(aiohttp.ClientConnectionError, match="reset"):
             await session.get(URL)
 
-    async def test_answers_once(self, aioresponses, session):
-        """What is not repeated is refused the second time, as is what was never expected."""
+    async def test_responds_once(self, aioresponses, session):
+        """A second request to the same URL is refused, like one to an unknown URL."""
         aioresponses.get(URL)
 
         async with session.get(URL):
@@ -67,9 +69,7 @@ class TestAioresponses:
         async with session.get(URL, params={"page": "2"}) as response:
             assert {"page": "2"} == await response.json()
 
-    async def test_this_machine(self, aioresponses, session):
-        """A server on this machine is really asked."""
-
+    async def test_passes_requests_to_this_machine_through(self, aioresponses, session):
         async def answer(request):
             return web.Response(text="real")
 
@@ -82,5 +82,5 @@ class TestAioresponses:
             assert "real" == await response.text()
 
     async def test_leaves_nothing_behind(self, unchanged, aioresponses):
-        """Once the test is over, aiohttp and aioresponses are their own again; *unchanged* looks last."""
+        """aiohttp and aioresponses are unpatched after the test; *unchanged* checks that last."""
         assert aiohttp.ClientResponse is not core.ClientResponse
