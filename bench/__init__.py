@@ -1,1 +1,1 @@
-"""The benchmark: `python -m bench` measures the exporter beside others on this machine and writes docs/performance.md."""
+"""The benchmark: `python -m bench` compares the exporter with other programs and updates docs/performance.md."""

@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, print, and write the page. Ctrl-C ends it, and everything that it has started."""
+"""`python -m bench`: measures, prints the tables and updates the page. Ctrl-C stops it and every process it has started."""
 
 import argparse
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 from bench import machine, page
 from bench.collect import memory, poll
 from bench.expose import growth, million, scrape, stall
-from bench.processes import end_as_by_interrupt
+from bench.processes import raise_keyboard_interrupt
 from bench.sizes import FULL, QUICK
 from bench.store import saving
 
@@ -25,25 +25,25 @@ PARTS = {
 
 
 def main():
-    """Measure the parts that were named, or all."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the exporter beside others.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"only these of {', '.join(PARTS)}")
-    parser.add_argument("--quick", action="store_true", help="with few of everything: the figures mean nothing")
+    """Measure the parts on the command line, or all."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Run the benchmarks.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"parts to run, default all: {', '.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="smoke test with tiny sizes; the figures are meaningless")
     parser.add_argument(
-        "--into", type=Path, metavar="PAGE", help=f"write there; without it, a whole run writes {page.PAGE.name}"
+        "--into", type=Path, metavar="PAGE", help=f"page to update (default for a complete run: {page.PAGE.name})"
     )
     parsed = parser.parse_args()
     unknown = set(parsed.parts) - set(PARTS)
     if unknown:
-        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+        parser.error(f"unknown part: {', '.join(sorted(unknown))}")
     into = parsed.into or (page.PAGE if not parsed.parts and not parsed.quick else None)
     if into is not None:
-        # Now, rather than when everything has been measured.
+        # Fail now, not after all measurements.
         try:
             page.read(into)
-        except page.MarksError as error:
+        except page.PageError as error:
             parser.error(str(error))
-    signal.signal(signal.SIGTERM, end_as_by_interrupt)
+    signal.signal(signal.SIGTERM, raise_keyboard_interrupt)
     began = time.monotonic()
 
     def progress(text):
@@ -55,7 +55,7 @@ def main():
             figures.append(table.markdown())
             print(figures[-1], flush=True)
     progress("done")
-    figures.insert(0, machine.described(time.monotonic() - began) + "\n")
+    figures.insert(0, machine.description(time.monotonic() - began) + "\n")
     print(figures[0])
     if into is not None:
         page.write(into, "\n".join(figures))

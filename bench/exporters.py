@@ -1,4 +1,4 @@
-"""The exporter under test, as a user starts it or inside a harness that watches its loop."""
+"""The exporter under test, started as a user starts it or in a harness that measures its event loop."""
 
 import json
 import re
@@ -10,20 +10,20 @@ from bench.processes import Child
 
 CREDENTIALS = {"TWILIO_ACCOUNT_SID": "ACbench", "TWILIO_AUTH_TOKEN": "not-a-secret"}
 POLLED = r'msg="?polled'
-# What a poll still does after it has told that it is over.
-AFTERMATH_SECONDS = 0.1
+# The log line precedes the last work of a poll.
+AFTER_POLL_SECONDS = 0.1
 
 
 class Exporter(Child):
-    """`python -m comms_exporter`, asking the API at *api*, or with *harness* the same in bench/harness.py."""
+    """A `python -m comms_exporter` that polls the API at *api*; with *harness*, the same in bench/harness.py."""
 
     def __init__(self, *flags, api=None, harness=False):
-        where = [] if api is None else [f"--api.base-url={api}/0/v1"]
+        base_url = [] if api is None else [f"--api.base-url={api}/0/v1"]
         super().__init__(
             sys.executable,
             "-m",
             "bench.harness" if harness else "comms_exporter",
-            *where,
+            *base_url,
             "--web.listen-address=127.0.0.1:0",
             "--api.max-requests-per-second=1000000",
             "--collect.max-tracked-operations=1000000000",
@@ -38,26 +38,26 @@ class Exporter(Child):
 
     @property
     def polls(self):
-        """How many polls have succeeded, of all accounts together."""
+        """The number of successful polls of all accounts."""
         return len(self.times(POLLED))
 
     def wait_for_first_polls(self, count=1):
-        """Return once each of *count* accounts has been polled."""
+        """Wait until each of *count* accounts has been polled."""
         self.until(POLLED, count)
-        time.sleep(AFTERMATH_SECONDS)
+        time.sleep(AFTER_POLL_SECONDS)
 
     def wait_for_polls(self, count):
-        """Return once *count* more polls are over and done with."""
+        """Wait until *count* more polls have finished."""
         self.until(POLLED, self.polls + count)
-        time.sleep(AFTERMATH_SECONDS)
+        time.sleep(AFTER_POLL_SECONDS)
 
     def since(self, moments, count=1):
-        """Return the seconds from the last of *moments* before the end of a poll to that: the median of *count* polls."""
+        """Return the seconds from the last of *moments* before the end of a poll to that end: the median of the last *count* polls."""
         ends = self.times(POLLED)[-count:]
         return median(end - max(each for each in moments if each < end) for end in ends)
 
     def cpu_of_polls(self, count):
-        """Return the CPU seconds that each of the next *count* polls takes, with all that is asked of it meanwhile."""
+        """Return the CPU seconds per poll over the next *count* polls, including scrapes in the meantime."""
         self.wait_for_polls(1)
         before, first = self.cpu_seconds(), self.polls
         self.wait_for_polls(count)
@@ -65,7 +65,7 @@ class Exporter(Child):
 
 
 def write_accounts(path, api, accounts):
-    """Write settings for *accounts* accounts of the API at *api* to *path*, and return the flag that names them."""
+    """Write a config file with *accounts* accounts of the API at *api* to *path*; return the flag that loads it."""
     path.write_text(
         json.dumps(
             {

@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""Describes the machine and the versions behind the figures."""
 
 import os
 import platform
@@ -14,21 +14,21 @@ from bench.processes import ROOT
 LIBRARIES = ("aiohttp", "prometheus-client", "msgspec", "isal", "uvloop", "zlib-ng")
 
 
-def described(seconds):
-    """Return a paragraph on this machine, and on the run that took *seconds*."""
+def description(seconds):
+    """Return a paragraph about this machine and the run, which took *seconds*."""
     cpu = re.search(r"^model name\s*: (.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s*(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
     libraries = [f"{name} {found}" for name in LIBRARIES if (found := _version(name))]
     try:
-        yardstick = f"nginx {nginx.version(nginx.find())}"
+        web_server = f"nginx {nginx.version(nginx.find())}"
     except nginx.MissingError:
-        yardstick = "no nginx"
+        web_server = "no nginx"
     program = million.find()
     server = f"Prometheus {million.version(program)}" if program else "no Prometheus"
     return (
         f"Measured on {time.strftime('%Y-%m-%d', time.gmtime())} at commit {_commit()}, in {seconds / 60:.0f} minutes: "
         f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, {int(memory[1]) / 2**20:.0f} GiB, "
-        f"Linux {platform.release()}; Python {platform.python_version()}, {', '.join(libraries)}; {yardstick}, {server}."
+        f"Linux {platform.release()}; Python {platform.python_version()}, {', '.join(libraries)}; {web_server}, {server}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Children of the benchmark: their log, their CPU to the nanosecond, and their end, whatever else ends."""
+"""Child processes of the benchmark: their log, their CPU time, and their end in every case."""
 
 import json
 import os
@@ -13,27 +13,27 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# A poll of a million operations, or a scrape of as many series by prometheus_client, is the longest that anything takes.
-PATIENCE_SECONDS = 300
+# The longest calls: a poll of a million operations, and prometheus_client's scrape of a million series.
+TIMEOUT_SECONDS = 300
 STOPPING_SECONDS = 10
 
 
 class ChildError(Exception):
-    """A child ended or fell silent; the message has its last words."""
+    """A child exited or does not answer; the message contains the end of its log."""
 
 
 class Child:
-    """The process of *command*, for as long as a `with` lasts."""
+    """A process that runs *command* while a `with` block runs."""
 
     def __init__(self, *command, environ=None):
-        # Should the benchmark be killed, its children go with it, where Linux can do that.
-        leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-        self._command = [*leash, *map(str, command)]
+        # If the benchmark is killed, the kernel kills its children, where setpriv is available.
+        die_with_parent = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+        self._command = [*die_with_parent, *map(str, command)]
         self._environ = {**os.environ, **(environ or {})}
         self._process = None
         self._log = []
-        self._heard = threading.Condition()
-        self._answers = queue.SimpleQueue()
+        self._log_grew = threading.Condition()
+        self._replies = queue.SimpleQueue()
         self._readers = []
 
     def __enter__(self):
@@ -46,10 +46,10 @@ class Child:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            # Ctrl-C is for the benchmark, which stops them one by one.
+            # Ctrl-C must reach only the benchmark, which stops its children one by one.
             start_new_session=True,
         )
-        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_log, self._read_answers)]
+        self._readers = [threading.Thread(target=read, daemon=True) for read in (self._read_log, self._read_replies)]
         for reader in self._readers:
             reader.start()
         try:
@@ -65,9 +65,9 @@ class Child:
             try:
                 self._process.wait(STOPPING_SECONDS)
             except subprocess.TimeoutExpired:
-                pass  # it does not listen
+                pass  # it ignores SIGTERM
             finally:
-                # Here too when we are interrupted while waiting.
+                # Also reached if Ctrl-C interrupts the wait.
                 if self._process.poll() is None:
                     self._process.kill()
                     self._process.wait()
@@ -77,50 +77,50 @@ class Child:
             try:
                 stream.close()
             except BrokenPipeError:
-                pass  # it went before it had read all
+                pass  # it exited before reading everything
 
     def started(self):
-        """Return once it can be used."""
+        """Wait until it is ready."""
 
     @property
     def pid(self):
         return self._process.pid
 
     def cpu_seconds(self):
-        """Return the CPU that all its threads have used, past ones included."""
-        # The kernel's clock of another process: clock_getcpuclockid(3), which Python does not have.
+        """Return the CPU time of all its threads, including finished ones."""
+        # The CPU clock of another process as in clock_getcpuclockid(3), which Python lacks.
         return time.clock_gettime(~self.pid << 3 | 2)
 
     def resident_bytes(self):
-        """Return the memory that it has at the moment."""
+        """Return its resident memory."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     def ask(self, do, **order):
-        """Return what comes of an order; see rpc.py."""
+        """Call a handler of the child and return the result; see rpc.py."""
         self._process.stdin.write(json.dumps({"do": do, **order}) + "\n")
         self._process.stdin.flush()
-        return self.answer()
+        return self.reply()
 
-    def answer(self):
-        """Return the next thing that it tells."""
+    def reply(self):
+        """Return its next reply."""
         try:
-            line = self._answers.get(timeout=PATIENCE_SECONDS)
+            line = self._replies.get(timeout=TIMEOUT_SECONDS)
         except queue.Empty:
-            raise self._trouble("gives no answer") from None
+            raise self._error(f"has not replied within {TIMEOUT_SECONDS} s") from None
         if not line:
-            raise self._trouble("has ended")
+            raise self._error("has exited")
         return json.loads(line)
 
     def times(self, pattern):
-        """Return when its log had each line with *pattern*, in seconds on the monotonic clock."""
-        with self._heard:
+        """Return the time of each log line that matches *pattern*, in seconds on the monotonic clock."""
+        with self._log_grew:
             return [at for at, line in self._log if re.search(pattern, line)]
 
     def until(self, pattern, count=1):
-        """Return the *count*-th line of its log with *pattern*, once it is there."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        with self._heard:
+        """Wait for the *count*-th log line that matches *pattern*, and return it."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        with self._log_grew:
             while True:
                 found = [line for _, line in self._log if re.search(pattern, line)]
                 if len(found) >= count:
@@ -128,37 +128,37 @@ class Child:
                 if time.monotonic() > deadline or (
                     self._process.poll() is not None and not self._readers[0].is_alive()
                 ):
-                    raise self._trouble(f"does not say {pattern!r}")
-                self._heard.wait(0.2)
+                    raise self._error(f"has not logged {pattern!r}")
+                self._log_grew.wait(0.2)
 
-    def _trouble(self, what):
-        said = "".join(line for _, line in self._log[-20:])
-        return ChildError(f"{' '.join(self._command)} {what}:\n{said}")
+    def _error(self, what):
+        log = "".join(line for _, line in self._log[-20:])
+        return ChildError(f"{' '.join(self._command)} {what}:\n{log}")
 
     def _read_log(self):
         for line in self._process.stderr:
-            with self._heard:
+            with self._log_grew:
                 self._log.append((time.monotonic(), line))
-                self._heard.notify_all()
+                self._log_grew.notify_all()
 
-    def _read_answers(self):
+    def _read_replies(self):
         for line in self._process.stdout:
-            self._answers.put(line)
-        self._answers.put("")
+            self._replies.put(line)
+        self._replies.put("")
 
 
 class Worker(Child):
-    """A module of this package as a process; what it first tells is its *address*."""
+    """A module of this package in a process; its first reply is its *address*."""
 
     def __init__(self, module, *arguments, environ=None):
         super().__init__(sys.executable, "-m", f"bench.{module}", *arguments, environ=environ)
         self.address = None
 
     def started(self):
-        self.address = self.answer()
+        self.address = self.reply()
 
 
-def end_as_by_interrupt(*_):
-    """Let SIGTERM unwind like Ctrl-C, so that every child is stopped."""
+def raise_keyboard_interrupt(*_):
+    """Handle SIGTERM like Ctrl-C, so that every child is stopped."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Calls from the benchmark to its worker processes: a line of JSON each way; the end of the input ends the worker."""
+"""Calls from the benchmark to its worker processes: one line of JSON in each direction. End of input stops the worker."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ def reply(result):
 
 
 def dispatch(line, handlers):
-    """Call the one of *handlers* that the request in *line* names, and reply with its result."""
+    """Call the handler that the request in *line* names, and reply with its result."""
     request = json.loads(line)
     reply(handlers[request.pop("do")](**request))
 

@@ -1,20 +1,20 @@
-"""How much is measured: FULL for figures, QUICK to see that measuring works."""
+"""The sizes of all measurements: FULL for figures, QUICK for a smoke test."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 class ScrapeSize(NamedTuple):
-    """So many operations exposed, scraped so often; prometheus_client's turns are few, for each takes so long."""
+    """The number of exposed operations and of scrapes; prometheus_client is slow and gets fewer of them."""
 
     operations: int
     rounds: int
-    rival_rounds: int
+    prometheus_client_rounds: int
     block: int
 
 
 class Growth(NamedTuple):
-    """One exporter to be measured: what it polls, and what changes between two polls."""
+    """An exporter to measure: what it polls, and the share that changes between two polls."""
 
     operations: int
     accounts: int = 1
@@ -23,7 +23,7 @@ class Growth(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """What each part of the benchmark goes through."""
+    """The sizes for each part of the benchmark."""
 
     interval: str
     scrape: tuple[ScrapeSize, ...]
@@ -32,7 +32,7 @@ class Sizes:
     poll_operations: int
     poll_interval: str
     polls: int
-    memory: tuple[int, ...]  # the first is where counting begins
+    memory: tuple[int, ...]  # the first is the baseline
     memory_exposed: int
     saving_operations: int
     saving_changed: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Figures as Markdown."""
+"""Tables in Markdown."""
 
 import math
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Table:
-    """A table with a heading, and what has to be known to read it."""
+    """A table with a title, a note that explains it, and remarks below it."""
 
     title: str
     note: str
@@ -15,20 +15,20 @@ class Table:
     remarks: list[str] = field(default_factory=list)
 
     def add(self, *cells):
-        """Add a row; numbers are shown with three digits that count."""
+        """Add a row; numbers get three significant digits."""
         self.rows.append([cell if isinstance(cell, str) else figure(cell) for cell in cells])
 
     def markdown(self):
-        """Return the table as it stands in a page."""
-        # What is named stands on the left, figures on the right.
-        named = [not any(row[index][:1].isdigit() for row in self.rows) for index in range(len(self.columns))]
+        """Return the table in Markdown."""
+        # Text is aligned left, numbers right.
+        text = [not any(row[index][:1].isdigit() for row in self.rows) for index in range(len(self.columns))]
         lines = [
             f"### {self.title}",
             "",
             self.note,
             "",
             _row(self.columns),
-            _row(["---" if each else "--:" for each in named]),
+            _row(["---" if each else "--:" for each in text]),
             *map(_row, self.rows),
         ]
         for remark in self.remarks:
@@ -37,7 +37,7 @@ class Table:
 
 
 def figure(value):
-    """Return *value* with three digits that count, NaN as a dash."""
+    """Return *value* with three significant digits, NaN as a dash."""
     if value is None or math.isnan(value):
         return "-"
     if isinstance(value, int) or abs(value) >= 100:
@@ -48,7 +48,7 @@ def figure(value):
 
 
 def quantile(values, share):
-    """Return the smallest of *values* that *share* of them do not exceed."""
+    """Return the quantile *share* of *values*: the smallest that this share does not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 

@@ -1,1 +1,1 @@
-"""What a poll costs."""
+"""Cost of polls."""

@@ -1,7 +1,7 @@
-"""A Comms API that costs next to nothing: text made beforehand, cut into pages, and changed when it is told to.
+"""A fake Comms API that needs hardly any CPU time: it joins prepared JSON texts to pages.
 
-Usage: python -m bench.collect.api OPERATIONS ACCOUNTS. Account N is at /N/v1. Whoever asks with a startDate, as the exporter does,
-finds the changes that were ordered; whoever asks without one reads the same pages and moves nothing.
+Usage: python -m bench.collect.api OPERATIONS ACCOUNTS. Account N is at /N/v1. Listings with a startDate, such as the exporter's,
+apply the changes that the benchmark requested. Listings without one return the same pages and change nothing.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ class Account:
         self.shown = count
         self.change = 0
         self.spread = False
-        # When each listing began, and when the last page of each was given, on the monotonic clock.
+        # Times of the first and the last request of each listing, on the monotonic clock.
         self.began = []
         self.served = []
 
     def begin_listing(self):
-        """Let happen what was ordered for every listing."""
+        """Apply the changes that were requested for every listing."""
         self.began.append(time.monotonic())
         if self.change:
             first = len(self.entries) - self.shown
@@ -37,29 +37,29 @@ class Account:
                 self.entries[index] = operations.changed(self.entries[index], now=now)
 
     def page(self, query):
-        """Return the text of the page that *query* asks for."""
+        """Return the JSON of the page for *query*."""
         size = int(query.get("pageSize", ["50"])[0])
         token = query.get("pageToken", [""])[0]
-        asked_by_exporter = "startDate" in query
-        if not token and asked_by_exporter:
+        from_exporter = "startDate" in query
+        if not token and from_exporter:
             self.begin_listing()
         offset = int(token.removeprefix("after-") or 0)
         start = len(self.entries) - self.shown + offset
         more = start + size < len(self.entries)
         following = f'"after-{offset + size}"' if more else "null"
-        if not more and asked_by_exporter:
+        if not more and from_exporter:
             self.served.append(time.monotonic())
         end = f'],"pagination":{{"next":{following},"self":null}}}}'.encode()
         return b"".join([b'{"operations":[', b",".join(self.entries[start : start + size]), end])
 
     def one(self, identifier):
-        """Return the operation *identifier*, None where there is none."""
+        """Return the operation *identifier*, or None."""
         wanted = f'{{"id":"{identifier}"'.encode()
         return next((entry for entry in self.entries if entry.startswith(wanted)), None)
 
 
 class Connection(asyncio.Protocol):
-    """One client; requests are answered in the moment they are whole."""
+    """One client connection; every request is answered as soon as it is complete."""
 
     def __init__(self, accounts):
         self._accounts = accounts
@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
 
 
 async def main(count, accounts):
-    """Serve until told to stop."""
+    """Serve until the benchmark closes the pipe."""
     each = [Account(count // accounts, seed) for seed in range(accounts)]
     server = await asyncio.get_running_loop().create_server(lambda: Connection(each), "127.0.0.1", 0)
 

@@ -1,4 +1,4 @@
-"""What an operation costs in memory that is held from poll to poll."""
+"""Memory per operation."""
 
 import tempfile
 from contextlib import ExitStack
@@ -13,12 +13,12 @@ from bench.tables import Table
 
 
 def measure(sizes, progress):
-    """Return the table of bytes per operation, tracked and exposed."""
+    """Return the table of bytes per tracked and per exposed operation."""
     few, *counts = sizes.memory
     table = Table(
         "Memory",
-        f"Resident bytes, after everything free was given back, beyond those of the same process with {few:,} operations, "
-        "for each operation. Half are transactional mail (1 recipient), half campaigns (up to "
+        f"Resident memory per operation, compared with the same process with {few:,} operations, after freeing what can be "
+        "freed. Half of the operations are transactional (1 recipient), half are campaigns (up to "
         f"{LARGEST_CAMPAIGN:,} recipients, random counters).",
         ["operations", "exposed", "state file", "bytes per operation"],
     )
@@ -28,10 +28,10 @@ def measure(sizes, progress):
         progress(f"memory of {counts[-1]:,} operations")
         api = enter(Worker("collect.api", counts[-1], 1))
         api.ask("show", count=few)
-        # One process each, at the same time: what they hold does not depend on how busy the machine is.
+        # Both processes run at the same time: their memory does not depend on the load of the machine.
         held = {
-            "none": _harness(sizes, enter, api, 0, ""),
-            "kept": _harness(sizes, enter, api, 0, f"{folder}/state.db"),
+            "no": _harness(sizes, enter, api, 0, ""),
+            "yes": _harness(sizes, enter, api, 0, f"{folder}/state.db"),
         }
         before = {}
         for name, each in held.items():
@@ -40,7 +40,7 @@ def measure(sizes, progress):
         tracked = {}
         for count in counts:
             api.ask("show", count=count)
-            # The first of them may have begun with fewer.
+            # The first of these polls may have started before the change.
             for each in held.values():
                 each.wait_for_polls(2)
             for name, each in held.items():
@@ -55,8 +55,8 @@ def measure(sizes, progress):
         before = _scraped_and_resident(exposing)
         api.ask("show", count=count)
         held = (_scraped_and_resident(exposing) - before) / count
-        table.add(f"{count:,}", "all, and scraped with gzip", "none", held)
-        table.remarks.append(f"So an exposed operation takes {held - tracked['none', count]:,.0f} bytes on top.")
+        table.add(f"{count:,}", "all, scraped with gzip", "no", held)
+        table.remarks.append(f"An exposed operation takes {held - tracked['no', count]:,.0f} bytes more.")
     return [table]
 
 

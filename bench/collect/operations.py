@@ -1,6 +1,6 @@
-"""Operations as the API would tell them, as JSON text: half are transactional mail to one, half campaigns.
+"""Operations in the JSON of the API: half are transactional email to one recipient, half are campaigns.
 
-All were created within the last 40 minutes, so every window that the exporter asks for covers all of them.
+All were created within the last 40 minutes, so every window that the exporter polls contains all of them.
 """
 
 import json
@@ -18,23 +18,23 @@ _TEMPLATE = (
 
 
 def make(count, *, now, seed=0):
-    """Return *count* operations, the newest first."""
+    """Return *count* operations, newest first."""
     chance = random.Random(seed)
-    words = [_word(now - age) for age in range(SPAN_SECONDS + 1)]
+    timestamps = [_timestamp(now - age) for age in range(SPAN_SECONDS + 1)]
     made = []
     for index in range(count):
         age = index * (SPAN_SECONDS - 60) / count + 30
         stats = _transactional(chance) if index % 2 else _campaign(chance)
         status, total, attempts, *rest = stats
-        created = words[int(age)]
-        updated = words[int(age * chance.random())]
+        created = timestamps[int(age)]
+        updated = timestamps[int(age * chance.random())]
         identifier = _identifier(now - age, chance)
         made.append((_TEMPLATE % (identifier, status, total, total, attempts, *rest, created, updated)).encode())
     return made
 
 
 def changed(entry, *, now):
-    """Return *entry* as it may be some seconds later: something about its emails has moved."""
+    """Return *entry* as it may be some seconds later, with some counters changed."""
     operation = json.loads(entry)
     stats = operation["stats"]
     if stats["scheduled"]:
@@ -45,19 +45,19 @@ def changed(entry, *, now):
         for name, by in (("queued", -moved), ("sent", moved), ("attempts", moved)):
             stats[name] += by
         operation["status"] = "PROCESSING" if stats["queued"] else "COMPLETED"
-    elif waiting := stats["sent"] - stats["delivered"] - stats["undelivered"]:
-        stats["delivered"] += _some(waiting)
+    elif undecided := stats["sent"] - stats["delivered"] - stats["undelivered"]:
+        stats["delivered"] += _some(undecided)
     elif unopened := stats["delivered"] - stats["opened"]:
         stats["opened"] += _some(unopened)
     else:
-        # Nothing else can still happen to it, again and again.
+        # All emails are in a final state. Only attempts can still change.
         stats["attempts"] += 1
-    operation["updatedAt"] = _word(now)
+    operation["updatedAt"] = _timestamp(now)
     return json.dumps(operation, separators=(",", ":")).encode()
 
 
 def _transactional(chance):
-    """Return status, total, attempts, and the counters from "scheduled" on, of mail to one."""
+    """Return status, total, attempts and the counters from "scheduled" on, of email to one recipient."""
     fate = chance.random()
     if fate < 0.02:
         return "PROCESSING", 1, 0, 0, 1, 0, 0, 0, 0, 0, 0
@@ -69,7 +69,7 @@ def _transactional(chance):
 
 
 def _campaign(chance):
-    """Return the same of mail to many."""
+    """Return the same of email to many recipients."""
     total = chance.randint(2, LARGEST_CAMPAIGN)
     fate = chance.random()
     if fate < 0.02:
@@ -88,7 +88,7 @@ def _campaign(chance):
 
 
 def _identifier(created, chance):
-    """Return an id as Twilio's: a ULID, which begins with the milliseconds of its creation."""
+    """Return an id like Twilio's, with a ULID, which begins with the milliseconds of its creation."""
     number = int(created * 1000) << 80 | chance.getrandbits(80)
     return "comms_operation_" + "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
@@ -97,5 +97,5 @@ def _some(count):
     return max(1, count // 4)
 
 
-def _word(moment):
+def _timestamp(moment):
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))

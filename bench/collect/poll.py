@@ -1,4 +1,4 @@
-"""What a whole poll costs, from the first request to the saved and written page."""
+"""Cost of a poll, from the first request to the saved state and the rendered page."""
 
 import tempfile
 import threading
@@ -18,33 +18,33 @@ SCRAPE_EVERY_SECONDS = 3
 
 
 def measure(sizes, progress):
-    """Return the table of what may change between two polls, for few and for all operations exposed."""
+    """Return the table by what changes between two polls, with few and with all operations exposed."""
     count = sizes.poll_operations
     table = Table(
-        "A whole poll",
-        f"{count:,} operations in pages of {PAGE_SIZE:,}; CPU of the whole process per operation: fetch, parse, compare, "
-        "count, save to a file, write and compress. Where all are exposed, somebody scrapes with gzip every "
-        f"{SCRAPE_EVERY_SECONDS} s. Beside it the same pages fetched by the same client (aiohttp) in a process of its own, and "
-        "thrown away.",
-        ["exposed", "changed", "CPU µs per operation", "fetching alone", "times fetching", "seconds from start to end"],
+        "Polls",
+        f"{count:,} operations in pages of {PAGE_SIZE:,}. CPU time of the whole process per operation: fetch, parse, compare, "
+        "count, save to a file, render and compress. If all are exposed, a client scrapes with gzip every "
+        f"{SCRAPE_EVERY_SECONDS} s. For comparison, the same client library (aiohttp) fetches the same pages in another process "
+        "and discards them.",
+        ["exposed", "changed", "CPU µs per operation", "fetch only", "ratio to fetch only", "seconds"],
     )
     hundredth = max(1, count // 100)
     modes = {
         "nothing": (0, False),
-        "1 %, the newest": (hundredth, False),
-        "1 %, spread": (hundredth, True),
+        "the newest 1 %": (hundredth, False),
+        "evenly spread 1 %": (hundredth, True),
         "all": (count, False),
     }
     for exposed in (min(DEFAULT_EXPOSED, count), count):
         progress(f"polls of {count:,} operations, {exposed:,} exposed")
-        rows, alone = _one(sizes, exposed, modes)
+        rows, fetch_only = _one(sizes, exposed, modes)
         for name, cost, seconds in rows:
-            table.add(f"{exposed:,}", name, cost, alone, cost / alone, seconds)
+            table.add(f"{exposed:,}", name, cost, fetch_only, cost / fetch_only, seconds)
     return [table]
 
 
 def _one(sizes, exposed, modes):
-    """Return (what changed, microseconds of CPU per operation, seconds) of polls, and what fetching alone takes."""
+    """Return (what changed, CPU microseconds per operation, seconds) of polls, and the CPU microseconds of only fetching."""
     count = sizes.poll_operations
     with ExitStack() as stack:
         enter = stack.enter_context
@@ -52,7 +52,7 @@ def _one(sizes, exposed, modes):
         api = enter(Worker("collect.api", count, 1))
         reader = enter(Worker("collect.reader", f"{api.address}/0/v1", PAGE_SIZE))
         laps = [_lap(reader, count)]
-        ours = enter(
+        exporter = enter(
             Exporter(
                 f"--state.path={folder}/state.db",
                 f"--collect.interval={sizes.poll_interval}",
@@ -61,18 +61,20 @@ def _one(sizes, exposed, modes):
                 api=api.address,
             )
         )
-        before = ours.cpu_seconds()
+        before = exporter.cpu_seconds()
         if exposed == count:
-            enter(_scraped(ours.url))
-        ours.wait_for_first_polls()
+            enter(_scraped(exporter.url))
+        exporter.wait_for_first_polls()
         if exposed == count:
-            # Whatever was left for the first scrape is part of what new operations cost.
-            _scrape(ours.url)
-        rows = [("all new", 1e6 * (ours.cpu_seconds() - before) / count, ours.since(api.ask("began", account=0)))]
+            # Work that is left to the first scrape is part of the cost of new operations.
+            _scrape(exporter.url)
+        rows = [
+            ("all new", 1e6 * (exporter.cpu_seconds() - before) / count, exporter.since(api.ask("began", account=0)))
+        ]
         for name, (changed, spread) in modes.items():
             api.ask("change", count=changed, spread=spread)
-            cost = 1e6 * ours.cpu_of_polls(sizes.polls) / count
-            rows.append((name, cost, ours.since(api.ask("began", account=0), sizes.polls)))
+            cost = 1e6 * exporter.cpu_of_polls(sizes.polls) / count
+            rows.append((name, cost, exporter.since(api.ask("began", account=0), sizes.polls)))
             laps.append(_lap(reader, count))
         return rows, median(laps)
 
@@ -82,14 +84,14 @@ def _scrape(url):
 
 
 def _lap(reader, count):
-    """Return the microseconds of CPU that fetching alone takes for each operation."""
+    """Return the CPU microseconds per operation of only fetching."""
     reader.ask("lap")
-    return 1e6 * reader.answer() / count
+    return 1e6 * reader.reply() / count
 
 
 @contextmanager
 def _scraped(url):
-    """Have somebody ask for the page every few seconds."""
+    """Scrape every few seconds in a thread."""
     stop = threading.Event()
 
     def scrape():

@@ -1,4 +1,4 @@
-"""Reads the pages of a listing with aiohttp's client and throws them away: what a poll could cost at least.
+"""Fetches the pages of a listing with aiohttp and discards them: the minimum cost of a poll.
 
 Usage: python -m bench.collect.reader BASE_URL PAGE_SIZE.
 """
@@ -14,7 +14,7 @@ from bench.rpc import reply, serve
 
 
 async def main(base, size):
-    """Read all pages once whenever that is ordered."""
+    """Fetch all pages once per call."""
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
         laps = asyncio.Queue()
 

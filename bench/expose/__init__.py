@@ -1,1 +1,1 @@
-"""What a scrape costs."""
+"""Cost of scrapes."""

@@ -1,7 +1,7 @@
-"""The same samples by prometheus_client: a custom collector, its own writer, its own gzip and its own server.
+"""Serves the samples of a page with prometheus_client: a custom collector, its renderer, its gzip and its server.
 
-Usage: python -m bench.expose.client_python_server PAGE, where PAGE is a file that the exporter has written. The samples are read from it once;
-at every scrape the collector makes metrics of them, as prometheus_client's documentation shows it.
+Usage: python -m bench.expose.client_python_server PAGE. PAGE is a file with the exporter's output. It is parsed once. At every
+scrape the collector makes metrics of the samples, as prometheus_client's documentation recommends.
 """
 
 import re
@@ -17,7 +17,7 @@ from bench.rpc import reply, serve_blocking
 
 
 class Family:
-    """One family as it stands on the page."""
+    """One family of the page."""
 
     def __init__(self, name, text, kind):
         self.name, self.text, self.kind = name, text, kind
@@ -25,20 +25,20 @@ class Family:
         self._labels = None
 
     def finish(self):
-        """Do once what is not the writer's business: see whether all samples have labels of the same names."""
+        """Find out once whether all samples have the same label names."""
         names = {tuple(labels) for _, labels, _ in self.samples}
         if self.kind == "gauge" and len(names) == 1:
             (self._labels,) = names
             self.samples = [(tuple(labels.values()), value) for _, labels, value in self.samples]
 
     def metric(self):
-        """Return it as prometheus_client wants it."""
+        """Return it as a metric of prometheus_client."""
         if self._labels is not None:
             family = GaugeMetricFamily(self.name, self.text, labels=self._labels)
             for values, value in self.samples:
                 family.add_metric(values, value)
             return family
-        # The name of a counter's family is without its ending, and a histogram has samples of several names.
+        # A counter family's name has no suffix. A histogram has samples of several names.
         family = Metric(self.name.removesuffix("_total") if self.kind == "counter" else self.name, self.text, self.kind)
         for name, labels, value in self.samples:
             family.add_sample(name, labels, value)
@@ -46,7 +46,7 @@ class Family:
 
 
 class Page(Collector):
-    """Everything that stands on the page."""
+    """All families of the page."""
 
     def __init__(self, text):
         self._families = []
@@ -68,7 +68,7 @@ class Page(Collector):
 
 
 def main(path):
-    """Serve until the benchmark goes away."""
+    """Serve until the benchmark closes the pipe."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Page(Path(path).read_text(encoding="utf-8")))
     server, _ = start_http_server(0, "127.0.0.1", registry)

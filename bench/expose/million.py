@@ -1,4 +1,4 @@
-"""A real Prometheus, scraping a million series from one exporter."""
+"""A real Prometheus that scrapes a million series from one exporter."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from bench.processes import ROOT, Child, ChildError, Worker
 from bench.tables import Table
 
 TIMEOUT_SECONDS = 60
-# Prometheus finds its targets five seconds after its start, and spreads first scrapes over an interval.
-_PATIENCE_SECONDS = 150
+# Prometheus discovers its targets five seconds after the start and spreads first scrapes over an interval.
+_SCRAPES_TIMEOUT_SECONDS = 150
 
 
 class Prometheus(Child):
-    """Prometheus 3, scraping the exporter at *url*."""
+    """A Prometheus 3 that scrapes the exporter at *url*."""
 
     def __init__(self, program, folder, url, interval):
         self._file = folder / "prometheus.json"
@@ -44,14 +44,14 @@ class Prometheus(Child):
         self.until("Server is ready")
 
     def configure(self, interval):
-        """Write that it is to scrape at *interval*, with as much patience."""
+        """Set the scrape interval and the scrape timeout to *interval*."""
         scraping = {"scrape_interval": interval, "scrape_timeout": interval}
         jobs = [{"job_name": "bench", "static_configs": [{"targets": [self._target]}], **scraping}]
         # JSON is YAML.
         self._file.write_text(json.dumps({"scrape_configs": jobs}), encoding="utf-8")
 
     def reload(self):
-        """Take over what was configured."""
+        """Reload the configuration."""
         urlopen(Request(f"{self.url}/-/reload", method="POST"), timeout=TIMEOUT_SECONDS).close()
 
     def samples(self, name):
@@ -60,8 +60,8 @@ class Prometheus(Child):
         return [float(value) for series in answer["data"]["result"] for _, value in series["values"]]
 
     def wait_for_scrapes(self, count):
-        """Return how long each scrape took, once there are *count*."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+        """Wait for *count* scrapes, and return the seconds of each."""
+        deadline = time.monotonic() + _SCRAPES_TIMEOUT_SECONDS
         while len(took := self.samples("scrape_duration_seconds")) < count:
             if time.monotonic() > deadline:
                 raise ChildError(f"{len(took)} scrapes instead of {count}:\n{self._log[-5:]}")
@@ -70,7 +70,7 @@ class Prometheus(Child):
 
 
 def find():
-    """Return Prometheus 3 where tools/fetch-prometheus puts it, None where there is none."""
+    """Return the Prometheus 3 that tools/fetch-prometheus installed, or None."""
     folder = Path(os.environ.get("PROMETHEUS_3") or ROOT / ".tools/prometheus-3/bin")
     program = folder / "prometheus"
     return program if os.access(program, os.X_OK) else None
@@ -78,27 +78,27 @@ def find():
 
 def version(program):
     """Return its version."""
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    return told.split()[2].partition("+")[0]
+    output = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    return output.split()[2].partition("+")[0]
 
 
 def measure(sizes, progress):
-    """Return the table of the first scrape and the later ones."""
+    """Return the table of the first scrape and of the following ones."""
     table = Table(
         "A million series in one scrape",
-        f"Prometheus 3 and {sizes.million_operations:,} operations with 17 series each; "
-        f"scrape_duration_seconds as it says it itself.",
+        f"Prometheus 3, {sizes.million_operations:,} operations with 17 series each. Seconds are Prometheus' own "
+        "scrape_duration_seconds.",
         ["scrape", "seconds", "series", "up", "exporter's CPU ms", "Prometheus' CPU s", "Prometheus' memory MiB"],
     )
     program = find()
     if program is None:
-        table.remarks.append("There is no Prometheus 3 here: run tools/fetch-prometheus.")
+        table.remarks.append("Prometheus 3 is not installed; run tools/fetch-prometheus.")
         return [table]
     with ExitStack() as stack:
         enter = stack.enter_context
         folder = Path(enter(tempfile.TemporaryDirectory(prefix="bench-")))
         api = enter(Worker("collect.api", sizes.million_operations, 1))
-        ours = enter(
+        exporter = enter(
             Exporter(
                 "--state.path=",
                 "--collect.interval=10m",
@@ -106,22 +106,22 @@ def measure(sizes, progress):
                 api=api.address,
             )
         )
-        ours.wait_for_first_polls()
+        exporter.wait_for_first_polls()
         progress(f"Prometheus scrapes {17 * sizes.million_operations:,} series")
-        server = enter(Prometheus(program, folder, ours.url, sizes.million_first_interval))
+        server = enter(Prometheus(program, folder, exporter.url, sizes.million_first_interval))
 
         def spent():
-            return ours.cpu_seconds(), server.cpu_seconds()
+            return exporter.cpu_seconds(), server.cpu_seconds()
 
         def add(name, seconds, before, scrapes):
-            mine, theirs = (now - was for now, was in zip(spent(), before, strict=True))
+            exporter_cpu, prometheus_cpu = (now - was for now, was in zip(spent(), before, strict=True))
             table.add(
                 name,
                 seconds,
                 int(server.samples("scrape_samples_scraped")[-1]),
                 int(server.samples("up")[-1]),
-                1000 * mine / scrapes,
-                theirs / scrapes,
+                1000 * exporter_cpu / scrapes,
+                prometheus_cpu / scrapes,
                 int(server.resident_bytes() / 2**20),
             )
 
@@ -130,10 +130,10 @@ def measure(sizes, progress):
         add("first", server.samples("scrape_duration_seconds")[0], before, 1)
         server.configure(f"{sizes.million_interval_seconds}s")
         server.reload()
-        # The one after the change is not counted: it may come at any moment.
+        # The first scrape after the change may come at any time and does not count.
         before_count = len(server.samples("scrape_duration_seconds")) + 1
         server.wait_for_scrapes(before_count)
         before = spent()
         took = server.wait_for_scrapes(before_count + sizes.million_scrapes)[before_count:]
-        add(f"later, median of {len(took)}", median(took), before, len(took))
+        add(f"next {len(took)}, median", median(took), before, len(took))
     return [table]

@@ -1,4 +1,4 @@
-"""nginx as a yardstick: the same bytes from files, as fast as files can be served."""
+"""nginx for comparison: it serves the same bytes from files."""
 
 import os
 import shutil
@@ -39,11 +39,11 @@ http {{
 
 
 class MissingError(Exception):
-    """There is no nginx here; the message says why."""
+    """nginx is not available; the message says why."""
 
 
 class Nginx(Child):
-    """Serves the files in *folder*, and their .gz beside them to whoever takes gzip."""
+    """Serves the files in *folder*, and their .gz files to clients that accept gzip."""
 
     def __init__(self, program, folder):
         with socket.socket() as free:
@@ -67,7 +67,7 @@ class Nginx(Child):
 
 
 def find():
-    """Return the nginx of this machine, or one fetched from Debian into .tools; MissingError says why there is none."""
+    """Return the installed nginx, or one fetched from Debian into .tools; MissingError says why there is none."""
     installed = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if installed:
         return Path(installed)
@@ -83,7 +83,7 @@ def version(program):
 
 
 def _fetch():
-    """Unpack Debian's package beside the system, which stays as it is; see tools/fetch-prometheus."""
+    """Unpack Debian's package without installing it, as tools/fetch-prometheus does."""
     if not shutil.which("apt-get"):
         raise MissingError("nginx is not installed, and there is no apt-get to fetch it with")
     with tempfile.TemporaryDirectory(prefix="nginx-") as work:
@@ -94,16 +94,16 @@ def _fetch():
             *("-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3"),
         ]
         try:
-            # With what apt already knows, and only else with lists of our own.
-            if not _runs(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", "nginx"], work):
-                _runs(["apt-get", "-qq", *own, "update"], work)
-                if not _runs(["apt-get", "-qq", *own, "download", "nginx"], work):
+            # First with the package lists of the system. If that fails, with new lists.
+            if not _succeeds(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", "nginx"], work):
+                _succeeds(["apt-get", "-qq", *own, "update"], work)
+                if not _succeeds(["apt-get", "-qq", *own, "download", "nginx"], work):
                     raise MissingError("nginx is not installed, and apt-get cannot fetch it")
             (package,) = Path(work).glob("nginx_*.deb")
-            if not _runs(["dpkg-deb", "-x", package, f"{work}/root"], work):
+            if not _succeeds(["dpkg-deb", "-x", package, f"{work}/root"], work):
                 raise MissingError("Debian's nginx cannot be unpacked")
             program = Path(work, "root/usr/sbin/nginx")
-            if not _runs([program, "-v"], work):
+            if not _succeeds([program, "-v"], work):
                 raise MissingError("Debian's nginx does not run on this machine")
         except (FileNotFoundError, ValueError) as error:
             raise MissingError(f"nginx is not installed, and cannot be fetched: {error}") from None
@@ -111,5 +111,5 @@ def _fetch():
         shutil.copy(program, FETCHED)
 
 
-def _runs(command, folder):
+def _succeeds(command, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Pages as sets of samples, to see that who is compared says the same."""
+"""Compares pages as sets of samples, to make sure that the compared servers return the same."""
 
 import gzip
 import re
@@ -9,7 +9,7 @@ LABEL = r'(\w+)="((?:[^"\\]|\\.)*)"'
 
 
 def fetch(url, **headers):
-    """Return the body at *url* as it was sent."""
+    """Return the body at *url* without decoding it."""
     request = Request(url, headers={name.replace("_", "-"): value for name, value in headers.items()})
     with urlopen(request, timeout=240) as response:
         return response.read()
@@ -21,9 +21,9 @@ def page_of(body):
 
 
 def same(one, other, prefix=b""):
-    """Whether two bodies hold the same samples, as far as their names begin with *prefix*."""
+    """Whether two bodies have the same samples, among those whose names begin with *prefix*."""
     lines, others = _lines(one, prefix), _lines(other, prefix)
-    # Text that is equal needs no reading; order, and the writing of labels and numbers, may differ.
+    # Equal lines need no parsing. The order of lines and labels and the format of numbers may differ.
     return bool(lines) and (lines == others or set(map(_sample, lines)) == set(map(_sample, others)))
 
 

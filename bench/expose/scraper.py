@@ -1,6 +1,7 @@
-"""Scrapes over raw sockets and keep-alive connections, so that the client costs the same whoever answers.
+"""Scrapes over raw sockets and keep-alive connections, so that the cost of the client is the same for every server.
 
-Usage: python -m bench.expose.scraper; see rpc.py. A target is {"url": ..., "headers": {...}, "every": of how many rounds one}.
+Usage: python -m bench.expose.scraper; see rpc.py. A target is {"url": ..., "headers": {...}, "every": scrape in one of so many
+rounds}.
 """
 
 import socket
@@ -15,7 +16,7 @@ _TIMEOUT_SECONDS = 240
 
 
 class Connection:
-    """A connection to a target, made anew where the other side closes it."""
+    """A connection to a target, opened again if the server closes it."""
 
     def __init__(self, target):
         url = urlsplit(target["url"])
@@ -26,7 +27,7 @@ class Connection:
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
     def scrape(self):
-        """Read a whole answer, and return the milliseconds that it took."""
+        """Scrape once, read the whole response, and return the milliseconds."""
         began = time.perf_counter()
         if self._socket is None:
             self._socket = socket.create_connection(self._address, timeout=_TIMEOUT_SECONDS)
@@ -61,12 +62,12 @@ class Connection:
         while not tail.endswith(b"\r\n0\r\n\r\n"):
             count = self._socket.recv_into(self._buffer)
             if not count:
-                raise ConnectionError("cut off")
+                raise ConnectionError(f"{self._address} closed the connection in the middle of a response")
             tail = (tail + bytes(self._buffer[max(0, count - 7) : count]))[-7:]
 
 
 def rounds(targets, count):
-    """Return what each target took in *count* rounds, in which each has its turn, and every time another is first."""
+    """Return the milliseconds of each target's scrapes in *count* rounds; the order rotates from round to round."""
     connections = [Connection(target) for target in targets]
     for target, connection in zip(targets, connections, strict=True):
         if target.get("every", 1) == 1:
@@ -81,7 +82,7 @@ def rounds(targets, count):
 
 
 def together(target, clients, count):
-    """Return what *count* scrapes of each of *clients* took that ask at the same time, again and again."""
+    """Return the milliseconds of the scrapes of *clients* that scrape *count* times, always at the same time."""
     took = []
     gate = threading.Barrier(clients)
 
@@ -101,7 +102,7 @@ def together(target, clients, count):
 
 
 class Steady:
-    """Clients that scrape at the same moments, until the benchmark has enough."""
+    """Clients that scrape at the same times until they are stopped."""
 
     def __init__(self):
         self._took = []
@@ -109,7 +110,7 @@ class Steady:
         self._threads = []
 
     def begin(self, target, clients, every):
-        """Have *clients* scrape at once, and again after *every* seconds."""
+        """Start *clients* that scrape concurrently every *every* seconds."""
         self._stop.clear()
         self._threads = [
             threading.Thread(target=self._scrape, args=(target, every), daemon=True) for _ in range(clients)
@@ -118,12 +119,12 @@ class Steady:
             thread.start()
 
     def taken(self):
-        """Return what the scrapes since the last question took."""
+        """Return the milliseconds of the scrapes since the last call."""
         taken, self._took = self._took, []
         return taken
 
     def end(self):
-        """Let them come to an end."""
+        """Stop the clients."""
         self._stop.set()
         for thread in self._threads:
             thread.join()

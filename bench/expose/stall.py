@@ -1,4 +1,4 @@
-"""For how long polls, saves and scrapes keep the loop from anything else."""
+"""How long polls, saves and scrapes block the event loop."""
 
 import tempfile
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.exporters import Exporter
-from bench.expose.scrape import ASKED
+from bench.expose.scrape import REQUESTS
 from bench.processes import Worker
 from bench.tables import Table
 
@@ -16,37 +16,37 @@ SCRAPE_EVERY_SECONDS = 0.25
 
 
 def measure(sizes, progress):
-    """Return the table of what may change between two polls."""
+    """Return the table by what changes between two polls."""
     count = sizes.stall_operations
     table = Table(
-        "The loop's worst moments",
-        f"{count:,} operations, all exposed, polled every {sizes.interval} and saved to a file, while {SCRAPERS} clients scrape with "
-        f"gzip at once, {1 / SCRAPE_EVERY_SECONDS:g} times a second. A heartbeat in the exporter's own loop wants to beat "
-        "every ms: how late it was (ms), and how much CPU the loop's thread used between two beats (ms). The same heartbeat "
-        "in an idle process at the same time tells what the machine adds.",
+        "Event loop latency",
+        f"{count:,} operations, all exposed, polled every {sizes.interval} with a state file, while {SCRAPERS} clients scrape with "
+        f"gzip concurrently, {1 / SCRAPE_EVERY_SECONDS:g} times a second. A heartbeat in the exporter's event loop is due every "
+        "ms. The table shows its delay (ms), the CPU time of the loop's thread between two beats (ms), and, for comparison, the "
+        "delay of the same heartbeat in an idle process.",
         [
             "changed at each poll",
-            "late, worst",
-            "late, 99.9 %",
-            "CPU, worst",
-            "CPU, 99.9 %",
-            "idle process late, worst",
+            "delay, max",
+            "delay, p99.9",
+            "CPU, max",
+            "CPU, p99.9",
+            "idle process, max delay",
             "scrape ms, median",
-            "scrape ms, worst",
+            "scrape ms, max",
         ],
     )
     hundredth = max(1, count // 100)
     modes = {
         "nothing": (0, False),
-        "1 %, the newest": (hundredth, False),
-        "1 %, spread": (hundredth, True),
+        "the newest 1 %": (hundredth, False),
+        "evenly spread 1 %": (hundredth, True),
         "all": (count, False),
     }
     with ExitStack() as stack:
         enter = stack.enter_context
         folder = Path(enter(tempfile.TemporaryDirectory(prefix="bench-")))
         api = enter(Worker("collect.api", count, 1))
-        ours = enter(
+        exporter = enter(
             Exporter(
                 f"--state.path={folder}/state.db",
                 f"--collect.interval={sizes.interval}",
@@ -57,23 +57,23 @@ def measure(sizes, progress):
         )
         idle = enter(Worker("harness"))
         scraper = enter(Worker("expose.scraper"))
-        ours.wait_for_first_polls()
-        target = {"url": f"{ours.url}/metrics", "headers": ASKED["gzip"]}
+        exporter.wait_for_first_polls()
+        target = {"url": f"{exporter.url}/metrics", "headers": REQUESTS["gzip"]}
         scraper.ask("begin", target=target, clients=SCRAPERS, every=SCRAPE_EVERY_SECONDS)
         for name, (changed, spread) in modes.items():
-            progress(f"the loop, when this changes: {name}")
+            progress(f"loop latency, changed: {name}")
             api.ask("change", count=changed, spread=spread)
-            ours.wait_for_polls(2)
+            exporter.wait_for_polls(2)
             scraper.ask("taken")
-            for each in (ours, idle):
+            for each in (exporter, idle):
                 each.ask("begin")
-            # Polls come every second, scrapes more often: both are in any such span.
+            # Polls come every second and scrapes more often, so this time contains both.
             time.sleep(max(sizes.stall_seconds, 2 * SCRAPE_EVERY_SECONDS))
-            told, floor, took = ours.ask("told"), idle.ask("told"), scraper.ask("taken")
+            report, floor, took = exporter.ask("report"), idle.ask("report"), scraper.ask("taken")
             table.add(
                 name,
-                *(told[key] for key in ("late", "late_999", "burnt", "burnt_999")),
-                floor["late"],
+                *(report[key] for key in ("max_delay", "p999_delay", "max_cpu", "p999_cpu")),
+                floor["max_delay"],
                 median(took),
                 max(took),
             )

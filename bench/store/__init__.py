@@ -1,1 +1,1 @@
-"""What a save costs."""
+"""Cost of saves."""

@@ -1,4 +1,4 @@
-"""What it costs a poll to have its changes on the disk."""
+"""Cost of saving the changes of a poll."""
 
 import tempfile
 from contextlib import ExitStack
@@ -13,51 +13,51 @@ SAMPLES = 2
 
 
 def measure(sizes, progress):
-    """Return the table of how much has changed, with a state file beside without one."""
+    """Return the table by the number of changes, with and without a state file."""
     count = sizes.saving_operations
     table = Table(
         "Saving",
-        f"Of {count:,} operations, none exposed, so many have changed. From the last answer of the API to the end of the poll, "
-        "with a state file and without: the difference is what saving adds. CPU is that of all threads but the loop's.",
+        f"{count:,} operations, none exposed, of which some changed. Time from the last API response to the end of the poll, "
+        "with and without a state file; the difference is the cost of saving. CPU is that of all threads except the event loop's.",
         [
             "changed",
             "which",
             "ms with a file",
             "ms without",
             "difference",
-            "CPU ms beside the loop",
-            "loop late, worst ms",
-            "loop CPU, worst ms",
+            "CPU ms outside the loop",
+            "max loop delay, ms",
+            "max loop CPU, ms",
         ],
     )
     modes = [(changed, spread) for changed in sizes.saving_changed for spread in (False, True)]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        progress(f"saving some of {count:,} operations")
-        kept = _measured(sizes, f"{folder}/state.db", modes)
+        progress(f"saving changes of {count:,} operations")
+        saved = _measured(sizes, f"{folder}/state.db", modes)
         progress("the same without saving")
-        lost = _measured(sizes, "", modes)
+        unsaved = _measured(sizes, "", modes)
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
-    for (changed, spread), with_file, without in zip(modes, kept, lost, strict=True):
+    for (changed, spread), with_file, without in zip(modes, saved, unsaved, strict=True):
         table.add(
             f"{changed:,}",
-            "spread" if spread else "newest",
+            "evenly spread" if spread else "the newest",
             with_file["ms"],
             without["ms"],
             with_file["ms"] - without["ms"],
             with_file["cpu"],
-            with_file["late"],
-            with_file["burnt"],
+            with_file["max_delay"],
+            with_file["max_cpu"],
         )
-    table.remarks.append(f"The files take {size / 1e6:,.0f} MB afterwards, {size / count:,.0f} bytes per operation.")
+    table.remarks.append(f"Afterwards the files have {size / 1e6:,.0f} MB, {size / count:,.0f} bytes per operation.")
     return [table]
 
 
 def _measured(sizes, path, modes):
-    """Return, for each of *modes*, what the end of a poll took."""
+    """Return the cost of the end of a poll in each of *modes*."""
     with ExitStack() as stack:
         enter = stack.enter_context
         api = enter(Worker("collect.api", sizes.saving_operations, 1))
-        ours = enter(
+        exporter = enter(
             Exporter(
                 f"--state.path={path}",
                 f"--collect.interval={sizes.saving_interval}",
@@ -66,19 +66,19 @@ def _measured(sizes, path, modes):
                 harness=True,
             )
         )
-        ours.wait_for_first_polls()
-        return [_mode(api, ours, *mode) for mode in modes]
+        exporter.wait_for_first_polls()
+        return [_mode(api, exporter, *mode) for mode in modes]
 
 
-def _mode(api, ours, changed, spread):
+def _mode(api, exporter, changed, spread):
     api.ask("change", count=changed, spread=spread)
-    ours.wait_for_polls(1)
-    ours.ask("begin")
-    before, first = ours.ask("cpu")["others"], ours.polls
+    exporter.wait_for_polls(1)
+    exporter.ask("begin")
+    before, first = exporter.ask("cpu")["others"], exporter.polls
     took = []
     for _ in range(SAMPLES):
-        polls = ours.polls
-        ours.until(POLLED, polls + 1)
-        took.append(1000 * ours.since(api.ask("served", account=0)))
-    told, after = ours.ask("told"), ours.ask("cpu")["others"]
-    return {"ms": median(took), "cpu": 1000 * (after - before) / (ours.polls - first), **told}
+        polls = exporter.polls
+        exporter.until(POLLED, polls + 1)
+        took.append(1000 * exporter.since(api.ask("served", account=0)))
+    report, after = exporter.ask("report"), exporter.ask("cpu")["others"]
+    return {"ms": median(took), "cpu": 1000 * (after - before) / (exporter.polls - first), **report}

@@ -1,4 +1,4 @@
-"""`make bench`: all of it works, and nothing of it stays behind. What the figures say is for people to judge."""
+"""`make bench` runs completely and leaves nothing behind. People judge the figures."""
 
 import json
 import os
@@ -22,20 +22,20 @@ from bench.tables import Table, quantile
 ROOT = Path(__file__).parents[2]
 TITLES = [
     "Scrapes",
-    "The loop's worst moments",
-    "A whole poll",
+    "Event loop latency",
+    "Polls",
     "Saving",
     "Memory",
     "A million series in one scrape",
-    "More operations",
-    "More change",
-    "More accounts",
-    "More scrapers at a time",
+    "By operations",
+    "By share of changes",
+    "By accounts",
+    "By concurrent scrapers",
 ]
 
 
 def start(folder, *arguments):
-    """Start the benchmark; *folder* is where it and its children put what is temporary, which is how they are known."""
+    """Start the benchmark with *folder* as TMPDIR, which also identifies its children."""
     return subprocess.Popen(
         [sys.executable, "-m", "bench", *arguments],
         cwd=ROOT,
@@ -47,35 +47,35 @@ def start(folder, *arguments):
 
 
 def running(folder):
-    """Return the processes that know *folder*."""
+    """Return the processes with *folder* as TMPDIR."""
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
             if f"TMPDIR={folder}\0".encode() in environ.read_bytes():
                 found.append(environ.parent.name)
         except OSError:
-            continue  # it has ended, or is somebody else's
+            continue  # it has exited, or belongs to another user
     return found
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """What a quick run printed and wrote, and what it left behind."""
+    """The output of a quick run, the page it wrote, and the processes and files it left behind."""
     folder = tmp_path_factory.mktemp("bench")
     written = tmp_path_factory.mktemp("page") / "performance.md"
     shutil.copy(page.PAGE, written)
     bench = start(folder, "--quick", "--into", str(written))
     try:
-        printed, said = bench.communicate(timeout=240)
+        printed, log = bench.communicate(timeout=240)
     finally:
         bench.kill()
         bench.wait()
-    assert 0 == bench.returncode, said
+    assert 0 == bench.returncode, log
     return printed, written.read_text(encoding="utf-8"), running(folder), list(folder.iterdir())
 
 
 def tables(text):
-    """Return {title: (columns, rows, all of the section)}."""
+    """Return {title: (columns, rows, text of the section)}."""
     found = {}
     for section in re.split(r"^### ", text, flags=re.MULTILINE)[1:]:
         title = section.splitlines()[0]
@@ -84,10 +84,10 @@ def tables(text):
     return found
 
 
-def need(name, there):
-    """Skip where this machine has no *name*; in CI it has."""
-    if not there:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"there is no {name} here")
+def need(name, available):
+    """Skip the test if *name* is not available; fail in CI."""
+    if not available:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"{name} is not installed")
 
 
 def has_nginx():
@@ -100,13 +100,13 @@ def has_nginx():
 
 @pytest.mark.timeout(300)
 class TestQuickRun:
-    def test_has_every_table(self, run):
+    def test_prints_every_table(self, run):
         printed, *_ = run
 
         assert TITLES == list(tables(printed))
 
     @pytest.mark.parametrize("title", [title for title in TITLES if title not in {"Scrapes", TITLES[5]}])
-    def test_every_figure(self, run, title):
+    def test_fills_every_cell(self, run, title):
         columns, rows, _ = tables(run[0])[title]
 
         assert rows
@@ -114,35 +114,34 @@ class TestQuickRun:
             row for row in rows if len(row) != len(columns) or not all(re.search(r"\w", cell) for cell in row)
         ]
 
-    def test_scrapes(self, run):
-        """But for nginx, which not every machine has, and prometheus_client's OpenMetrics, which is not measured."""
+    def test_fills_the_table_of_scrapes(self, run):
+        """Except for nginx, which may be missing, and prometheus_client's OpenMetrics, which is not measured."""
         columns, rows, section = tables(run[0])["Scrapes"]
         ours = [index for index, name in enumerate(columns) if "nginx" not in name]
         blank = [row for row in rows for index in ours if row[index] == "-" and row[1] in {"identity", "gzip"}]
 
         assert len(rows) >= 6
         assert [] == blank
-        assert "held the same samples as the exporter's, plain and compressed" in section
+        assert "prometheus_client returned the same samples as the exporter, with and without gzip" in section
 
-    def test_nginx(self, run):
+    def test_compares_with_nginx(self, run):
         need("nginx", has_nginx())
         columns, rows, section = tables(run[0])["Scrapes"]
 
         assert [] == [
             row for row in rows for name, cell in zip(columns, row, strict=True) if "nginx" in name and cell == "-"
         ]
-        assert "nginx's were the same bytes" in section
+        assert "nginx returned the same bytes" in section
 
-    def test_prometheus(self, run):
+    def test_measures_prometheus(self, run):
         need("Prometheus 3", million.find())
         columns, rows, _ = tables(run[0])[TITLES[5]]
 
-        assert ["first", "later, median of 2"] == [row[0] for row in rows]
+        assert ["first", "next 2, median"] == [row[0] for row in rows]
         assert {"1"} == {row[columns.index("up")] for row in rows}
         assert all(int(row[columns.index("series")].replace(",", "")) >= 1700 for row in rows)
 
-    def test_writes_the_page(self, run):
-        """What it prints stands between the marks, and around them nothing has changed."""
+    def test_updates_only_the_text_between_the_markers(self, run):
         printed, written, *_ = run
         before = page.PAGE.read_text(encoding="utf-8")
 
@@ -159,11 +158,11 @@ class TestQuickRun:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_interrupted(tmp_path, number):
-    """Its children end with it, and where it is asked to end, so do its files."""
+def test_a_signal_stops_all_children(tmp_path, number):
+    """Unless it is killed, temporary files are removed, too."""
     bench = start(tmp_path, "--quick", "stall")
     try:
-        assert "the loop" in bench.stderr.readline()
+        assert "loop latency" in bench.stderr.readline()
         assert len(running(tmp_path)) > 2
         bench.send_signal(number)
         bench.communicate(timeout=30)
@@ -180,7 +179,7 @@ def test_interrupted(tmp_path, number):
 
 
 class TestPage:
-    def test_has_its_marks(self, tmp_path):
+    def test_can_be_updated_repeatedly(self, tmp_path):
         copy = tmp_path / "performance.md"
         shutil.copy(page.PAGE, copy)
         for figures in ("first", "second"):
@@ -189,11 +188,11 @@ class TestPage:
         assert f"{page.BEGIN}\nsecond\n{page.END}" in copy.read_text(encoding="utf-8")
 
     @pytest.mark.parametrize("text", ["", page.BEGIN, page.END + page.BEGIN, page.BEGIN * 2 + page.END])
-    def test_without_them(self, tmp_path, text):
+    def test_is_unchanged_if_markers_are_missing(self, tmp_path, text):
         other = tmp_path / "other.md"
         other.write_text(text)
 
-        with pytest.raises(page.MarksError, match="lacks its marks"):
+        with pytest.raises(page.PageError, match="has no markers"):
             page.write(other, "figures")
         assert text == other.read_text()
 
@@ -202,25 +201,24 @@ class TestSamples:
     PAGE = b'# HELP a b\na{x="1",y="2"} 1.0\nb 2.0\n'
 
     @pytest.mark.parametrize("other", [PAGE, b'b 2\na{y="2",x="1"} 1\n', b'b 2e0\na{x="1",y="2"} 1.0\n'])
-    def test_same(self, other):
+    def test_same_samples_in_another_format(self, other):
         assert same(self.PAGE, other)
 
     @pytest.mark.parametrize("other", [b"", b"b 2.0\n", PAGE + b"c 3\n", b'a{x="1",y="2"} 1.1\nb 2.0\n'])
-    def test_other(self, other):
-        """A contender that leaves something out, or says something else, is found out."""
+    def test_missing_additional_or_different_samples(self, other):
         assert not same(self.PAGE, other)
 
-    def test_of_one_name(self):
+    def test_restricted_to_a_prefix(self):
         assert same(self.PAGE, b"b 2.0\nc 3\n", b"b")
         assert not same(self.PAGE, self.PAGE, b"nothing")
 
-    def test_page_of(self):
+    def test_plain_pages_are_returned_unchanged(self):
         assert b"text" == samples.page_of(b"text")
 
 
 class TestOperations:
-    def test_make(self):
-        """All ids differ and tell the order; nothing is older than the exporter's narrowest window."""
+    def test_are_unique_sorted_and_recent(self):
+        """None is older than the exporter's narrowest window."""
         now = 1_800_000_000
         made = [read(entry) for entry in make(500, now=now)]
 
@@ -229,8 +227,8 @@ class TestOperations:
         assert all(now - 2400 <= epoch(each["createdAt"]) <= epoch(each["updatedAt"]) <= now for each in made)
         assert {"SCHEDULED", "PROCESSING", "COMPLETED", "CANCELED"} == {each["status"] for each in made}
 
-    def test_changed(self):
-        """However often it changes, its counters can be true, and it is never what it was."""
+    def test_changes_are_plausible(self):
+        """However often an operation changes, its counters stay consistent."""
         for entry in make(300, now=1_800_000_000):
             before = entry
             for _ in range(30):
@@ -241,13 +239,11 @@ class TestOperations:
 
 
 def read(entry):
-
     return json.loads(entry)
 
 
-def epoch(word):
-
-    return datetime.fromisoformat(word).timestamp()
+def epoch(timestamp):
+    return datetime.fromisoformat(timestamp).timestamp()
 
 
 def adds_up(stats):
@@ -257,20 +253,20 @@ def adds_up(stats):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [(["nonsense"], "there is no part nonsense"), (["--into", "/nowhere/page.md"], "/nowhere/page.md is no page")],
+    ("arguments", "error_message"),
+    [(["nonsense"], "unknown part: nonsense"), (["--into", "/nowhere/page.md"], "/nowhere/page.md cannot be updated")],
 )
-def test_what_is_wrong_is_said_before_anything_is_measured(arguments, complaint):
+def test_invalid_arguments_are_reported_before_measuring(arguments, error_message):
     bench = subprocess.run(
         [sys.executable, "-m", "bench", *arguments], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
     )
 
     assert 2 == bench.returncode
-    assert complaint in bench.stderr.splitlines()[-1]
+    assert error_message in bench.stderr.splitlines()[-1]
     assert "" == bench.stdout
 
 
-def test_table():
+def test_table_in_markdown():
     table = Table("Title", "Note.", ["what", "ms"])
     table.add("a", 0.012345)
     table.add("b", 12345.6)
