@@ -12,8 +12,7 @@ from comms_exporter.api.errors import CommsError
 from comms_exporter.api.payloads import Page
 from comms_exporter.api.retries import RetryBudget
 from comms_exporter.base.printable import printable
-from comms_exporter.collect.poller import requests_per_hour
-from comms_exporter.collect.state import RETENTION
+from comms_exporter.collect.schedule import RETENTION, requests_per_hour
 
 # Seconds. With more clock skew than this, polls list the wrong time window.
 MAX_CLOCK_SKEW = 30.0

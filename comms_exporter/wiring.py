@@ -17,7 +17,7 @@ from comms_exporter.api.session import client_tls, open_session, proxy_for
 from comms_exporter.base.redaction import Redactor
 from comms_exporter.collect.health import PollHealth
 from comms_exporter.collect.poller import Poller
-from comms_exporter.collect.state import AccountState, View
+from comms_exporter.collect.state import AccountState
 from comms_exporter.config import Account, Settings, SettingsError, needs_restart
 from comms_exporter.model.operations import Operation
 from comms_exporter.model.readings import Reading
@@ -116,7 +116,7 @@ def build_poller(
         state=state,
         health=before.health if before else PollHealth(interval_seconds=settings.collect_interval),
         # Changes that are not in the view may not be saved yet.
-        view=before.view if before else View.before_the_first_poll(state),
+        view=before.view if before else state.view_of_totals(),
         interval=settings.collect_interval,
         active_window=settings.collect_active_window,
         max_operations=settings.collect_max_operations,

@@ -12,7 +12,8 @@ from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.redaction import Redactor
 from comms_exporter.collect.health import PollHealth
 from comms_exporter.collect.poller import Poller
-from comms_exporter.collect.state import AccountState, View
+from comms_exporter.collect.state import AccountState
+from comms_exporter.collect.view import View
 from comms_exporter.model.records import TOTALS
 from comms_exporter.simulator import REQUESTS, Dialect, Faults, World, make_app
 

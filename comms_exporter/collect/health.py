@@ -1,4 +1,4 @@
-"""How the collecting itself is going: what /metrics, the probes and the status page say about us."""
+"""The health of the polls: what metrics, probes and the status page report about the exporter itself."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Reloads:
-    """How the last reload of the settings went; the start counts as one."""
+    """The result of the last reload of the settings; the start counts as one."""
 
     last_success: float
     successful: bool = True
@@ -14,7 +14,7 @@ class Reloads:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why the last poll failed: one of REASONS, and a sentence for people."""
+    """Why the last poll failed: a reason, see api/errors.py, and a message for people."""
 
     reason: str
     message: str
@@ -22,9 +22,9 @@ class Problem:
 
 @dataclass(slots=True)
 class PollHealth:
-    """How one account's polls are going; times are seconds since the epoch, 0 for never.
+    """The results of one account's polls; times are in seconds since the epoch, 0 for never.
 
-    Ages are computed on the monotonic clock, which nobody sets back.
+    Ages use the monotonic clock, which is never set back.
     """
 
     interval_seconds: float
@@ -39,7 +39,7 @@ class PollHealth:
 
     @property
     def attempted(self) -> bool:
-        """Whether a poll has come to an end, whatever came of it."""
+        """Whether a poll has finished, successfully or not."""
         return self.polls > 0
 
     @property
@@ -48,7 +48,7 @@ class PollHealth:
         return self.attempted and self.problem is None
 
     def succeeded(self, *, at: float, monotonic: float, took: float) -> None:
-        """Note a poll that was good to its end, *at* which time on either clock."""
+        """Record a poll that succeeded: *at* seconds since the epoch, *monotonic* on the monotonic clock."""
         self.polls += 1
         self.problem = None
         self.last_success = at
@@ -56,14 +56,14 @@ class PollHealth:
         self.last_duration_seconds = took
 
     def failed(self, problem: Problem, *, took: float) -> None:
-        """Note a poll that ended early."""
+        """Record a poll that failed."""
         self.polls += 1
         self.problem = problem
         self.failures[problem.reason] += 1
         self.last_duration_seconds = took
 
     def stale(self, now: float) -> bool:
-        """Whether what we know of single operations is too old to be shown: five polls missed, and five minutes.
+        """Whether the last success is too long ago to expose operations: five intervals and five minutes.
 
         *now* is on the monotonic clock.
         """

@@ -14,7 +14,8 @@ from comms_exporter import __version__
 from comms_exporter.api.errors import REASONS
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.collect.health import PollHealth, Reloads
-from comms_exporter.collect.state import EXEMPLIFIED, AccountState, View
+from comms_exporter.collect.state import EXEMPLIFIED, AccountState
+from comms_exporter.collect.view import View
 from comms_exporter.expose.operation_lines import CACHED
 from comms_exporter.expose.samples import Exemplified, Value, add_samples
 from comms_exporter.model.histogram import Histogram

@@ -370,7 +370,7 @@ class TestInclusiveAndExclusiveBounds:
             home.clock.now += fraction
             await home.poll()
             home.world.send(at=home.clock.now + 50, fates=[SENT])
-            home.poller._plan.sweep = home.poller._plan.day = float("inf")
+            home.poller._schedule.next_sweep = home.poller._schedule.next_day = float("inf")
 
             await home.poll(after=HOUR + 50)
 

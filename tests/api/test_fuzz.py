@@ -331,7 +331,7 @@ class TestAnyResponse:
 
             wire.answers = [say(text_of(*mail("z")).encode())]
             await invariants.poll()
-            home.poller._plan.sweep = 0
+            home.poller._schedule.next_sweep = 0
             await invariants.poll()
             assert home.poller.health.up
             assert "z" in home.poller.state.tracked

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from operations import NOW, apply, listing, restored, saved_account, view
 
-from comms_exporter.collect.state import MARGIN, RETENTION, AccountState
+from comms_exporter.collect.schedule import MARGIN, RETENTION
+from comms_exporter.collect.state import AccountState
 from comms_exporter.model.operations import STATS, Operation, pack
 from comms_exporter.model.records import TOTALS
 from comms_exporter.store.sqlite import SqliteStore

@@ -10,7 +10,7 @@ from operations import NOW, rfc3339
 
 from comms_exporter.api.errors import ConnectionLostError, ThrottledError
 from comms_exporter.api.rate_limiter import RateLimiter
-from comms_exporter.collect.poller import requests_per_hour
+from comms_exporter.collect.schedule import requests_per_hour
 from comms_exporter.simulator import Dialect, Fate
 from comms_exporter.store.errors import StateLostError, StoreError
 
@@ -78,7 +78,7 @@ class TestWhatIsAsked:
             for _ in range(failures):
                 await home.poll()
             home.asked()
-            home.poller._plan.day = float("inf")
+            home.poller._schedule.next_day = float("inf")
 
             await home.poll()
             await home.poll()
@@ -335,8 +335,10 @@ class TestSaving:
             assert home.poller.health.up
             assert (3, 3) == (home.poller.health.save_failures, home.poller.view.totals[0])
             assert 4 == len(saved[0].changed)
-            assert [("state is not saved: a crash now would cost counts", None)] == home.log.heard("error")
-            assert ("state is saved again", None) in home.log.heard("info")
+            assert [("saving the state failed: a crash before the next save loses counts", None)] == home.log.heard(
+                "error"
+            )
+            assert ("saves succeed again", None) in home.log.heard("info")
 
     async def test_what_was_saved_and_is_lost_is_saved_again(self):
         async with house() as home:

@@ -65,7 +65,8 @@ class Account:
         self.baseline = None
         self.arriving = []
         self.requests = 0
-        home.poller._clock = home.poller._client._clock = lambda: home.clock.now + self.wrong * HOUR
+        poller = home.poller
+        poller._clock = poller._reader._clock = poller._client._clock = lambda: home.clock.now + self.wrong * HOUR
 
     def send(self, at, fates):
         self.sent.append(self.home.world.send(at=at, fates=FATES[fates]))

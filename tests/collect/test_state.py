@@ -3,7 +3,8 @@
 import pytest
 from operations import NOW, apply, listing, operation, view
 
-from comms_exporter.collect.state import DAY, MARGIN, RETENTION, AccountState
+from comms_exporter.collect.schedule import DAY, MARGIN, RETENTION
+from comms_exporter.collect.state import AccountState
 from comms_exporter.model.histogram import Exemplar
 from comms_exporter.model.readings import Reading
 from comms_exporter.model.records import TOTALS

@@ -10,7 +10,8 @@ from prometheus_client.core import GaugeMetricFamily
 from comms_exporter import __version__
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.collect.health import PollHealth, Problem, Reloads
-from comms_exporter.collect.state import AccountState, View
+from comms_exporter.collect.state import AccountState
+from comms_exporter.collect.view import View
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.operation_lines import OPERATION_FAMILIES, values
 from comms_exporter.model.operations import STATUSES

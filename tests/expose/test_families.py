@@ -6,7 +6,7 @@ from collections import Counter
 from expose.pages import newsletter, page_with, shop
 from operations import NOW
 
-from comms_exporter.collect.state import View
+from comms_exporter.collect.view import View
 from comms_exporter.expose.families import LIVE, PUBLISHED, AccountMetric
 from comms_exporter.model.records import TOTALS
 

@@ -22,7 +22,7 @@ from prometheus_client.core import CollectorRegistry
 
 from comms_exporter.base.slices import SIZE, batched
 from comms_exporter.collect.health import Reloads
-from comms_exporter.collect.state import View
+from comms_exporter.collect.view import View
 from comms_exporter.expose import chunks, segments
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.operation_lines import operation_lines

@@ -1,0 +1,196 @@
+"""What scrapes may see of an account: an immutable view, and what it takes to build one without reading the whole state."""
+
+import heapq
+from collections import Counter
+from collections.abc import Collection, Container, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from operator import attrgetter
+
+from comms_exporter.base.slices import SIZE, Steps, batched
+from comms_exporter.collect.schedule import DAY, MARGIN
+from comms_exporter.model.histogram import Exemplar, Histogram
+from comms_exporter.model.operations import STATS, STATUSES, Operation, Stats
+from comms_exporter.model.readings import Reading
+from comms_exporter.model.records import TOTALS, Tracked
+
+# Seconds to a week: a transactional email takes seconds, a campaign hours, a scheduled email days.
+DURATION_BUCKETS = (5, 15, 30, 60, 120, 300, 600, 1800, 3600, 2 * 3600, 6 * 3600, 12 * 3600, DAY, 3 * DAY, 7 * DAY)
+
+# How many unknown statuses have series of their own; the rest are counted as OTHER. A label needs a bounded set of values.
+MAX_UNKNOWN_STATUSES = 20
+OTHER = "OTHER"
+
+_QUEUED = STATS.index("queued")
+_SCHEDULED = STATS.index("scheduled")
+_ID = attrgetter("id")
+
+
+@dataclass(slots=True, eq=False)
+class View:
+    """The published part of the state at one moment; each view is equal only to itself."""
+
+    totals: tuple[int, ...] = (0,) * len(TOTALS)
+    durations: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
+    exemplars: dict[str, Exemplar] = field(default_factory=dict)
+    tracked: int = 0
+    exposed: list[Operation] = field(default_factory=list)
+    hidden: int = 0
+    queued: int = 0
+    scheduled: int = 0
+    by_status: Counter[str] = field(default_factory=Counter)
+    by_reading: Counter[Reading] = field(default_factory=Counter)
+    oldest_unfinished: dict[str, float] = field(default_factory=dict)
+
+
+class Summary:
+    """Sums over all tracked operations, and the unfinished and active ones, updated with every change.
+
+    A view is made from it, so publishing one after a poll does not cost as much as a week of operations.
+    """
+
+    def __init__(self) -> None:
+        self.unfinished: dict[str, Tracked] = {}
+        self._active: dict[str, Tracked] = {}
+        # A finished operation that was last updated before this time may be missing in _active.
+        self._active_since = float("-inf")
+        self._by_status: Counter[str] = Counter()
+        self._by_reading: Counter[Reading] = Counter()
+        self._queued = 0
+        self._scheduled = 0
+
+    def add(self, tracked: Tracked, stats: Stats) -> None:
+        """Include *tracked*; *stats* are its counters, which take time to unpack."""
+        self._count(tracked, stats, 1)
+        operation = tracked.operation
+        if tracked.gone:
+            self._active.pop(operation.id, None)
+        else:
+            # fill() drops it if it was updated too long ago.
+            self._active[operation.id] = tracked
+        if operation.unfinished and not tracked.gone:
+            self.unfinished[operation.id] = tracked
+        else:
+            self.unfinished.pop(operation.id, None)
+
+    def replace(self, before: Tracked, old: Stats, after: Tracked, new: Stats) -> None:
+        """Replace *before*, with the counters *old*, by *after*, with *new* ones."""
+        if (
+            before.gone
+            or after.gone
+            or before.reading is not after.reading
+            or before.operation.status != after.operation.status
+        ):
+            self._count(before, old, -1)
+            self.add(after, new)
+            return
+        # The usual change: more emails were sent.
+        operation_id = after.operation.id
+        self._queued += (new[_QUEUED] or 0) - (old[_QUEUED] or 0)
+        self._scheduled += (new[_SCHEDULED] or 0) - (old[_SCHEDULED] or 0)
+        self._active[operation_id] = after
+        if operation_id in self.unfinished:
+            self.unfinished[operation_id] = after
+
+    def remove(self, tracked: Tracked) -> None:
+        """Forget *tracked*."""
+        operation = tracked.operation
+        self._count(tracked, operation.stats, -1)
+        self._active.pop(operation.id, None)
+        self.unfinished.pop(operation.id, None)
+
+    def fill(
+        self, view: View, tracked: Mapping[str, Tracked], *, now: float, active_window: float, limit: int
+    ) -> Steps[None]:
+        """Add to *view* the sums over all operations, which are *tracked*, and the operations to expose.
+
+        Those are unfinished, or were updated within *active_window*. Of more than *limit*, unfinished and then the most
+        recently updated ones are chosen.
+        """
+        by_status = +self._by_status
+        named = _named(by_status)
+        view.by_status = _by_name(by_status, named)
+        view.by_reading = +self._by_reading
+        view.queued, view.scheduled = self._queued, self._scheduled
+        oldest = view.oldest_unfinished
+        for batch in batched(self.unfinished.values()):
+            for each in batch:
+                created = each.operation.created
+                status = each.operation.status if each.operation.status in named else OTHER
+                oldest[status] = min(created, oldest.get(status, created))
+            yield
+        active = yield from self._select_active(tracked, since=now - active_window)
+        view.exposed = active if len(active) <= limit else (yield from _first(active, limit))
+        view.hidden = len(active) - len(view.exposed)
+
+    def _select_active(self, tracked: Mapping[str, Tracked], *, since: float) -> Steps[list[Operation]]:
+        """Return the operations that are unfinished or were updated *since* then, and drop those that are out of reach."""
+        if since < self._active_since:
+            yield from self._reselect(tracked)
+        active: list[Operation] = []
+        expired: list[str] = []
+        for batch in batched(self._active.values(), 4 * SIZE):
+            for each in batch:
+                operation = each.operation
+                if operation.updated >= since or operation.unfinished:
+                    active.append(operation)
+                elif operation.updated < since - MARGIN:
+                    expired.append(operation.id)
+            yield
+        for operation_id in expired:
+            del self._active[operation_id]
+        self._active_since = max(self._active_since, since - MARGIN)
+        return active
+
+    def _reselect(self, tracked: Mapping[str, Tracked]) -> Steps[None]:
+        """Consider every operation again: a reload made the window longer, or the clock was set back."""
+        self._active = {}
+        for batch in batched(tracked.values(), 4 * SIZE):
+            self._active.update((each.operation.id, each) for each in batch if not each.gone)
+            yield
+        self._active_since = float("-inf")
+
+    def _count(self, tracked: Tracked, stats: Stats, sign: int) -> None:
+        """Add *tracked* to the sums, or subtract it."""
+        self._by_reading[tracked.reading] += sign
+        if tracked.gone:
+            return
+        self._by_status[tracked.operation.status] += sign
+        self._queued += sign * (stats[_QUEUED] or 0)
+        self._scheduled += sign * (stats[_SCHEDULED] or 0)
+
+
+def _named(by_status: Counter[str]) -> Container[str]:
+    """Return the statuses that have series of their own: the documented ones, and the most frequent others."""
+    if len(by_status) <= MAX_UNKNOWN_STATUSES:
+        return by_status
+    unknown = (status for status in by_status if status not in STATUSES)
+    frequent = heapq.nsmallest(MAX_UNKNOWN_STATUSES, unknown, key=lambda status: (-by_status[status], status))
+    return {*STATUSES, *frequent}
+
+
+def _by_name(by_status: Counter[str], named: Container[str]) -> Counter[str]:
+    sums: Counter[str] = Counter()
+    for status, count in by_status.items():
+        sums[status if status in named else OTHER] += count
+    return sums
+
+
+def _first(operations: Collection[Operation], limit: int) -> Steps[list[Operation]]:
+    """Return the *limit* operations with the highest precedence, in their original order."""
+    if limit == 0:
+        return []
+    runs = []
+    for batch in batched(operations, 4 * SIZE):
+        runs.append(sorted(batch, key=_precedence))
+        yield
+    ranking = heapq.merge(*runs, key=_precedence)
+    chosen: set[str] = set()
+    while some := set(map(_ID, islice(ranking, min(SIZE, limit - len(chosen))))):
+        chosen |= some
+        yield
+    return [each for each in operations if each.id in chosen]
+
+
+def _precedence(operation: Operation) -> tuple[bool, float, str]:
+    return not operation.unfinished, -operation.updated, operation.id
