@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from house import house
+from harness import simulator_harness
 from operations import NOW, page_of
 from prometheus import Binaries, error_output
 
@@ -55,19 +55,21 @@ async def history(scenario, *, before, lasting, step, rate):
         """The disk is fast and never full."""
 
     # Few operations at a time have series, which is what writing a page costs.
-    async with house(page_size=1000, interval=float(step), active_window=600, rate=rate, save=save) as home:
-        page = Exposition(lambda: [home.poller], reloads=Reloads(NOW), monotonic=home.clock)
+    async with simulator_harness(
+        page_size=1000, interval=float(step), active_window=600, rate=rate, save=save
+    ) as harness:
+        page = Exposition(lambda: [harness.poller], reloads=Reloads(NOW), monotonic=harness.clock)
         turns = range(0, before + lasting, step)
         waiting_until = 0.0
         for turn, seconds in enumerate(turns):
-            home.clock.now = NOW + seconds
+            harness.clock.now = NOW + seconds
             if seconds == before:
-                SCENARIOS[scenario].begin(home.world, home.faults)
+                SCENARIOS[scenario].begin(harness.world, harness.faults)
             if seconds >= waiting_until:
-                home.clock.waits.clear()
-                await home.poller.poll()
-                home.clock.now = NOW + seconds
-                waiting_until = seconds + home.poller.health.interval_seconds if home.poller.health.problem else 0
+                harness.clock.waits.clear()
+                await harness.poller.poll()
+                harness.clock.now = NOW + seconds
+                waiting_until = seconds + harness.poller.health.interval_seconds if harness.poller.health.problem else 0
             for name, value in [(f"up{{{JOB}}}", 1.0), *scraped(page_of(page).decode())]:
                 series.setdefault(name, {})[turn] = value
     return [

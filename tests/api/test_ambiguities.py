@@ -8,7 +8,7 @@ from email.utils import formatdate
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from house import HOUR, INTERVAL, house
+from harness import HOUR, INTERVAL, simulator_harness
 from operations import NOW, as_json, operation, page_of
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
@@ -26,29 +26,29 @@ LISTING = "/v1/Emails/Operations"
 
 
 @asynccontextmanager
-async def strange_house(answer, **options):
-    """A house whose API responds with *answer* of the request: a response, or a value to send as JSON."""
+async def scripted_harness(answer, **options):
+    """A harness whose API responds with *answer* of the request: a response, or a value to send as JSON."""
 
     async def respond(request):
         content = answer(request)
         response = content if isinstance(content, web.StreamResponse) else web.json_response(content)
-        response.headers.setdefault("Date", formatdate(home.clock(), usegmt=True))
+        response.headers.setdefault("Date", formatdate(harness.clock(), usegmt=True))
         return response
 
     app = web.Application()
     app.router.add_get("/{path:.*}", respond)
-    async with house(**options) as home, TestServer(app) as server:
-        home.poller._client._base = URL(str(server.make_url("/v1")))
-        yield home
+    async with simulator_harness(**options) as harness, TestServer(app) as server:
+        harness.poller._client._base = URL(str(server.make_url("/v1")))
+        yield harness
 
 
 def page(*operations, following=None):
     return {"operations": [as_json(each) for each in operations], "pagination": {"next": following, "self": "s"}}
 
 
-def samples(home):
+def samples(harness):
     """Return the samples of a scrape as {name: [(labels, value)]}."""
-    page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), monotonic=home.clock)
+    page = Exposition(lambda: [harness.poller], reloads=Reloads(last_success=NOW), monotonic=harness.clock)
     found = {}
     for family in text_string_to_metric_families(page_of(page).decode()):
         for sample in family.samples:
@@ -56,20 +56,20 @@ def samples(home):
     return found
 
 
-async def times_of_polls(home, polls):
+async def times_of_polls(harness, polls):
     """Run the loop for *polls* polls, and return when each began, in seconds since the first."""
     began = []
-    original = home.poller.poll
+    original = harness.poller.poll
 
     async def poll():
         if len(began) == polls:
             raise asyncio.CancelledError
-        began.append(home.clock.now)
+        began.append(harness.clock.now)
         await original()
 
-    home.poller.poll = poll
+    harness.poller.poll = poll
     with pytest.raises(asyncio.CancelledError):
-        await home.poller.run()
+        await harness.poller.run()
     return [each - began[0] for each in began]
 
 
@@ -78,106 +78,106 @@ class TestCumulativeAndExclusiveCounters:
 
     @pytest.mark.parametrize("reading", ["cumulative", "exclusive"])
     async def test_the_same_emails_give_the_same_totals_under_both_readings(self, reading):
-        async with house(reading=reading) as home:
-            await home.poll()
-            home.world.send(fates=[Fate(sent=40, delivered=70, opened=100), Fate(sent=40, undelivered=130), SENT])
+        async with simulator_harness(reading=reading) as harness:
+            await harness.poll()
+            harness.world.send(fates=[Fate(sent=40, delivered=70, opened=100), Fate(sent=40, undelivered=130), SENT])
             for _ in range(6):
-                await home.poll()
+                await harness.poll()
 
-            (shown,) = samples(home)["comms_emails_delivered_total"]
+            (shown,) = samples(harness)["comms_emails_delivered_total"]
             assert 2 == shown[1]
             assert {
                 "total": 3, "recipients": 3, "attempts": 3, "sent": 3, "delivered": 2, "opened": 1, "undelivered": 1,
                 "operations_created": 1, "operations_completed": 1,
-            } == home.totals  # fmt: skip
-            assert {Reading(reading): 1} == home.poller.view.by_reading
+            } == harness.totals  # fmt: skip
+            assert {Reading(reading): 1} == harness.poller.view.by_reading
 
     async def test_counters_that_fit_both_readings_are_undecided(self):
-        async with house() as home:
-            home.world.send(fates=[QUEUED])
-            await home.poll()
+        async with simulator_harness() as harness:
+            harness.world.send(fates=[QUEUED])
+            await harness.poll()
 
-            shown = {labels["reading"]: n for labels, n in samples(home)["comms_exporter_operations_by_reading"]}
+            shown = {labels["reading"]: n for labels, n in samples(harness)["comms_exporter_operations_by_reading"]}
             assert {"cumulative": 0, "exclusive": 0, "undecided": 1} == shown
 
     async def test_a_forced_reading_overrides_the_counters(self):
-        async with house(reading="exclusive") as home:
-            home.poller.state.forced_reading = Reading.CUMULATIVE
-            await home.poll()
-            home.world.send(fates=[Fate(sent=0, delivered=0, opened=0)])
-            await home.poll()
+        async with simulator_harness(reading="exclusive") as harness:
+            harness.poller.state.forced_reading = Reading.CUMULATIVE
+            await harness.poll()
+            harness.world.send(fates=[Fate(sent=0, delivered=0, opened=0)])
+            await harness.poll()
 
-            assert 1 == home.totals["opened"]
-            assert "delivered" not in home.totals
-            assert {Reading.CUMULATIVE: 1} == home.poller.view.by_reading
+            assert 1 == harness.totals["opened"]
+            assert "delivered" not in harness.totals
+            assert {Reading.CUMULATIVE: 1} == harness.poller.view.by_reading
 
 
 class TestMissingAndUnknownCounters:
     """The guide shows nine of the reference's eleven counters. A missing one is absent, not 0; an unknown one is no error."""
 
     async def test_a_missing_counter_is_absent(self):
-        async with house() as home:
-            home.world.omit = frozenset({"recipients", "attempts"})
-            await home.poll()
-            home.world.send(fates=[SENT])
-            await home.poll()
+        async with simulator_harness() as harness:
+            harness.world.omit = frozenset({"recipients", "attempts"})
+            await harness.poll()
+            harness.world.send(fates=[SENT])
+            await harness.poll()
 
-            shown = samples(home)
+            shown = samples(harness)
             assert 1 == len(shown["comms_email_operation_sent"])
             assert "comms_email_operation_recipients" not in shown
             assert "comms_email_operation_attempts" not in shown
-            assert (1, None) == (home.totals["sent"], home.totals.get("recipients"))
+            assert (1, None) == (harness.totals["sent"], harness.totals.get("recipients"))
 
     async def test_an_intermittent_counter_neither_falls_nor_counts_twice(self):
-        async with house() as home:
-            await home.poll()
-            home.world.send(fates=[Fate(sent=1, delivered=100)])
-            await home.poll()
-            home.world.omit = frozenset({"sent", "recipients"})
-            await home.poll()
-            home.world.omit = frozenset()
-            await home.poll(after=100)
+        async with simulator_harness() as harness:
+            await harness.poll()
+            harness.world.send(fates=[Fate(sent=1, delivered=100)])
+            await harness.poll()
+            harness.world.omit = frozenset({"sent", "recipients"})
+            await harness.poll()
+            harness.world.omit = frozenset()
+            await harness.poll(after=100)
 
-            assert (1, 1, 1) == tuple(home.totals[name] for name in ("sent", "recipients", "delivered"))
-            assert {} == home.poller.state.regressions
+            assert (1, 1, 1) == tuple(harness.totals[name] for name in ("sent", "recipients", "delivered"))
+            assert {} == harness.poller.state.regressions
 
     async def test_an_unknown_counter_is_counted_and_changes_nothing_else(self):
-        async with house() as home:
-            await home.poll()
-            home.world.send(fates=[SENT])
-            home.faults.add("unknown-counter", times=1)
-            await home.poll()
+        async with simulator_harness() as harness:
+            await harness.poll()
+            harness.world.send(fates=[SENT])
+            harness.faults.add("unknown-counter", times=1)
+            await harness.poll()
 
-            assert (1, {"stats": 1}) == (home.totals["sent"], home.poller.state.unknown)
+            assert (1, {"stats": 1}) == (harness.totals["sent"], harness.poller.state.unknown)
 
 
 class TestChangesAfterCompleted:
     """COMPLETED means processed, not delivered: later deliveries, opens and bounces count."""
 
     async def test_completed_is_not_delivered(self):
-        async with house() as home:
-            await home.poll()
-            home.world.send(fates=[Fate(sent=1, delivered=45)])
-            await home.poll(after=10)
-            assert (1, None) == (home.totals["operations_completed"], home.totals.get("delivered"))
+        async with simulator_harness() as harness:
+            await harness.poll()
+            harness.world.send(fates=[Fate(sent=1, delivered=45)])
+            await harness.poll(after=10)
+            assert (1, None) == (harness.totals["operations_completed"], harness.totals.get("delivered"))
 
-            await home.poll(after=60)
-            assert 1 == home.totals["delivered"]
+            await harness.poll(after=60)
+            assert 1 == harness.totals["delivered"]
 
     @pytest.mark.parametrize("hours", [0.5, 5, 30, 24 * 6.8])
     async def test_late_opens_and_bounces_count(self, hours):
-        async with house() as home:
-            await home.poll()
+        async with simulator_harness() as harness:
+            await harness.poll()
             late = hours * HOUR
-            home.world.send(fates=[Fate(sent=1, delivered=2, opened=late), Fate(sent=1, undelivered=late)])
-            await home.poll()
-            assert ("opened" in home.totals, "undelivered" in home.totals) == (False, False)
+            harness.world.send(fates=[Fate(sent=1, delivered=2, opened=late), Fate(sent=1, undelivered=late)])
+            await harness.poll()
+            assert ("opened" in harness.totals, "undelivered" in harness.totals) == (False, False)
 
-            await home.poll(after=late)
-            await home.poll(after=HOUR)
+            await harness.poll(after=late)
+            await harness.poll(after=HOUR)
 
-            assert (1, 1) == (home.totals["opened"], home.totals["undelivered"])
-            assert 1 == home.totals["operations_completed"]
+            assert (1, 1) == (harness.totals["opened"], harness.totals["undelivered"])
+            assert 1 == harness.totals["operations_completed"]
 
 
 class TestListingFormats:
@@ -198,11 +198,11 @@ class TestListingFormats:
             inner[name] = None if second else "second"
             return content
 
-        async with strange_house(answer) as home:
-            await home.poll()
+        async with scripted_harness(answer) as harness:
+            await harness.poll()
 
-            assert {"a", "b"} == home.poller.state.tracked.keys()
-            assert home.poller.health.up
+            assert {"a", "b"} == harness.poller.state.tracked.keys()
+            assert harness.poller.health.up
 
     async def test_the_next_page_may_be_a_url(self):
         def answer(request):
@@ -211,10 +211,10 @@ class TestListingFormats:
                 operation("b" if second else "a"), following=None if second else str(request.url % {"cursor": "c"})
             )
 
-        async with strange_house(answer) as home:
-            await home.poll()
+        async with scripted_harness(answer) as harness:
+            await harness.poll()
 
-            assert {"a", "b"} == home.poller.state.tracked.keys()
+            assert {"a", "b"} == harness.poller.state.tracked.keys()
 
     async def test_a_url_on_another_server_gets_no_credentials(self):
         requests = []
@@ -227,10 +227,10 @@ class TestListingFormats:
         elsewhere.router.add_get("/{path:.*}", receive)
         async with TestServer(elsewhere) as other:
             address = str(other.make_url(LISTING))
-            async with strange_house(lambda _: page(operation(), following=address)) as home:
-                await home.poll()
+            async with scripted_harness(lambda _: page(operation(), following=address)) as harness:
+                await harness.poll()
 
-                assert "bad_payload" == home.poller.health.problem.reason
+                assert "bad_payload" == harness.poller.health.problem.reason
         assert [] == requests
 
 
@@ -241,35 +241,35 @@ class TestIgnoredFilters:
     async def test_ignored_filters_change_nothing(self, order):
         totals = []
         for ignored in (False, True):
-            async with house(dialect=Dialect(ignore_filters=ignored, order=order), page_size=7) as home:
+            async with simulator_harness(dialect=Dialect(ignore_filters=ignored, order=order), page_size=7) as harness:
                 for n in range(20):
-                    home.world.send(at=NOW - n * HOUR, fates=[Fate(sent=1, delivered=2, opened=n * HOUR + 100)])
-                await home.poll()
-                home.world.send(fates=[SENT] * 3)
+                    harness.world.send(at=NOW - n * HOUR, fates=[Fate(sent=1, delivered=2, opened=n * HOUR + 100)])
+                await harness.poll()
+                harness.world.send(fates=[SENT] * 3)
                 for _ in range(12):
-                    await home.poll()
-                totals.append(home.totals)
+                    await harness.poll()
+                totals.append(harness.totals)
 
         assert totals[0] == totals[1]
         assert (3, 20) == (totals[0]["total"], totals[0]["opened"])
 
     async def test_an_ignored_filter_is_logged_once(self):
-        async with house(dialect=Dialect(ignore_filters=True)) as home:
-            home.world.send(at=NOW - 2 * HOUR, fates=[SENT])
+        async with simulator_harness(dialect=Dialect(ignore_filters=True)) as harness:
+            harness.world.send(at=NOW - 2 * HOUR, fates=[SENT])
             for _ in range(4):
-                await home.poll()
+                await harness.poll()
 
-            ((_, message, fields),) = [entry for entry in home.log.said if entry[0] == "warning"]
+            ((_, message, fields),) = [entry for entry in harness.log.entries if entry[0] == "warning"]
             assert ("startDate", True) == (fields["filter"], "ignores a filter" in message)
 
     async def test_a_filter_that_works_is_not_logged(self):
-        async with house(page_size=3) as home:
+        async with simulator_harness(page_size=3) as harness:
             for n in range(20):
-                home.world.send(at=NOW - n * HOUR, fates=[Fate(queued=0, sent=3 * HOUR)])
+                harness.world.send(at=NOW - n * HOUR, fates=[Fate(queued=0, sent=3 * HOUR)])
             for _ in range(12):
-                await home.poll(after=600)
+                await harness.poll(after=600)
 
-            assert [] == home.log.heard("warning")
+            assert [] == harness.log.events("warning")
 
 
 class TestPageTokens:
@@ -283,33 +283,33 @@ class TestPageTokens:
             seen.append(dict(request.query))
             return page(operation(str(len(seen))), following=token if len(seen) == 1 else None)
 
-        async with strange_house(answer) as home:
-            await home.poll()
+        async with scripted_harness(answer) as harness:
+            await harness.poll()
 
         assert [seen[0], {**seen[0], "pageToken": token}] == seen
         assert {"pageSize", "startDate"} == seen[0].keys()
 
     @pytest.mark.parametrize("end", [None, "", "  "])
     async def test_a_blank_token_ends_the_listing(self, end):
-        async with strange_house(lambda _: page(operation(), following=end)) as home:
-            await home.poll()
+        async with scripted_harness(lambda _: page(operation(), following=end)) as harness:
+            await harness.poll()
 
-            assert (True, {"200": 1}) == (home.poller.health.up, home.poller.request_stats.requests)
+            assert (True, {"200": 1}) == (harness.poller.health.up, harness.poller.request_stats.requests)
 
     async def test_an_empty_page_does_not_end_the_listing(self):
         pages = {None: page(following="b"), "b": page(operation("a"), following="c"), "c": page(operation("b"))}
-        async with strange_house(lambda request: pages[request.query.get("pageToken")]) as home:
-            await home.poll()
+        async with scripted_harness(lambda request: pages[request.query.get("pageToken")]) as harness:
+            await harness.poll()
 
-            assert {"a", "b"} == home.poller.state.tracked.keys()
+            assert {"a", "b"} == harness.poller.state.tracked.keys()
 
     async def test_a_repeated_token_is_an_error(self):
-        async with strange_house(lambda _: page(operation(), following="again")) as home:
-            await home.poll()
+        async with scripted_harness(lambda _: page(operation(), following="again")) as harness:
+            await harness.poll()
 
-            assert "bad_payload" == home.poller.health.problem.reason
-            assert {"200": 2} == home.poller.request_stats.requests
-            assert {} == home.poller.state.tracked
+            assert "bad_payload" == harness.poller.health.problem.reason
+            assert {"200": 2} == harness.poller.request_stats.requests
+            assert {} == harness.poller.state.tracked
 
     async def test_an_endless_listing_is_an_error(self, monkeypatch):
         monkeypatch.setattr(client, "MAX_PAGES", 5)
@@ -317,11 +317,11 @@ class TestPageTokens:
         def answer(request):
             return page(operation(), following=str(int(request.query.get("pageToken", "0")) + 1))
 
-        async with strange_house(answer) as home:
-            await home.poll()
+        async with scripted_harness(answer) as harness:
+            await harness.poll()
 
-            assert "the listing has more than 5 pages" == home.poller.health.problem.message
-            assert {"200": 5} == home.poller.request_stats.requests
+            assert "the listing has more than 5 pages" == harness.poller.health.problem.message
+            assert {"200": 5} == harness.poller.request_stats.requests
 
 
 class TestOrderOfOperations:
@@ -329,14 +329,14 @@ class TestOrderOfOperations:
 
     @pytest.mark.parametrize("order", ["newest", "oldest"])
     async def test_totals_do_not_depend_on_the_order(self, order):
-        async with house(dialect=Dialect(order=order), page_size=3) as home:
-            await home.poll()
+        async with simulator_harness(dialect=Dialect(order=order), page_size=3) as harness:
+            await harness.poll()
             for n in range(10):
-                home.world.send(at=home.clock.now + 1 + n // 3, fates=[SENT])
-            await home.poll()
+                harness.world.send(at=harness.clock.now + 1 + n // 3, fates=[SENT])
+            await harness.poll()
 
             assert {"operations_created": 10, "delivered": 10} == {
-                name: home.totals[name] for name in ("operations_created", "delivered")
+                name: harness.totals[name] for name in ("operations_created", "delivered")
             }
 
     @pytest.mark.parametrize("swapped", [False, True])
@@ -348,16 +348,16 @@ class TestOrderOfOperations:
         first, second = versions[::-1] if swapped else versions
 
         def answer(request):
-            if home.clock.now < NOW + INTERVAL + 1:
+            if harness.clock.now < NOW + INTERVAL + 1:
                 return page()
             return page(second) if "pageToken" in request.query else page(first, following="t")
 
-        async with strange_house(answer) as home:
-            await home.poll()
-            await home.poll()
+        async with scripted_harness(answer) as harness:
+            await harness.poll()
+            await harness.poll()
 
-            assert {"total": 1, "sent": 1, "operations_created": 1} == home.totals
-            assert versions[1] == home.poller.view.exposed[0]
+            assert {"total": 1, "sent": 1, "operations_created": 1} == harness.totals
+            assert versions[1] == harness.poller.view.exposed[0]
 
 
 class TestInclusiveAndExclusiveBounds:
@@ -366,31 +366,31 @@ class TestInclusiveAndExclusiveBounds:
     @pytest.mark.parametrize("bounds", ["inclusive", "exclusive"])
     @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.999])
     async def test_an_operation_on_the_bound_is_found(self, bounds, fraction):
-        async with house(dialect=Dialect(bounds=bounds)) as home:
-            home.clock.now += fraction
-            await home.poll()
-            home.world.send(at=home.clock.now + 50, fates=[SENT])
-            home.poller._schedule.next_sweep = home.poller._schedule.next_day = float("inf")
+        async with simulator_harness(dialect=Dialect(bounds=bounds)) as harness:
+            harness.clock.now += fraction
+            await harness.poll()
+            harness.world.send(at=harness.clock.now + 50, fates=[SENT])
+            harness.poller._schedule.next_sweep = harness.poller._schedule.next_day = float("inf")
 
-            await home.poll(after=HOUR + 50)
+            await harness.poll(after=HOUR + 50)
 
-            assert 1 == home.totals["operations_created"]
+            assert 1 == harness.totals["operations_created"]
 
 
 class TestRetriesAfterServerErrors:
     """One page says never to retry a 500, another says always. The next poll does, at the normal interval."""
 
     async def test_the_next_poll_retries(self):
-        async with house() as home:
-            home.world.send(fates=[SENT])
-            home.faults.add("500", times=1)
+        async with simulator_harness() as harness:
+            harness.world.send(fates=[SENT])
+            harness.faults.add("500", times=1)
 
-            await home.poll()
-            assert ({"500": 1}, []) == (home.poller.request_stats.requests, home.clock.waits)
+            await harness.poll()
+            assert ({"500": 1}, []) == (harness.poller.request_stats.requests, harness.clock.waits)
 
-            await home.poll()
-            assert ({"500": 1, "200": 1}, True) == (home.poller.request_stats.requests, home.poller.health.up)
-            assert INTERVAL == home.poller.health.interval_seconds
+            await harness.poll()
+            assert ({"500": 1, "200": 1}, True) == (harness.poller.request_stats.requests, harness.poller.health.up)
+            assert INTERVAL == harness.poller.health.interval_seconds
 
 
 class TestRetryAfter:
@@ -402,23 +402,23 @@ class TestRetryAfter:
         [("seconds", 100, 100), ("date", 100, 100), ("none", 100, 60), ("seconds", 0, 60), ("seconds", 9999, 3600)],
     )
     async def test_the_next_poll_waits_for_it(self, kind, form, asked, waited):
-        async with house() as home:
-            home.faults.add(kind, times=1, retry_after=asked, retry_after_form=form)
+        async with simulator_harness() as harness:
+            harness.faults.add(kind, times=1, retry_after=asked, retry_after_form=form)
 
-            assert [0, waited, waited + 30] == await times_of_polls(home, 3)
+            assert [0, waited, waited + 30] == await times_of_polls(harness, 3)
 
     @pytest.mark.parametrize("nonsense", ["soon", "-5", "1e3", "Sat, 99 Nov 2026 12:00:00 GMT"])
     async def test_an_invalid_one_is_ignored(self, nonsense):
         throttled = web.Response(status=429, headers={"Retry-After": nonsense})
         answers = iter([throttled, page(), page()])
-        async with strange_house(lambda _: next(answers)) as home:
-            assert [0, 60, 90] == await times_of_polls(home, 3)
+        async with scripted_harness(lambda _: next(answers)) as harness:
+            assert [0, 60, 90] == await times_of_polls(harness, 3)
 
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 500, 502])
     async def test_it_only_counts_with_429_and_503(self, status):
         answers = iter([web.Response(status=status, headers={"Retry-After": "500"}), page()])
-        async with strange_house(lambda _: next(answers)) as home:
-            assert [0, 30] == await times_of_polls(home, 2)
+        async with scripted_harness(lambda _: next(answers)) as harness:
+            assert [0, 30] == await times_of_polls(harness, 2)
 
 
 class TestErrorFormats:
@@ -426,12 +426,12 @@ class TestErrorFormats:
 
     @pytest.mark.parametrize("shape", ["observed", "documented", "flat"])
     async def test_the_formats_of_twilio(self, shape):
-        async with house(dialect=Dialect(errors=shape)) as home:
-            home.faults.add("403")
-            await home.poll()
+        async with simulator_harness(dialect=Dialect(errors=shape)) as harness:
+            harness.faults.add("403")
+            await harness.poll()
 
             expected = "403: The account is not authorized to perform this action. (code 20403)"
-            assert expected == home.poller.health.problem.message
+            assert expected == harness.poller.health.problem.message
 
     @pytest.mark.parametrize(
         ("body", "message"),
@@ -448,12 +448,12 @@ class TestErrorFormats:
         ],
     )
     async def test_the_formats_of_proxies_and_other_products(self, body, message):
-        async with strange_house(lambda _: web.Response(status=403, body=body)) as home:
-            await home.poll()
+        async with scripted_harness(lambda _: web.Response(status=403, body=body)) as harness:
+            await harness.poll()
 
             assert ("forbidden", f"403: {message}") == (
-                home.poller.health.problem.reason,
-                home.poller.health.problem.message,
+                harness.poller.health.problem.reason,
+                harness.poller.health.problem.message,
             )
 
 
@@ -462,41 +462,41 @@ class TestOperationsAfterSevenDays:
 
     @pytest.mark.parametrize("retention", ["gone", "thin"])
     async def test_no_total_falls(self, retention):
-        async with house() as home:
-            home.world.retention = retention
-            await home.poll()
-            home.world.send(fates=[SENT] * 2)
-            home.world.send(fates=[SENT, QUEUED])
-            await home.poll()
-            before = home.totals
+        async with simulator_harness() as harness:
+            harness.world.retention = retention
+            await harness.poll()
+            harness.world.send(fates=[SENT] * 2)
+            harness.world.send(fates=[SENT, QUEUED])
+            await harness.poll()
+            before = harness.totals
 
             for _ in range(9):
-                await home.poll(after=DAY)
+                await harness.poll(after=DAY)
 
-            assert before == home.totals
-            assert home.poller.health.up
+            assert before == harness.totals
+            assert harness.poller.health.up
             assert {"gone": [], "thin": ["PROCESSING"]}[retention] == [
-                each.operation.status for each in home.poller.state.tracked.values()
+                each.operation.status for each in harness.poller.state.tracked.values()
             ]
 
     async def test_an_operation_that_is_found_again_is_exposed_again(self):
         """A 404 may come from a lagging replica; the next listing has the operation."""
-        async with house() as home:
-            await home.poll()
-            old = home.world.send(fates=[Fate(queued=0, sent=3 * HOUR)])
-            await home.poll()
-            await home.poll(after=HOUR)
-            home.faults.add("404", path=f"{LISTING}/{old.id}", times=1)
-            await home.poll()
-            assert [] == home.poller.view.exposed
-            assert home.poller.health.up
+        async with simulator_harness() as harness:
+            await harness.poll()
+            old = harness.world.send(fates=[Fate(queued=0, sent=3 * HOUR)])
+            await harness.poll()
+            await harness.poll(after=HOUR)
+            harness.faults.add("404", path=f"{LISTING}/{old.id}", times=1)
+            await harness.poll()
+            assert [] == harness.poller.view.exposed
+            assert harness.poller.health.up
 
             for _ in range(10):
-                await home.poll()
-            assert [old.id] == [each.id for each in home.poller.view.exposed]
+                await harness.poll()
+            assert [old.id] == [each.id for each in harness.poller.view.exposed]
 
-            await home.poll(after=3 * HOUR)
-            assert (1, 1) == (home.totals["sent"], home.totals["operations_completed"])
+            await harness.poll(after=3 * HOUR)
+            assert (1, 1) == (harness.totals["sent"], harness.totals["operations_completed"])
 
 
 class TestIds:
@@ -510,10 +510,10 @@ class TestIds:
             asked.append(request.raw_path)
             return page(operation(name, created=NOW - 2 * HOUR)) if len(asked) == 1 else page()
 
-        async with strange_house(answer) as home:
-            await home.poll()
-            shown = [labels["operation_id"] for labels, _ in samples(home)["comms_email_operation_emails"]]
-            await home.poll()
+        async with scripted_harness(answer) as harness:
+            await harness.poll()
+            shown = [labels["operation_id"] for labels, _ in samples(harness)["comms_email_operation_emails"]]
+            await harness.poll()
 
         assert [name] == shown
         assert 1 == asked[-1].removeprefix(LISTING).count("/")
@@ -524,11 +524,11 @@ class TestStatuses:
     """The guides write statuses in lower case, and Twilio may add some: an unknown one counts as unfinished."""
 
     async def test_case_does_not_matter(self):
-        async with strange_house(lambda _: page(operation(created=NOW + INTERVAL, status="completed"))) as home:
-            home.poller.state.first_look = NOW
-            await home.poll()
+        async with scripted_harness(lambda _: page(operation(created=NOW + INTERVAL, status="completed"))) as harness:
+            harness.poller.state.first_look = NOW
+            await harness.poll()
 
-            assert ({"COMPLETED": 1}, 1) == (home.poller.view.by_status, home.totals["operations_completed"])
+            assert ({"COMPLETED": 1}, 1) == (harness.poller.view.by_status, harness.totals["operations_completed"])
 
     async def test_an_unknown_status_is_exposed_and_its_operation_stays_tracked(self):
         asked = []
@@ -538,14 +538,14 @@ class TestStatuses:
             odd = operation("a", created=NOW - 2 * HOUR, status="PAUSED")
             return as_json(odd) if request.path != LISTING else page(odd) if len(asked) == 1 else page()
 
-        async with strange_house(answer) as home:
+        async with scripted_harness(answer) as harness:
             for _ in range(3):
-                await home.poll()
+                await harness.poll()
 
             assert [LISTING, LISTING, f"{LISTING}/a", LISTING, f"{LISTING}/a"] == asked
-            shown = {labels["status"]: n for labels, n in samples(home)["comms_email_operation_status"]}
+            shown = {labels["status"]: n for labels, n in samples(harness)["comms_email_operation_status"]}
             assert {"SCHEDULED": 0, "PROCESSING": 0, "COMPLETED": 0, "CANCELED": 0, "PAUSED": 1} == shown
-            assert 3 == home.poller.state.unknown["status"]
+            assert 3 == harness.poller.state.unknown["status"]
 
 
 class TestRejectedCredentials:
@@ -553,14 +553,14 @@ class TestRejectedCredentials:
 
     @pytest.mark.parametrize(("kind", "reason"), [("401", "auth"), ("403", "forbidden")])
     async def test_each_has_its_reason(self, kind, reason):
-        async with house() as home:
-            home.faults.add(kind)
+        async with simulator_harness() as harness:
+            harness.faults.add(kind)
             for _ in range(5):
-                await home.poll()
+                await harness.poll()
 
-            assert ({reason: 5}, {kind: 5}) == (home.poller.health.failures, home.poller.request_stats.requests)
-            assert [("poll failed", reason)] == home.log.heard("error")
-            assert [0.0] == [value for _, value in samples(home)["comms_up"]]
+            assert ({reason: 5}, {kind: 5}) == (harness.poller.health.failures, harness.poller.request_stats.requests)
+            assert [("poll failed", reason)] == harness.log.events("error")
+            assert [0.0] == [value for _, value in samples(harness)["comms_up"]]
 
 
 class TestTimeFormats:
@@ -582,11 +582,11 @@ class TestTimeFormats:
     async def test_fractions_and_offsets(self, text, moment):
         content = json.loads(json.dumps(page(operation())))
         content["operations"][0] |= {"createdAt": text, "updatedAt": text}
-        async with strange_house(lambda _: content) as home:
-            await home.poll()
+        async with scripted_harness(lambda _: content) as harness:
+            await harness.poll()
 
-            (shown,) = home.poller.view.exposed
-            assert (pytest.approx(moment, abs=1e-6), 0) == (shown.created, home.poller.state.malformed)
+            (shown,) = harness.poller.view.exposed
+            assert (pytest.approx(moment, abs=1e-6), 0) == (shown.created, harness.poller.state.malformed)
 
 
 class TestTokensAreConfidential:
@@ -611,9 +611,9 @@ class TestTokensAreConfidential:
         def answer(request):
             return ending() if "pageToken" in request.query else page(operation(), following="AC0123token")
 
-        async with strange_house(answer) as home:
-            await home.poll()
+        async with scripted_harness(answer) as harness:
+            await harness.poll()
 
-            assert not home.poller.health.up
-            assert "AC0123" not in home.poller.health.problem.message
-            assert "AC0123" not in str(home.log.said)
+            assert not harness.poller.health.up
+            assert "AC0123" not in harness.poller.health.problem.message
+            assert "AC0123" not in str(harness.log.entries)

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from house import Clock, Credentials, make_client
+from harness import Clock, Credentials, make_client
 from operations import NOW, as_json, operation
 
 from comms_exporter.api.client import MAX_PAGE_BYTES, Query

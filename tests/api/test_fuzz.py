@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from email.utils import formatdate
 
 import pytest
-from house import house
+from harness import simulator_harness
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from operations import NOW, as_json, operation, page_of
@@ -56,14 +56,14 @@ class Wire:
 
 
 @asynccontextmanager
-async def wired_house(serve):
-    """A house whose API is a raw socket."""
-    async with house() as home:
+async def socket_harness(serve):
+    """A harness whose API is a raw socket."""
+    async with simulator_harness() as harness:
         server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**20)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            home.poller._client._base = URL(f"http://127.0.0.1:{port}/v1")
-            yield home
+            harness.poller._client._base = URL(f"http://127.0.0.1:{port}/v1")
+            yield harness
 
 
 def say(body, *, status=200, headers=(), length=True):
@@ -88,16 +88,16 @@ def mail(*names):
 class Invariants:
     """What must hold after every poll, whatever the API sends."""
 
-    def __init__(self, home):
-        self._home = home
-        self._before = list(home.poller.state.totals)
+    def __init__(self, harness):
+        self._harness = harness
+        self._before = list(harness.poller.state.totals)
         self._good = 0
-        self._page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), monotonic=home.clock)
+        self._page = Exposition(lambda: [harness.poller], reloads=Reloads(last_success=NOW), monotonic=harness.clock)
 
     async def poll(self):
-        polls = self._home.poller.health.polls
-        await self._home.poll()
-        health, totals = self._home.poller.health, self._home.poller.state.totals
+        polls = self._harness.poller.health.polls
+        await self._harness.poll()
+        health, totals = self._harness.poller.health, self._harness.poller.state.totals
         assert polls + 1 == health.polls
         assert health.problem is None or health.problem.reason in REASONS
         self._good += health.up
@@ -112,7 +112,7 @@ class Invariants:
             samples = {
                 (sample.name, sample.labels.get("operation_id")) for family in parse(page) for sample in family.samples
             }
-            shown = {each.id for each in self._home.poller.view.exposed}
+            shown = {each.id for each in self._harness.poller.view.exposed}
             assert shown == {name for family, name in samples if family == "comms_email_operation_status"}
 
 
@@ -185,19 +185,19 @@ class TestMalformedOperations:
             + '], "pagination": {"next": null}}'
         )
         wire = Wire()
-        async with wired_house(wire.serve) as home:
+        async with socket_harness(wire.serve) as harness:
             wire.answers = [say(text_of().encode()), say(body.encode())]
-            invariants = Invariants(home)
+            invariants = Invariants(harness)
             await invariants.poll()
             await invariants.poll()
 
-            state = home.poller.state
-            assert home.poller.health.up
+            state = harness.poller.state
+            assert harness.poller.health.up
             assert {"a", "b", "c"} <= state.tracked.keys()
             assert len(state.tracked) + state.malformed <= 4
             others = [each.marks[0] for name, each in state.tracked.items() if name not in {"a", "b", "c"}]
             # One that claims to be older than the first poll is tracked and not counted.
-            assert home.totals["total"] in {9, 9 + sum(others)}
+            assert harness.totals["total"] in {9, 9 + sum(others)}
             invariants.check_page()
 
 
@@ -217,22 +217,22 @@ class TestTruncatedResponses:
             body, headers = gzip.compress(body, mtime=0), [("Content-Encoding", "gzip")]
         whole = say(body, headers=headers, length=how in {"with its length", "gzipped"})
         wire = Wire()
-        async with wired_house(wire.serve) as home:
+        async with socket_harness(wire.serve) as harness:
             wire.answers = [say(text_of().encode())]
-            invariants = Invariants(home)
+            invariants = Invariants(harness)
             await invariants.poll()
             for cut in range(0, len(whole), max(1, 7 // SOAK)):
                 wire.answers = [say(body[:cut]) if how == "with a wrong length" else whole[:cut]]
                 if how == "with a wrong length" and cut >= len(body):
                     break
                 await invariants.poll()
-                assert home.poller.health.problem.reason in {"connection", "bad_payload"}
-                assert {} == home.poller.state.tracked
+                assert harness.poller.health.problem.reason in {"connection", "bad_payload"}
+                assert {} == harness.poller.state.tracked
             invariants.check_page()
 
             wire.answers = [whole]
             await invariants.poll()
-            assert {"a", "b"} == home.poller.state.tracked.keys()
+            assert {"a", "b"} == harness.poller.state.tracked.keys()
 
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
@@ -253,15 +253,15 @@ class TestEncodings:
         }[packed]
         headers = [("Content-Encoding", packed.split()[-1])] if packed else []
         wire = Wire()
-        async with wired_house(wire.serve) as home:
+        async with socket_harness(wire.serve) as harness:
             wire.answers = [say(pack(body), headers=headers)]
-            invariants = Invariants(home)
+            invariants = Invariants(harness)
             await invariants.poll()
 
             if encoding in ENCODINGS:
-                assert {"ä"} == home.poller.state.tracked.keys()
+                assert {"ä"} == harness.poller.state.tracked.keys()
             else:
-                assert "bad_payload" == home.poller.health.problem.reason
+                assert "bad_payload" == harness.poller.health.problem.reason
             invariants.check_page()
 
 
@@ -320,8 +320,8 @@ class TestAnyResponse:
     async def test_no_response_breaks_the_next_poll(self, first, rest):
         """Garbage fails a poll; the next valid response is read as usual."""
         wire = Wire()
-        async with wired_house(wire.serve) as home:
-            invariants = Invariants(home)
+        async with socket_harness(wire.serve) as harness:
+            invariants = Invariants(harness)
             wire.answers = [first]
             await invariants.poll()
             wire.requests, wire.answers = 0, [say(text_of(*mail("a")).encode(), length=False), *rest]
@@ -331,10 +331,10 @@ class TestAnyResponse:
 
             wire.answers = [say(text_of(*mail("z")).encode())]
             await invariants.poll()
-            home.poller._schedule.next_sweep = 0
+            harness.poller._schedule.next_sweep = 0
             await invariants.poll()
-            assert home.poller.health.up
-            assert "z" in home.poller.state.tracked
+            assert harness.poller.health.up
+            assert "z" in harness.poller.state.tracked
 
 
 class TestSizes:
@@ -368,8 +368,8 @@ class TestSizes:
             closed.set()
             writer.close()
 
-        async with wired_house(flood) as home:
-            invariants = Invariants(home)
+        async with socket_harness(flood) as harness:
+            invariants = Invariants(harness)
             tracemalloc.start()
             try:
                 await invariants.poll()
@@ -379,25 +379,25 @@ class TestSizes:
             async with asyncio.timeout(5):
                 await closed.wait()
 
-            assert home.poller.health.problem.reason in {"bad_payload", "server"}
-            assert {} == home.poller.state.tracked
+            assert harness.poller.health.problem.reason in {"bad_payload", "server"}
+            assert {} == harness.poller.state.tracked
             # aiohttp decompresses up to 32 MiB before it passes any of it on.
             assert peak < 64 * MIB
             assert sent < 40
-            assert 1 == sum(home.poller.request_stats.requests.values())
+            assert 1 == sum(harness.poller.request_stats.requests.values())
 
     async def test_an_endless_listing_ends_at_the_limit(self, monkeypatch):
         """An endless chain of tokens fails the poll, and nothing of the listing is applied."""
         monkeypatch.setattr(client, "MAX_PAGES", 30)
         wire = Wire()
-        async with wired_house(wire.serve) as home:
-            invariants = Invariants(home)
+        async with socket_harness(wire.serve) as harness:
+            invariants = Invariants(harness)
             wire.answers = [say(text_of(*mail(f"a{n}"), following=f"t{n}").encode()) for n in range(100)]
             await invariants.poll()
 
             assert 30 == wire.requests
-            assert "bad_payload" == home.poller.health.problem.reason
-            assert {} == home.poller.state.tracked
+            assert "bad_payload" == harness.poller.health.problem.reason
+            assert {} == harness.poller.state.tracked
 
     @settings(max_examples=30 * SOAK, deadline=None)
     @given(
@@ -415,14 +415,14 @@ class TestSizes:
         tokens = [token for _, token in pages[: len(pages) if ends is None else ends]]
         good = ends is not None and len(set(tokens)) == len(tokens)
         wire = Wire()
-        async with wired_house(wire.serve) as home:
-            invariants = Invariants(home)
+        async with socket_harness(wire.serve) as harness:
+            invariants = Invariants(harness)
             wire.answers = [say(text_of(*operations, following=token).encode()) for operations, token in listed]
             await invariants.poll()
 
-            assert good == home.poller.health.up
+            assert good == harness.poller.health.up
             expected = (
                 {each.id for operations, _ in listed[: (ends or 0) + 1] for each in operations} if good else set()
             )
-            assert expected == home.poller.state.tracked.keys()
+            assert expected == harness.poller.state.tracked.keys()
             invariants.check_page()

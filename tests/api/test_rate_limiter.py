@@ -1,7 +1,7 @@
 """Requests are sent no faster than agreed."""
 
 import pytest
-from house import Clock
+from harness import Clock
 
 from comms_exporter.api.rate_limiter import RateLimiter
 

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 from aiohttp import web
-from api.test_ambiguities import LISTING, page, strange_house
+from api.test_ambiguities import LISTING, page, scripted_harness
 from api.test_fuzz import SOAK
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,8 +22,8 @@ MIB = 2**20
 WEEK = 7 * 86400.0
 
 
-def problem_of(home):
-    problem = home.poller.health.problem
+def problem_of(harness):
+    problem = harness.poller.health.problem
     return problem and (problem.reason, problem.message)
 
 
@@ -43,35 +43,35 @@ def endless(*, pages=None, size=100):
 
 class TestTrackedOperations:
     async def test_an_endless_listing_fails_at_the_limit(self):
-        async with strange_house(endless(), max_tracked_operations=1000) as home:
-            await home.poll()
+        async with scripted_harness(endless(), max_tracked_operations=1000) as harness:
+            await harness.poll()
             assert (
                 "bad_payload",
                 (
                     "the listing has at least 1100 new operations beside 0 tracked ones; the limit is 1000: raise "
                     "--collect.max-tracked-operations if the account has more"
                 ),
-            ) == problem_of(home)
-            assert {} == home.poller.state.tracked
+            ) == problem_of(harness)
+            assert {} == harness.poller.state.tracked
 
     async def test_the_limit_applies_to_all_listings_together(self):
         """New operations at every poll would take as much memory as an endless listing, only later."""
-        async with strange_house(endless(pages=4), max_tracked_operations=1000) as home:
+        async with scripted_harness(endless(pages=4), max_tracked_operations=1000) as harness:
             for _ in range(4):
-                await home.poll()
-            assert (800, "bad_payload") == (len(home.poller.state.tracked), home.poller.health.problem.reason)
+                await harness.poll()
+            assert (800, "bad_payload") == (len(harness.poller.state.tracked), harness.poller.health.problem.reason)
 
     async def test_updates_of_tracked_operations_do_not_count(self):
         """An account at the limit is polled as usual."""
         some = [operation(f"o{n}", total=1) for n in range(100)]
         grown = [operation(f"o{n}", total=2, updated=NOW + 1) for n in range(100)]
         answers = iter([page(*some), page(*grown, following="t"), page(*some), page(*grown, operation("one more"))])
-        async with strange_house(lambda _: next(answers), max_tracked_operations=100) as home:
-            await home.poll()
-            await home.poll()
-            assert home.poller.health.up
-            await home.poll()
-            assert "bad_payload" == home.poller.health.problem.reason
+        async with scripted_harness(lambda _: next(answers), max_tracked_operations=100) as harness:
+            await harness.poll()
+            await harness.poll()
+            assert harness.poller.health.up
+            await harness.poll()
+            assert "bad_payload" == harness.poller.health.problem.reason
 
     async def test_an_account_that_was_saved_above_the_limit_may_double(self):
         """An upgrade or a lower limit does not stop polls that worked before."""
@@ -79,23 +79,23 @@ class TestTrackedOperations:
         answers = iter(
             [page(*saved), page(*saved, *(operation(f"n{n}", total=1) for n in range(100))), page(operation("x"))]
         )
-        async with strange_house(lambda _: next(answers), max_tracked_operations=10) as home:
+        async with scripted_harness(lambda _: next(answers), max_tracked_operations=10) as harness:
             tracked = [Tracked(each, Reading.UNDECIDED) for each in saved]
-            run_to_completion(home.poller.state.restore(saved_account(*tracked)))
-            await home.poll()
-            await home.poll()
-            assert (None, 200) == (problem_of(home), len(home.poller.state.tracked))
-            await home.poll()
-            assert "bad_payload" == home.poller.health.problem.reason
+            run_to_completion(harness.poller.state.restore(saved_account(*tracked)))
+            await harness.poll()
+            await harness.poll()
+            assert (None, 200) == (problem_of(harness), len(harness.poller.state.tracked))
+            await harness.poll()
+            assert "bad_payload" == harness.poller.health.problem.reason
 
     async def test_expired_operations_do_not_count(self):
         """An API that ignores filters may list those of many years."""
         old = [operation(f"old{n}", created=NOW - 2 * WEEK, status="COMPLETED") for n in range(100)]
         answers = iter([page()])
-        async with strange_house(lambda _: next(answers, page(*old)), max_tracked_operations=10) as home:
-            await home.poll()
-            await home.poll()
-            assert (None, {}) == (problem_of(home), home.poller.state.tracked)
+        async with scripted_harness(lambda _: next(answers, page(*old)), max_tracked_operations=10) as harness:
+            await harness.poll()
+            await harness.poll()
+            assert (None, {}) == (problem_of(harness), harness.poller.state.tracked)
 
     async def test_malformed_operations_take_no_memory_beyond_their_page(self):
         """Only their number and the first message outlive the page."""
@@ -106,12 +106,12 @@ class TestTrackedOperations:
                 following = str(number) if number < pages else None
                 return {"operations": [{"id": "x" * 200}] * 2000, "pagination": {"next": following}}
 
-            async with strange_house(answer) as home:
+            async with scripted_harness(answer) as harness:
                 tracemalloc.start()
-                await home.poll()
+                await harness.poll()
                 _, peak = tracemalloc.get_traced_memory()
                 tracemalloc.stop()
-                assert 2000 * pages == home.poller.state.malformed
+                assert 2000 * pages == harness.poller.state.malformed
             return peak
 
         assert await peak(20) < 2 * await peak(2)
@@ -127,25 +127,25 @@ class TestBodies:
             return next(listings, page())
 
         listings = iter([page(operation("a"))])
-        async with strange_house(answer) as home:
-            await home.poll()
-            await home.poll()
-            assert ("bad_payload", "200 with a body of more than 256 KiB") == problem_of(home)
+        async with scripted_harness(answer) as harness:
+            await harness.poll()
+            await harness.poll()
+            assert ("bad_payload", "200 with a body of more than 256 KiB") == problem_of(harness)
 
     @pytest.mark.parametrize(("status", "reason"), [(400, "bad_request"), (500, "server")])
     async def test_only_the_beginning_of_an_error_is_read(self, status, reason):
         body = b"No." + b" " * MAX_ERROR_BYTES + b'"' * 2**20
-        async with strange_house(lambda _: web.Response(status=status, body=body)) as home:
-            await home.poll()
-            assert (reason, f"{status}: No.") == problem_of(home)
+        async with scripted_harness(lambda _: web.Response(status=status, body=body)) as harness:
+            await harness.poll()
+            assert (reason, f"{status}: No.") == problem_of(harness)
 
     async def test_a_page_token_must_fit_into_a_url(self):
-        async with strange_house(lambda _: page(operation(), following="t" * 4097)) as home:
-            await home.poll()
+        async with scripted_harness(lambda _: page(operation(), following="t" * 4097)) as harness:
+            await harness.poll()
             assert (
                 "bad_payload",
                 "200 with an invalid body: the page token has 4097 characters, more than the limit of 4096",
-            ) == problem_of(home)
+            ) == problem_of(harness)
 
     @pytest.mark.parametrize("value", [b"[]", b"{}", b'{"a":{}}', b"1.5", b"null", b"[" * 50 + b"]" * 50])
     def test_values_are_counted_before_they_are_decoded(self, value, monkeypatch):

@@ -5,7 +5,7 @@ from datetime import timedelta, timezone
 
 import pytest
 from aiohttp import web
-from api.test_ambiguities import page, samples, strange_house
+from api.test_ambiguities import page, samples, scripted_harness
 from api.test_fuzz import SOAK
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -53,9 +53,9 @@ def listing(*operations):
     return {"operations": operations, "pagination": {"next": None}}
 
 
-def status_page_of(home):
-    now = home.clock.now
-    result = run_to_completion(OperationList(list(operation_rows(home.poller)), now).search(Search()))
+def status_page_of(harness):
+    now = harness.clock.now
+    result = run_to_completion(OperationList(list(operation_rows(harness.poller)), now).search(Search()))
     return run_to_completion(render_page(Status(version="0", now=now, telemetry_path="/metrics"), result))
 
 
@@ -77,24 +77,24 @@ class TestOperations:
     async def test_missing_unfinished_operations_are_listed_again(self, text):
         """The listing starts at the oldest of them."""
         answers = iter([listing(*(with_times(name, text, text) for name in "abc"))])
-        async with strange_house(lambda _: next(answers, listing())) as home:
+        async with scripted_harness(lambda _: next(answers, listing())) as harness:
             for _ in range(3):
-                await home.poll()
-            assert home.poller.health.up
-            status_page_of(home)
+                await harness.poll()
+            assert harness.poller.health.up
+            status_page_of(harness)
 
     async def test_a_saved_state_may_contain_such_times(self):
         """Version 0.1.0 saved them: its state files must still load, and their operations must still show."""
-        async with strange_house(lambda _: listing()) as home:
+        async with scripted_harness(lambda _: listing()) as harness:
             saved = saved_account(
                 _tracked("a", created=LATEST + 86340.0),
                 _tracked("b", created=EARLIEST - 86340.0),
                 _tracked("c", created=float("inf")),
             )
-            run_to_completion(home.poller.state.restore(saved))
-            await home.poll()
-            assert home.poller.health.up
-            assert "0001-01-01T00:00:00+00:00" in status_page_of(home)
+            run_to_completion(harness.poller.state.restore(saved))
+            await harness.poll()
+            assert harness.poller.health.up
+            assert "0001-01-01T00:00:00+00:00" in status_page_of(harness)
 
     @settings(max_examples=60 * SOAK, deadline=None)
     @given(st.lists(st.tuples(times, times), min_size=1, max_size=4), st.lists(http_dates, min_size=3, max_size=3))
@@ -107,12 +107,12 @@ class TestOperations:
         def answer(_):
             return web.json_response(next(bodies, listing()), headers={"Date": next(headers, "")})
 
-        async with strange_house(answer) as home:
+        async with scripted_harness(answer) as harness:
             for _ in range(3):
-                await home.poll()
-                samples(home)
-                status_page_of(home)
-            assert 3 == home.poller.health.polls
+                await harness.poll()
+                samples(harness)
+                status_page_of(harness)
+            assert 3 == harness.poller.health.polls
 
 
 def _tracked(name, **times):
@@ -123,10 +123,10 @@ def _tracked(name, **times):
 class TestHeaders:
     async def test_a_date_outside_the_years_1_to_9999_is_ignored(self):
         date = "Fri, 31 Dec 9999 23:59:59 -2359"
-        async with strange_house(lambda _: web.json_response(listing(), headers={"Date": date})) as home:
-            await home.poll()
-            await home.poll()
-            assert (True, home.clock.now) == (home.poller.health.up, home.poller._client.now())
+        async with scripted_harness(lambda _: web.json_response(listing(), headers={"Date": date})) as harness:
+            await harness.poll()
+            await harness.poll()
+            assert (True, harness.clock.now) == (harness.poller.health.up, harness.poller._client.now())
 
     @settings(max_examples=300 * SOAK)
     @given(http_dates)

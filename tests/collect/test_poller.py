@@ -5,7 +5,7 @@ import json
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from house import HOUR, Clock, house
+from harness import HOUR, Clock, simulator_harness
 from operations import NOW, rfc3339
 
 from comms_exporter.api.errors import ConnectionLostError, ThrottledError
@@ -32,24 +32,24 @@ def since(seconds):
 
 class TestWhatIsAsked:
     async def test_at_first_everything_then_the_last_hour(self):
-        async with house() as home:
-            await home.poll()
-            assert [(since(home.clock.now - 7 * DAY - HOUR), None)] == windows(home.asked())
+        async with simulator_harness() as harness:
+            await harness.poll()
+            assert [(since(harness.clock.now - 7 * DAY - HOUR), None)] == windows(harness.requested_paths())
 
-            await home.poll()
-            assert [(since(home.clock.now - HOUR), None)] == windows(home.asked())
+            await harness.poll()
+            assert [(since(harness.clock.now - HOUR), None)] == windows(harness.requested_paths())
 
     async def test_a_day_at_every_tenth_poll_and_everything_every_hour(self):
-        async with house() as home:
+        async with simulator_harness() as harness:
             lengths = []
             for _ in range(122):
-                await home.poll()
-                ((start, _),) = windows(home.asked())
+                await harness.poll()
+                ((start, _),) = windows(harness.requested_paths())
                 lengths.append(
                     next(
                         n
                         for n, s in (("hour", HOUR), ("day", DAY), ("week", 7 * DAY + HOUR))
-                        if start == since(home.clock.now - s)
+                        if start == since(harness.clock.now - s)
                     )
                 )
 
@@ -57,13 +57,13 @@ class TestWhatIsAsked:
         assert list(range(10, 120, 10)) == [n for n, length in enumerate(lengths) if length == "day"]
 
     async def test_until_everything_was_seen_once_everything_is_asked(self):
-        async with house() as home:
-            home.faults.add("500", times=2)
+        async with simulator_harness() as harness:
+            harness.faults.add("500", times=2)
             for _ in range(3):
-                await home.poll()
+                await harness.poll()
 
-        assert 3 == len({start for start, _ in windows(home.asked())})
-        assert home.poller.health.up
+        assert 3 == len({start for start, _ in windows(harness.requested_paths())})
+        assert harness.poller.health.up
 
     @pytest.mark.parametrize(
         ("failures", "window"), [(1, HOUR + 60), (8, HOUR + 270), (9, 7 * DAY + HOUR), (100, 7 * DAY + HOUR)]
@@ -72,109 +72,111 @@ class TestWhatIsAsked:
         self, failures, window
     ):
         """What was missed is not left to the next sweep, which may be an hour away."""
-        async with house() as home:
-            await home.poll()
-            home.faults.add("500", times=failures)
+        async with simulator_harness() as harness:
+            await harness.poll()
+            harness.faults.add("500", times=failures)
             for _ in range(failures):
-                await home.poll()
-            home.asked()
-            home.poller._schedule.next_day = float("inf")
+                await harness.poll()
+            harness.requested_paths()
+            harness.poller._schedule.next_day = float("inf")
 
-            await home.poll()
-            await home.poll()
+            await harness.poll()
+            await harness.poll()
 
-        assert [since(home.clock.now - 30 - window), since(home.clock.now - HOUR)] == [
-            start for start, _ in windows(home.asked())
+        assert [since(harness.clock.now - 30 - window), since(harness.clock.now - HOUR)] == [
+            start for start, _ in windows(harness.requested_paths())
         ]
 
     async def test_late_opens_of_old_operations_are_counted_by_the_first_good_poll_after_an_outage(self):
-        async with house() as home:
-            await home.poll()
-            home.world.send(fates=[Fate(sent=1, delivered=2, opened=2 * DAY + 300)])
-            await home.poll(after=2 * DAY)
-            home.faults.add("500", times=20)
+        async with simulator_harness() as harness:
+            await harness.poll()
+            harness.world.send(fates=[Fate(sent=1, delivered=2, opened=2 * DAY + 300)])
+            await harness.poll(after=2 * DAY)
+            harness.faults.add("500", times=20)
             for _ in range(20):
-                await home.poll()
-            assert "opened" not in home.totals
+                await harness.poll()
+            assert "opened" not in harness.totals
 
-            await home.poll()
+            await harness.poll()
 
-            assert 1 == home.totals["opened"]
+            assert 1 == harness.totals["opened"]
 
     async def test_an_old_unfinished_operation_is_asked_for_by_itself(self):
-        async with house() as home:
-            old = home.world.send(at=NOW - 2 * HOUR, fates=[QUEUED])
-            await home.poll()
-            home.asked()
+        async with simulator_harness() as harness:
+            old = harness.world.send(at=NOW - 2 * HOUR, fates=[QUEUED])
+            await harness.poll()
+            harness.requested_paths()
 
-            await home.poll()
+            await harness.poll()
 
-            assert [f"/{old.id}"] == [path for path in home.asked() if path.startswith("/")]
+            assert [f"/{old.id}"] == [path for path in harness.requested_paths() if path.startswith("/")]
 
     async def test_many_of_them_are_listed_by_status(self):
-        async with house() as home:
+        async with simulator_harness() as harness:
             for n in range(30):
-                home.world.send(at=NOW - 2 * HOUR - n, fates=[QUEUED])
-                home.world.send(at=NOW - 2 * HOUR - n, fates=[SENT])
-            await home.poll()
-            home.asked()
+                harness.world.send(at=NOW - 2 * HOUR - n, fates=[QUEUED])
+                harness.world.send(at=NOW - 2 * HOUR - n, fates=[SENT])
+            await harness.poll()
+            harness.requested_paths()
 
-            await home.poll()
+            await harness.poll()
 
-            asked = home.asked()
-            assert [(since(home.clock.now - HOUR), None), (since(NOW - 2 * HOUR - 29), "PROCESSING")] == windows(asked)
+            asked = harness.requested_paths()
+            assert [(since(harness.clock.now - HOUR), None), (since(NOW - 2 * HOUR - 29), "PROCESSING")] == windows(
+                asked
+            )
             assert 2 == len(asked)
 
     async def test_those_that_finished_meanwhile_are_not_missed(self):
         """They have left the listing of their old status; alone they are fetched, together they are listed."""
-        async with house(page_size=100) as home:
+        async with simulator_harness(page_size=100) as harness:
             for n in range(30):
-                home.world.send(at=NOW - 2 * HOUR - n, fates=[Fate(sent=2 * HOUR + n + 45)])
-            await home.poll()
+                harness.world.send(at=NOW - 2 * HOUR - n, fates=[Fate(sent=2 * HOUR + n + 45)])
+            await harness.poll()
 
-            await home.poll()
+            await harness.poll()
 
-            assert {"COMPLETED": 30} == home.poller.view.by_status
-            assert {"sent": 30, "attempts": 30, "operations_completed": 30} == home.totals
-            assert 4 == len(home.asked())
+            assert {"COMPLETED": 30} == harness.poller.view.by_status
+            assert {"sent": 30, "attempts": 30, "operations_completed": 30} == harness.totals
+            assert 4 == len(harness.requested_paths())
 
     async def test_one_that_the_api_has_lost_is_not_asked_for_again(self):
-        async with house() as home:
-            home.world.send(at=NOW - 7 * DAY + 50, fates=[QUEUED])
-            await home.poll()
-            await home.poll()
-            assert {} == home.poller.view.by_status
-            home.asked()
+        async with simulator_harness() as harness:
+            harness.world.send(at=NOW - 7 * DAY + 50, fates=[QUEUED])
+            await harness.poll()
+            await harness.poll()
+            assert {} == harness.poller.view.by_status
+            harness.requested_paths()
 
-            await home.poll()
+            await harness.poll()
 
-            assert 1 == len(home.asked())
-            assert home.poller.health.up
+            assert 1 == len(harness.requested_paths())
+            assert harness.poller.health.up
 
     async def test_filters_that_are_ignored_are_noticed_once_and_cost_no_more_than_they_must(self):
-        async with house(dialect=Dialect(ignore_filters=True), page_size=1000) as home:
+        async with simulator_harness(dialect=Dialect(ignore_filters=True), page_size=1000) as harness:
             for n in range(30):
-                home.world.send(at=NOW - 3 * HOUR - n, fates=[QUEUED])
-                home.world.send(at=NOW - 3 * HOUR - n, fates=[SENT])
+                harness.world.send(at=NOW - 3 * HOUR - n, fates=[QUEUED])
+                harness.world.send(at=NOW - 3 * HOUR - n, fates=[SENT])
             for _ in range(4):
-                await home.poll()
-                assert 1 == len(home.asked())
+                await harness.poll()
+                assert 1 == len(harness.requested_paths())
 
-        events = [fields["filter"] for level, _, fields in home.log.said if level == "warning"]
+        events = [fields["filter"] for level, _, fields in harness.log.entries if level == "warning"]
         assert ["startDate"] == events
 
     @pytest.mark.parametrize("operations", [0, 100, 3000])
     async def test_an_hour_costs_what_was_said(self, operations):
-        async with house(page_size=100) as home:
+        async with simulator_harness(page_size=100) as harness:
             for n in range(operations):
-                home.world.send(at=NOW - (n + 0.5) * 7 * DAY / max(1, operations), fates=[SENT])
-            await home.poll()
-            home.asked()
+                harness.world.send(at=NOW - (n + 0.5) * 7 * DAY / max(1, operations), fates=[SENT])
+            await harness.poll()
+            harness.requested_paths()
             for _ in range(120):
-                await home.poll()
+                await harness.poll()
 
-            said = home.poller.requests_per_hour()
-            assert said * 0.95 <= len(home.asked()) <= said * 1.05
+            said = harness.poller.requests_per_hour()
+            assert said * 0.95 <= len(harness.requested_paths()) <= said * 1.05
 
     @pytest.mark.parametrize(("operations", "requests"), [(100, 120), (10_000, 141), (1_000_000, 3222)])
     def test_the_price_that_the_readme_names(self, operations, requests):
@@ -185,59 +187,59 @@ class TestWhatBecomesOfIt:
     @pytest.mark.parametrize("reading", ["cumulative", "exclusive"])
     @pytest.mark.parametrize("envelope", ["operations", "data"])
     async def test_every_operation_of_every_page_is_known_and_followed(self, reading, envelope):
-        async with house(reading=reading, dialect=Dialect(envelope=envelope)) as home:
+        async with simulator_harness(reading=reading, dialect=Dialect(envelope=envelope)) as harness:
             for n in range(200):
-                home.world.send(at=NOW - n, fates=[Fate(sent=n + 40, delivered=n + 70, opened=n + 100)])
-            await home.poll()
-            assert 5 == len(home.asked())
-            assert {"PROCESSING": 200} == home.poller.view.by_status
+                harness.world.send(at=NOW - n, fates=[Fate(sent=n + 40, delivered=n + 70, opened=n + 100)])
+            await harness.poll()
+            assert 5 == len(harness.requested_paths())
+            assert {"PROCESSING": 200} == harness.poller.view.by_status
 
             for _ in range(3):
-                await home.poll()
+                await harness.poll()
 
-            assert {"COMPLETED": 200} == home.poller.view.by_status
-            assert 200 == len(home.poller.view.exposed)
+            assert {"COMPLETED": 200} == harness.poller.view.by_status
+            assert 200 == len(harness.poller.view.exposed)
             expected = dict.fromkeys(("attempts", "sent", "delivered", "opened", "operations_completed"), 200)
-            assert expected == home.totals
+            assert expected == harness.totals
 
     async def test_a_listing_that_breaks_off_is_not_applied(self):
-        async with house() as home:
-            await home.poll()
+        async with simulator_harness() as harness:
+            await harness.poll()
             for _ in range(100):
-                home.world.send(fates=[SENT])
-            await home.poll(after=5)
-            before = home.totals
+                harness.world.send(fates=[SENT])
+            await harness.poll(after=5)
+            before = harness.totals
 
-            home.world.send(fates=[SENT])
-            home.faults.add("repeat-token", times=50)
-            await home.poll(after=5)
+            harness.world.send(fates=[SENT])
+            harness.faults.add("repeat-token", times=50)
+            await harness.poll(after=5)
 
-            assert before == home.totals
-            assert "bad_payload" == home.poller.health.problem.reason
+            assert before == harness.totals
+            assert "bad_payload" == harness.poller.health.problem.reason
 
     async def test_the_operations_of_a_page_outlive_a_malformed_one(self):
-        async with house() as home:
+        async with simulator_harness() as harness:
             for _ in range(10):
-                home.world.send(fates=[SENT])
-            home.faults.add("malformed", times=1)
+                harness.world.send(fates=[SENT])
+            harness.faults.add("malformed", times=1)
 
-            await home.poll()
+            await harness.poll()
 
-            assert 9 == len(home.poller.state.tracked)
-            assert 1 == home.poller.state.malformed
-            assert home.poller.health.up
+            assert 9 == len(harness.poller.state.tracked)
+            assert 1 == harness.poller.state.malformed
+            assert harness.poller.health.up
 
     async def test_what_nobody_has_heard_of_is_counted(self):
-        async with house() as home:
+        async with simulator_harness() as harness:
             for _ in range(4):
-                home.world.send(fates=[SENT])
+                harness.world.send(fates=[SENT])
             for kind in ("unknown-field", "unknown-status", "unknown-counter"):
-                home.faults.add(kind, times=1)
+                harness.faults.add(kind, times=1)
 
             for _ in range(3):
-                await home.poll()
+                await harness.poll()
 
-            assert {"status", "operation", "stats"} == set(home.poller.state.unknown)
+            assert {"status", "operation", "stats"} == set(harness.poller.state.unknown)
 
 
 class TestHealth:
@@ -258,90 +260,90 @@ class TestHealth:
         ],
     )
     async def test_every_fault_has_its_reason_and_ends(self, kind, reason):
-        async with house() as home:
-            home.world.send(fates=[SENT])
-            home.faults.add(kind)
+        async with simulator_harness() as harness:
+            harness.world.send(fates=[SENT])
+            harness.faults.add(kind)
 
-            await home.poll()
-            assert (False, reason) == (home.poller.health.up, home.poller.health.problem.reason)
-            assert {reason: 1} == home.poller.health.failures
+            await harness.poll()
+            assert (False, reason) == (harness.poller.health.up, harness.poller.health.problem.reason)
+            assert {reason: 1} == harness.poller.health.failures
 
-            home.faults.clear()
-            await home.poll(after=60)
-            assert home.poller.health.up
+            harness.faults.clear()
+            await harness.poll(after=60)
+            assert harness.poller.health.up
 
     async def test_a_server_that_hangs_is_a_timeout(self):
-        async with house(seconds=0.05) as home:
-            home.faults.add("hang")
+        async with simulator_harness(request_timeout=0.05) as harness:
+            harness.faults.add("hang")
 
-            await home.poll()
+            await harness.poll()
 
-            assert "timeout" == home.poller.health.problem.reason
-            assert {"error": 3} == home.poller.request_stats.requests
+            assert "timeout" == harness.poller.health.problem.reason
+            assert {"error": 3} == harness.poller.request_stats.requests
 
     async def test_one_trouble_is_one_piece_of_news(self):
-        async with house() as home:
-            home.faults.add("401", times=3)
-            home.faults.add("403", times=1)
+        async with simulator_harness() as harness:
+            harness.faults.add("401", times=3)
+            harness.faults.add("403", times=1)
             for _ in range(6):
-                await home.poll()
+                await harness.poll()
 
-        assert [("poll failed", "auth"), ("poll failed", "forbidden")] == home.log.heard("error")
-        assert [("polls succeed again", None), ("polled", None), ("polled", None)] == home.log.heard("info")
+        assert [("poll failed", "auth"), ("poll failed", "forbidden")] == harness.log.events("error")
+        assert [("polls succeed again", None), ("polled", None), ("polled", None)] == harness.log.events("info")
 
     async def test_the_message_of_the_api_is_passed_on(self):
-        async with house() as home:
-            home.faults.add("401")
-            await home.poll()
+        async with simulator_harness() as harness:
+            harness.faults.add("401")
+            await harness.poll()
 
         assert (
             "401: Authentication Error - invalid username or password (code 20003)"
-            == home.poller.health.problem.message
+            == harness.poller.health.problem.message
         )
 
 
 class TestSaving:
     async def test_what_is_shown_has_been_saved(self):
         """Whatever a crash takes away, nobody has seen."""
-        async with house() as home:
-            await home.poll()
+        async with simulator_harness() as harness:
+            await harness.poll()
             shown_while_saving = []
 
             async def save(snapshot):
-                shown_while_saving.append((home.poller.view.totals[0], snapshot.totals[0]))
+                shown_while_saving.append((harness.poller.view.totals[0], snapshot.totals[0]))
 
-            home.poller._save = save
-            home.world.send(fates=[SENT] * 5)
-            await home.poll()
+            harness.poller._save = save
+            harness.world.send(fates=[SENT] * 5)
+            await harness.poll()
 
             assert [(0, 5)] == shown_while_saving
-            assert 5 == home.poller.view.totals[0]
-            assert home.clock.now == home.poller.health.last_save
+            assert 5 == harness.poller.view.totals[0]
+            assert harness.clock.now == harness.poller.health.last_save
 
     async def test_a_disk_that_fails_stops_nothing_and_is_told_once(self):
-        async with house() as home:
+        async with simulator_harness() as harness:
             saved = []
 
             async def save(snapshot):
-                if home.clock.now < NOW + 100:
+                if harness.clock.now < NOW + 100:
                     raise StoreError("disk is full")
                 saved.append(snapshot)
 
-            home.poller._save = save
+            harness.poller._save = save
             for _ in range(4):
-                home.world.send(fates=[SENT])
-                await home.poll()
+                harness.world.send(fates=[SENT])
+                await harness.poll()
 
-            assert home.poller.health.up
-            assert (3, 3) == (home.poller.health.save_failures, home.poller.view.totals[0])
+            assert harness.poller.health.up
+            assert (3, 3) == (harness.poller.health.save_failures, harness.poller.view.totals[0])
             assert 4 == len(saved[0].changed)
-            assert [("saving the state failed: a crash before the next save loses counts", None)] == home.log.heard(
+            assert [("saving the state failed: a crash before the next save loses counts", None)] == harness.log.events(
                 "error"
             )
-            assert ("saves succeed again", None) in home.log.heard("info")
+            assert ("saves succeed again", None) in harness.log.events("info")
 
     async def test_what_was_saved_and_is_lost_is_saved_again(self):
-        async with house() as home:
+        async with simulator_harness() as harness:
             snapshots = []
 
             async def save(snapshot):
@@ -349,93 +351,93 @@ class TestSaving:
                 if len(snapshots) == 2:
                     raise StateLostError("removed")
 
-            home.poller._save = save
+            harness.poller._save = save
             for _ in range(5):
-                home.world.send(fates=[SENT])
+                harness.world.send(fates=[SENT])
             for _ in range(3):
-                await home.poll(after=5)
+                await harness.poll(after=5)
 
             assert 5 == snapshots[2]
 
     async def test_a_gap_longer_than_twilios_memory_is_told(self):
-        async with house() as home:
-            await home.poll()
-            await home.poll(after=7 * DAY - 60)
-            assert [] == home.log.heard("warning")
+        async with simulator_harness() as harness:
+            await harness.poll()
+            await harness.poll(after=7 * DAY - 60)
+            assert [] == harness.log.events("warning")
 
-            await home.poll(after=7 * DAY + 60)
+            await harness.poll(after=7 * DAY + 60)
 
-            ((_, event, fields),) = [said for said in home.log.said if said[0] == "warning"]
+            ((_, event, fields),) = [said for said in harness.log.entries if said[0] == "warning"]
             assert event.startswith("counts may be missing")
             assert "2026-11-28T11:59:30+00:00" == fields["since"]
 
 
 class TestTheLoop:
-    async def run(self, home, polls):
+    async def run(self, harness, polls):
         """Let the loop run for *polls* polls; return when each began, in seconds since the first."""
         began = []
-        original = home.poller.poll
+        original = harness.poller.poll
 
         async def poll():
             if len(began) == polls:
                 raise asyncio.CancelledError
-            began.append(home.clock.now)
+            began.append(harness.clock.now)
             await original()
 
-        home.poller.poll = poll
+        harness.poller.poll = poll
         with pytest.raises(asyncio.CancelledError):
-            await home.poller.run()
+            await harness.poller.run()
         return [round(each - began[0], 3) for each in began]
 
     async def test_polls_at_once_and_in_step(self):
-        async with house() as home:
-            assert [0, 30, 60, 90] == await self.run(home, 4)
+        async with simulator_harness() as harness:
+            assert [0, 30, 60, 90] == await self.run(harness, 4)
 
     async def test_a_poll_that_takes_too_long_costs_a_turn_and_no_overlap(self):
-        async with house() as home:
-            original = home.poller._collect
+        async with simulator_harness() as harness:
+            original = harness.poller._collect
 
             async def slow():
-                home.clock.now += 40
+                harness.clock.now += 40
                 await original()
 
-            home.poller._collect = slow
-            assert [0, 60, 120] == await self.run(home, 3)
+            harness.poller._collect = slow
+            assert [0, 60, 120] == await self.run(harness, 3)
 
     async def test_a_throttled_account_waits_as_long_as_it_is_told(self):
-        async with house() as home:
-            home.faults.add("429", times=1, retry_after=100)
+        async with simulator_harness() as harness:
+            harness.faults.add("429", times=1, retry_after=100)
 
-            assert [0, 100, 130] == await self.run(home, 3)
-            assert 100 == home.poller.request_stats.waited_seconds
+            assert [0, 100, 130] == await self.run(harness, 3)
+            assert 100 == harness.poller.request_stats.waited_seconds
 
     async def test_under_back_pressure_the_interval_stretches_and_relaxes(self):
-        async with house() as home:
-            home.faults.add("429", times=3, retry_after=1)
+        async with simulator_harness() as harness:
+            harness.faults.add("429", times=3, retry_after=1)
             intervals = []
-            original = home.poller.poll
+            original = harness.poller.poll
 
             async def poll():
                 await original()
-                intervals.append(home.poller.health.interval_seconds)
+                intervals.append(harness.poller.health.interval_seconds)
 
-            home.poller.poll = poll
-            await self.run(home, 7)
+            harness.poller.poll = poll
+            await self.run(harness, 7)
 
         assert [60, 120, 240, 120, 60, 30, 30] == intervals
 
     async def test_a_loop_that_stands_still_is_not_alive(self):
-        async with house() as home:
-            assert home.poller.alive
-            home.clock.now += 301
+        async with simulator_harness() as harness:
+            assert harness.poller.alive
+            harness.clock.now += 301
 
-            assert not home.poller.alive
+            assert not harness.poller.alive
 
     @pytest.mark.parametrize("fault", ["hang", "429"])
     async def test_a_loop_that_waits_within_its_bounds_is_alive(self, fault):
         """Three requests of two minutes each, a wait that the API asks for, or its turn: Twilio's trouble is not ours."""
-        async with house() as home:
-            client = home.poller._client
+        async with simulator_harness() as harness:
+            client = harness.poller._client
             client._timeout_seconds = 120
             alive, asked = [], 0
 
@@ -444,8 +446,8 @@ class TestTheLoop:
                 asked += 1
                 if fault == "429" and asked == 2:
                     raise ThrottledError("rate_limited", "429", 60.0)
-                home.clock.now += 119
-                alive.append(home.poller.alive)
+                harness.clock.now += 119
+                alive.append(harness.poller.alive)
                 if fault == "hang":
                     raise ConnectionLostError("timeout", "no response")
                 return json.dumps(
@@ -453,41 +455,41 @@ class TestTheLoop:
                 ).encode()
 
             async def sleep(seconds):
-                home.clock.now += seconds - 1
-                alive.append(home.poller.alive)
-                home.clock.now += 1
+                harness.clock.now += seconds - 1
+                alive.append(harness.poller.alive)
+                harness.clock.now += 1
 
             client._request, client._sleep = request, sleep
-            client._rate_limiter = RateLimiter(0.001, monotonic=home.clock, sleep=sleep)
-            began = home.clock.now
-            await home.poller.poll()
+            client._rate_limiter = RateLimiter(0.001, monotonic=harness.clock, sleep=sleep)
+            began = harness.clock.now
+            await harness.poller.poll()
 
-            assert home.clock.now - began > 600
+            assert harness.clock.now - began > 600
             assert {True} == set(alive)
-            assert 0 == home.poller.next_poll_seconds
+            assert 0 == harness.poller.next_poll_seconds
 
     async def test_a_wait_is_counted_while_it_happens(self):
         """A Retry-After of 100 s is 10 s after 10 s, and no more when it is over."""
-        async with house() as home:
-            home.faults.add("429", times=1, retry_after=100)
-            await home.poll()
+        async with simulator_harness() as harness:
+            harness.faults.add("429", times=1, retry_after=100)
+            await harness.poll()
             waited = []
             for _ in range(12):
-                waited.append(home.poller.request_stats.waited_seconds)
-                home.clock.now += 10
+                waited.append(harness.poller.request_stats.waited_seconds)
+                harness.clock.now += 10
 
         assert [*range(0, 101, 10), 100] == waited
 
     async def test_ages_do_not_depend_on_the_clock(self):
         """A clock that is set back, or ahead, neither keeps gauges for longer nor takes them away."""
-        async with house() as home:
-            await home.poll()
-            health = home.poller.health
-            home.faults.add("500")
+        async with simulator_harness() as harness:
+            await harness.poll()
+            health = harness.poller.health
+            harness.faults.add("500")
             for ahead in (-HOUR, HOUR):
-                home.poller._clock = Clock(home.clock.now + ahead)
-                await home.poll()
-                assert not health.stale(home.clock.now)
-            home.clock.now += 301
+                harness.poller._clock = Clock(harness.clock.now + ahead)
+                await harness.poll()
+                assert not health.stale(harness.clock.now)
+            harness.clock.now += 301
 
-            assert health.stale(home.clock.now)
+            assert health.stale(harness.clock.now)

@@ -5,9 +5,9 @@ import tracemalloc
 
 import pytest
 from aiohttp import web
-from api.test_ambiguities import LISTING, page, strange_house, times_of_polls
-from api.test_fuzz import Wire, mail, say, text_of, wired_house
-from house import HOUR, INTERVAL, house
+from api.test_ambiguities import LISTING, page, scripted_harness, times_of_polls
+from api.test_fuzz import Wire, mail, say, socket_harness, text_of
+from harness import HOUR, INTERVAL, simulator_harness
 from operations import NOW, operation
 
 DAY = 24 * HOUR
@@ -17,9 +17,9 @@ class TestTokensThatAreAddresses:
     @pytest.mark.parametrize("token", ["http://", "https://[::1", "http://h:999999/", "http:///x", "https://%zz"])
     async def test_one_that_is_broken_is_a_bad_payload(self, token):
         """It ends the poll with a reason, not the loop."""
-        async with strange_house(lambda _: page(operation(), following=token)) as home:
-            await home.poll()
-            assert "bad_payload" == home.poller.health.problem.reason
+        async with scripted_harness(lambda _: page(operation(), following=token)) as harness:
+            await harness.poll()
+            assert "bad_payload" == harness.poller.health.problem.reason
 
     async def test_one_with_credentials_of_its_own_is_harmless(self):
         """aiohttp refuses two sets of credentials with a ValueError."""
@@ -29,9 +29,9 @@ class TestTokensThatAreAddresses:
                 return page(operation("b"))
             return page(operation("a"), following=str(request.url.with_user("u").with_password("p") % {"cursor": "c"}))
 
-        async with strange_house(answer) as home:
-            await home.poll()
-            assert home.poller.health.up or "bad_payload" == home.poller.health.problem.reason
+        async with scripted_harness(answer) as harness:
+            await harness.poll()
+            assert harness.poller.health.up or "bad_payload" == harness.poller.health.problem.reason
 
 
 class TestOneOddDate:
@@ -49,22 +49,22 @@ class TestOneOddDate:
             ]
             return web.json_response(page(*sent), headers={"Date": odd} if asked == place else {})
 
-        async with strange_house(answer) as home:
+        async with scripted_harness(answer) as harness:
             for _ in range(6):
-                await home.poll()
-            await home.poll(after=HOUR)
+                await harness.poll()
+            await harness.poll(after=HOUR)
 
-            assert 5 <= home.totals.get("total", 0)
-            assert home.poller.state.horizon < home.clock.now
+            assert 5 <= harness.totals.get("total", 0)
+            assert harness.poller.state.horizon < harness.clock.now
 
     async def test_one_without_a_zone_is_utc(self, monkeypatch):
         monkeypatch.setenv("TZ", "Asia/Tokyo")
         time.tzset()
         try:
             answer = lambda _: web.json_response(page(), headers={"Date": "Sat, 21 Nov 2026 12:00:30"})  # noqa: E731
-            async with strange_house(answer) as home:
-                await home.poll()
-                assert home.clock.now == home.poller._client.now()
+            async with scripted_harness(answer) as harness:
+                await harness.poll()
+                assert harness.clock.now == harness.poller._client.now()
         finally:
             monkeypatch.undo()
             time.tzset()
@@ -73,10 +73,10 @@ class TestOneOddDate:
 class TestWhatTokensGiveAway:
     async def test_not_by_an_answer_that_is_no_http(self):
         wire = Wire()
-        async with wired_house(wire.serve) as home:
+        async with socket_harness(wire.serve) as harness:
             wire.answers = [say(text_of(*mail("a"), following="AC0123token").encode()), b"HTTP/1.1 two hundred\r\n\r\n"]
-            await home.poll()
-            assert "AC0123" not in home.poller.health.problem.message
+            await harness.poll()
+            assert "AC0123" not in harness.poller.health.problem.message
 
     async def test_not_by_a_redirect(self):
         def answer(request):
@@ -84,9 +84,9 @@ class TestWhatTokensGiveAway:
                 return page(operation(), following="AC0123token")
             return web.Response(status=302, headers={"Location": f"https://sso.example/?back={request.path_qs}"})
 
-        async with strange_house(answer) as home:
-            await home.poll()
-            assert "AC0123" not in home.poller.health.problem.message
+        async with scripted_harness(answer) as harness:
+            await harness.poll()
+            assert "AC0123" not in harness.poller.health.problem.message
 
 
 @pytest.mark.parametrize("name", [".", ".."])
@@ -97,9 +97,9 @@ async def test_an_id_stays_one_segment(name):
         asked.append(request.path)
         return page(operation(name, created=NOW - 2 * HOUR)) if len(asked) == 1 else page()
 
-    async with strange_house(answer) as home:
-        await home.poll()
-        await home.poll()
+    async with scripted_harness(answer) as harness:
+        await harness.poll()
+        await harness.poll()
     assert f"{LISTING}/" not in asked
     assert "/v1/Emails/" not in asked
 
@@ -107,39 +107,39 @@ async def test_an_id_stays_one_segment(name):
 class TestTries:
     async def test_three_tries_are_three_requests(self):
         """aiohttp asks a second time by itself: uncounted, and past the token bucket."""
-        async with house() as home:
-            home.faults.add("reset")
-            await home.poll()
-            assert 3 == len(home.asked()) == sum(home.poller.request_stats.requests.values())
+        async with simulator_harness() as harness:
+            harness.faults.add("reset")
+            await harness.poll()
+            assert 3 == len(harness.requested_paths()) == sum(harness.poller.request_stats.requests.values())
 
     async def test_what_cannot_be_unpacked_is_no_lost_connection(self):
         wire = Wire()
-        async with wired_house(wire.serve) as home:
+        async with socket_harness(wire.serve) as harness:
             wire.answers = [say(b"this is no gzip", headers=[("Content-Encoding", "gzip")])]
-            await home.poll()
-            assert ("bad_payload", 1) == (home.poller.health.problem.reason, wire.requests)
+            await harness.poll()
+            assert ("bad_payload", 1) == (harness.poller.health.problem.reason, wire.requests)
 
     async def test_throttling_with_a_long_explanation_is_throttling(self):
         first = web.Response(status=429, headers={"Retry-After": "100"}, body=b" " * 17 * 2**20)
         answers = iter([first, page(), page()])
-        async with strange_house(lambda _: next(answers)) as home:
-            assert [0, 100, 130] == await times_of_polls(home, 3)
+        async with scripted_harness(lambda _: next(answers)) as harness:
+            assert [0, 100, 130] == await times_of_polls(harness, 3)
 
 
 async def test_what_is_shown_can_be_written():
     """Half a surrogate pair in an error's message would break the status page."""
-    async with strange_house(lambda _: web.Response(status=400, body=b'{"message":"a\\ud800b"}')) as home:
-        await home.poll()
-        assert home.poller.health.problem.message.encode()
+    async with scripted_harness(lambda _: web.Response(status=400, body=b'{"message":"a\\ud800b"}')) as harness:
+        await harness.poll()
+        assert harness.poller.health.problem.message.encode()
 
 
 class TestAmounts:
     async def test_a_page_of_far_too_many_entries_is_refused(self):
         """16 MB of {} are 5.5 million entries: 24 seconds in which nothing else happens, and 0.9 GB."""
         body = b'{"operations":[' + b",".join([b"{}"] * 200_000) + b"]}"
-        async with strange_house(lambda _: web.Response(body=body)) as home:
-            await home.poll()
-            assert "bad_payload" == home.poller.health.problem.reason
+        async with scripted_harness(lambda _: web.Response(body=body)) as harness:
+            await harness.poll()
+            assert "bad_payload" == harness.poller.health.problem.reason
 
     async def test_pages_that_repeat_cost_no_more_than_one(self):
         """The same operations under new tokens for ever; as it is, MOST_PAGES full pages of them take 15 GB."""
@@ -152,12 +152,12 @@ class TestAmounts:
                     following=str(number) if number < pages else None,
                 )
 
-            async with strange_house(answer) as home:
+            async with scripted_harness(answer) as harness:
                 tracemalloc.start()
-                await home.poll()
+                await harness.poll()
                 _, peak = tracemalloc.get_traced_memory()
                 tracemalloc.stop()
-                assert home.poller.health.up
+                assert harness.poller.health.up
             return peak
 
         assert await peak(150) < 3 * await peak(10)
@@ -174,7 +174,7 @@ async def test_an_updated_at_from_the_future_does_not_freeze_an_operation():
             return page(operation("a", created=NOW + 60, updated=NOW + 10**9))
         return page(operation("a", created=NOW + 60, updated=NOW + 61, status="COMPLETED")) if asked > 2 else page()
 
-    async with strange_house(answer) as home:
+    async with scripted_harness(answer) as harness:
         for _ in range(4):
-            await home.poll()
-        assert {"COMPLETED": 1} == home.poller.view.by_status
+            await harness.poll()
+        assert {"COMPLETED": 1} == harness.poller.view.by_status

@@ -9,7 +9,7 @@ from math import floor
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from house import HOUR, house
+from harness import HOUR, simulator_harness
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from operations import NOW
@@ -55,34 +55,34 @@ class Step:
 
 
 class Account:
-    """A house whose exporter has a clock of its own, and whose mail arrives while pages are read."""
+    """A harness whose exporter has a clock of its own, and whose emails are sent while pages are read."""
 
-    def __init__(self, home, *, wrong, tells_time):
-        self.home = home
+    def __init__(self, harness, *, wrong, tells_time):
+        self.harness = harness
         self.wrong = wrong
         self.tells_time = tells_time
         self.sent = []
         self.baseline = None
         self.arriving = []
         self.requests = 0
-        poller = home.poller
-        poller._clock = poller._reader._clock = poller._client._clock = lambda: home.clock.now + self.wrong * HOUR
+        poller = harness.poller
+        poller._clock = poller._reader._clock = poller._client._clock = lambda: harness.clock.now + self.wrong * HOUR
 
     def send(self, at, fates):
-        self.sent.append(self.home.world.send(at=at, fates=FATES[fates]))
+        self.sent.append(self.harness.world.send(at=at, fates=FATES[fates]))
 
     @web.middleware
     async def arrive(self, request, handler):
         """Let time pass and mail come in between two requests of one listing."""
         for place, seconds, fates in self.arriving:
             if place == self.requests:
-                self.home.clock.now += seconds
-                self.send(floor(self.home.clock.now), fates)
+                self.harness.clock.now += seconds
+                self.send(floor(self.harness.clock.now), fates)
         self.requests += 1
         return await handler(request)
 
     async def tell_the_time(self, _, response):
-        response.headers["Date"] = formatdate(self.home.clock(), usegmt=True)
+        response.headers["Date"] = formatdate(self.harness.clock(), usegmt=True)
         if not self.tells_time:
             del response.headers["Date"]
 
@@ -92,26 +92,26 @@ class Account:
         if step.wrong is not None:
             self.wrong = step.wrong
         for before, fates in step.sent:
-            self.send(self.home.clock.now + max(0, step.after - before), fates)
+            self.send(self.harness.clock.now + max(0, step.after - before), fates)
         self.arriving, self.requests = step.arriving, 0
-        self.home.faults.clear()
+        self.harness.faults.clear()
         if step.fault is not None:
-            self.home.faults.add(step.fault, times=step.times)
+            self.harness.faults.add(step.fault, times=step.times)
         there = [operation.id for operation in self.sent]
-        await self.home.poll(after=step.after)
-        self.home.faults.clear()
-        tracked = self.home.poller.state.tracked
-        if self.baseline is None and self.home.poller.state.first_look is not None:
+        await self.harness.poll(after=step.after)
+        self.harness.faults.clear()
+        tracked = self.harness.poller.state.tracked
+        if self.baseline is None and self.harness.poller.state.first_look is not None:
             self.baseline = {name: each.marks for name, each in tracked.items()}
-        assert all(shown <= true for shown, true in zip(self.home.poller.state.totals, self.truth(), strict=True))
+        assert all(shown <= true for shown, true in zip(self.harness.poller.state.totals, self.truth(), strict=True))
         # The clock that was asked by was right, or will have asked for more than there is.
         sure = not jumped if self.tells_time else self.wrong <= 0
-        if self.home.poller.health.up and sure:
+        if self.harness.poller.health.up and sure:
             assert [] == [name for name in there if name not in tracked]
 
     def truth(self):
         """Return what has happened since the first look, in the order of TOTALS."""
-        now, nothing = self.home.clock.now, (0,) * len(TOTALS)
+        now, nothing = self.harness.clock.now, (0,) * len(TOTALS)
         counted = [
             [is_now - was for is_now, was in zip(truth(each, now), self.baseline.get(each.id, nothing), strict=True)]
             for each in (self.sent if self.baseline is not None else ())
@@ -122,23 +122,23 @@ class Account:
         """Poll as often as it takes: once, and at the next sweep."""
         await self.live(Step())
         await self.live(Step(after=int(HOUR)))
-        assert self.home.poller.health.up
+        assert self.harness.poller.health.up
         assert dict(zip(TOTALS, self.truth(), strict=True)) == dict(
-            zip(TOTALS, self.home.poller.state.totals, strict=True)
+            zip(TOTALS, self.harness.poller.state.totals, strict=True)
         )
-        assert {} == self.home.poller.state.regressions
-        assert 0 == self.home.poller.state.malformed
+        assert {} == self.harness.poller.state.regressions
+        assert 0 == self.harness.poller.state.malformed
 
 
 @asynccontextmanager
 async def account(*, dialect=None, reading="cumulative", page_size=3, wrong=0.0, tells_time=True):
-    async with house(reading=reading, page_size=page_size) as home:
-        made = Account(home, wrong=wrong, tells_time=tells_time)
-        app = make_app(home.world, home.faults, dialect=dialect or Dialect())
+    async with simulator_harness(reading=reading, page_size=page_size) as harness:
+        made = Account(harness, wrong=wrong, tells_time=tells_time)
+        app = make_app(harness.world, harness.faults, dialect=dialect or Dialect())
         app.middlewares.append(made.arrive)
         app.on_response_prepare.append(made.tell_the_time)
         async with TestServer(app) as server:
-            home.poller._client._base = URL(str(server.make_url("/v1")))
+            harness.poller._client._base = URL(str(server.make_url("/v1")))
             yield made
 
 
@@ -205,16 +205,16 @@ class TestTheFirstLook:
             await each.live(Step(arriving=((0, seconds, 0), (1, seconds, 0), (2, seconds, 0))))
             await each.settle()
 
-            assert 6 == len(each.home.poller.state.tracked)
+            assert 6 == len(each.harness.poller.state.tracked)
 
     async def test_what_was_created_in_its_very_second_is_counted(self):
         async with account() as each:
             await each.live(Step())
-            first_look = each.home.clock.now
+            first_look = each.harness.clock.now
             each.send(first_look, 0)
             await each.live(Step())
 
-            assert 1 == each.home.totals["total"]
+            assert 1 == each.harness.totals["total"]
 
     @pytest.mark.parametrize("fault", ["500", "429", "reset", "truncated", "401"])
     @pytest.mark.parametrize("wrong", [-3, 0, 3])
@@ -224,8 +224,8 @@ class TestTheFirstLook:
             for _ in range(3):
                 await each.live(Step(sent=((3, 0),), fault=fault))
             await each.live(Step(sent=((3, 0),)))
-            assert {} == each.home.totals
+            assert {} == each.harness.totals
 
             await each.live(Step(sent=((30, 0),)))
-            assert 1 == each.home.totals["operations_created"]
+            assert 1 == each.harness.totals["operations_created"]
             await each.settle()

@@ -5,7 +5,7 @@ import os
 import random
 
 import pytest
-from house import HOUR, house
+from harness import HOUR, simulator_harness
 from operations import NOW, page_of
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -34,18 +34,18 @@ WAITS = (("seconds", 0), ("seconds", 1), ("seconds", 45), ("seconds", 200), ("da
 class Trouble:
     """Draws what goes wrong, and remembers what did: (when, path, kind, seconds that were asked for)."""
 
-    def __init__(self, home, kinds, *, seed):
-        self._home = home
+    def __init__(self, harness, kinds, *, seed):
+        self._harness = harness
         self._kinds = kinds
         self._rng = random.Random(f"{seed}/trouble")
-        self._draw = home.faults.draw
+        self._draw = harness.faults.draw
         self.hangs = 0
         self.over = False
         self.log = []
-        home.faults.draw = self.draw
+        harness.faults.draw = self.draw
 
     def draw(self, method, path):
-        faults = self._home.faults
+        faults = self._harness.faults
         faults.clear()
         asked = None
         if self.hangs > 0:
@@ -57,15 +57,15 @@ class Trouble:
             faults.add(kind, retry_after=seconds, retry_after_form=form)
             asked = seconds if kind in {"429", "503"} and form != "none" else None
         fault = self._draw(method, path)
-        self.log.append((self._home.clock.now, path, fault and fault.kind, asked))
+        self.log.append((self._harness.clock.now, path, fault and fault.kind, asked))
         return fault
 
 
 class Hour:
     """The loop of one account, watched at every poll."""
 
-    def __init__(self, home, trouble, *, seed):
-        self.home = home
+    def __init__(self, harness, trouble, *, seed):
+        self.harness = harness
         self.trouble = trouble
         self.rng = random.Random(f"{seed}/mail")
         self.first_look = None
@@ -73,24 +73,24 @@ class Hour:
         self.intervals = set()
         self._stretch = 1
         self._ends = float("inf")
-        self._before = list(home.poller.state.totals)
-        self._page = Exposition(lambda: [home.poller], reloads=Reloads(last_success=NOW), monotonic=home.clock)
-        self._poll = home.poller.poll
-        home.poller.poll = self.poll
+        self._before = list(harness.poller.state.totals)
+        self._page = Exposition(lambda: [harness.poller], reloads=Reloads(last_success=NOW), monotonic=harness.clock)
+        self._poll = harness.poller.poll
+        harness.poller.poll = self.poll
 
     def send(self):
         for _ in range(self.rng.randrange(3)):
-            later = self.home.clock.now + self.rng.choice([0, 0, 0, 100, 2 * HOUR])
-            self.home.world.send(self.rng.randint(1, 4), schedule=later)
+            later = self.harness.clock.now + self.rng.choice([0, 0, 0, 100, 2 * HOUR])
+            self.harness.world.send(self.rng.randint(1, 4), schedule=later)
 
     async def run(self, *, seconds):
         """Let the poller's own loop run until *seconds* have passed on its clock."""
-        self._ends = self.home.clock.now + seconds
+        self._ends = self.harness.clock.now + seconds
         with pytest.raises(asyncio.CancelledError):
-            await self.home.poller.run()
+            await self.harness.poller.run()
 
     async def poll(self):
-        if self.home.clock.now >= self._ends:
+        if self.harness.clock.now >= self._ends:
             raise asyncio.CancelledError
         if self.first_look is not None:
             self.send()
@@ -103,7 +103,7 @@ class Hour:
 
     def look(self, requests):
         """Hold health, interval and totals to what the API did in *requests*."""
-        home, health = self.home, self.home.poller.health
+        harness, health = self.harness, self.harness.poller.health
         _, path, kind, _ = requests[-1]
         alone = path != LISTING
         if kind in REASONS and not (alone and kind == "404"):
@@ -128,9 +128,9 @@ class Hour:
         assert len(self.reasons) == shown["comms_exporter_poll_failures_total"]
         assert health.interval_seconds == shown["comms_exporter_poll_interval_seconds"]
 
-        if self.first_look is None and home.poller.state.first_look is not None:
-            self.first_look = home.clock.now
-        now = home.poller.state.totals
+        if self.first_look is None and harness.poller.state.first_look is not None:
+            self.first_look = harness.clock.now
+        now = harness.poller.state.totals
         assert all(before <= after for before, after in zip(self._before, now, strict=True))
         assert all(counted <= true for counted, true in zip(now, self.truth(), strict=True))
         self._before = list(now)
@@ -145,7 +145,9 @@ class Hour:
         return shown
 
     def truth(self):
-        tally = self.home.world.tally(since=self.first_look if self.first_look is not None else self.home.clock.now)
+        tally = self.harness.world.tally(
+            since=self.first_look if self.first_look is not None else self.harness.clock.now
+        )
         return [getattr(tally, "created" if name == "total" else name) for name in TOTALS]
 
 
@@ -156,8 +158,10 @@ KINDS = [*(kind for kind in REASONS if kind != "hang"), *HARMLESS, *LOOPS]
 @pytest.mark.parametrize(("reading", "envelope"), [("cumulative", "operations"), ("exclusive", "data")])
 async def test_an_hour_of_trouble_ends_with_exact_totals(seed, reading, envelope):
     """Whatever went wrong for an hour, the next sweep makes up for it."""
-    async with house(reading=reading, dialect=Dialect(envelope=envelope), page_size=50, interval=INTERVAL) as home:
-        hour = Hour(home, Trouble(home, KINDS, seed=seed), seed=seed)
+    async with simulator_harness(
+        reading=reading, dialect=Dialect(envelope=envelope), page_size=50, interval=INTERVAL
+    ) as harness:
+        hour = Hour(harness, Trouble(harness, KINDS, seed=seed), seed=seed)
         await hour.run(seconds=HOUR)
 
         assert len(hour.reasons) > 20
@@ -167,8 +171,8 @@ async def test_an_hour_of_trouble_ends_with_exact_totals(seed, reading, envelope
 
 async def test_minutes_with_a_server_that_hangs_end_so_too():
     """Silence is trouble like any other."""
-    async with house(seconds=0.5, page_size=50, interval=INTERVAL) as home:
-        hour = Hour(home, Trouble(home, KINDS, seed="silence"), seed="silence")
+    async with simulator_harness(request_timeout=0.5, page_size=50, interval=INTERVAL) as harness:
+        hour = Hour(harness, Trouble(harness, KINDS, seed="silence"), seed="silence")
         await hour.run(seconds=100)
         hour.trouble.hangs = 4
         await hour.run(seconds=200)
@@ -179,17 +183,17 @@ async def test_minutes_with_a_server_that_hangs_end_so_too():
 
 async def recovers(hour):
     """When the trouble is over, all is as if there had been none, and there had been no haste."""
-    home = hour.home
+    harness = hour.harness
     hour.trouble.over = True
     await hour.run(seconds=10 * INTERVAL)
-    assert INTERVAL == home.poller.health.interval_seconds
-    home.clock.now += HOUR
+    assert INTERVAL == harness.poller.health.interval_seconds
+    harness.clock.now += HOUR
     hour.send()
     await hour.once()
 
-    assert home.poller.health.up
-    assert dict(zip(TOTALS, hour.truth(), strict=True)) == dict(zip(TOTALS, home.poller.state.totals, strict=True))
-    assert {} == home.poller.state.regressions
+    assert harness.poller.health.up
+    assert dict(zip(TOTALS, hour.truth(), strict=True)) == dict(zip(TOTALS, harness.poller.state.totals, strict=True))
+    assert {} == harness.poller.state.regressions
     spared(hour.trouble.log)
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
-from house import house
+from harness import simulator_harness
 from operations import NOW, page_of
 from prometheus import Binaries, Prometheus, error_output
 
@@ -44,7 +44,7 @@ async def history(file, *, start=NOW, hours=4.0, incident=None, trouble=None):
     """
     rng = random.Random(4)
     async with AsyncExitStack() as stack:
-        shop, news = [await stack.enter_async_context(house(page_size=500, save=_save)) for _ in range(2)]
+        shop, news = [await stack.enter_async_context(simulator_harness(page_size=500, save=_save)) for _ in range(2)]
         shop.poller.name, news.poller.name = "shop", "newsletter"
         page = Exposition(lambda: [shop.poller, news.poller], reloads=Reloads(start), monotonic=shop.clock)
         with file.open("w", encoding="utf-8") as out:

@@ -1,4 +1,4 @@
-"""An exporter of one account and its simulated API on a real socket, with one clock for both."""
+"""A poller and a simulated API on a real socket, which share one clock that only moves when told to."""
 
 from contextlib import asynccontextmanager
 from email.utils import formatdate
@@ -22,7 +22,7 @@ HOUR = 3600.0
 
 
 class Clock:
-    """Time that passes only where somebody waits for it; remembers the waits."""
+    """A clock that moves only when somebody sleeps; records the sleeps in `waits`."""
 
     def __init__(self, now=NOW):
         self.now = now
@@ -36,24 +36,25 @@ class Clock:
         self.now += seconds
 
 
-class Log:
-    """Remembers what was said, as (level, event, fields)."""
+class RecordingLog:
+    """Records log calls in `entries`, as (level, event, fields)."""
 
     def __init__(self):
-        self.said = []
+        self.entries = []
 
     def bind(self, **_):
         return self
 
     def __getattr__(self, level):
-        return lambda event, **fields: self.said.append((level, event, fields))
+        return lambda event, **fields: self.entries.append((level, event, fields))
 
-    def heard(self, *levels):
-        return [(event, fields.get("reason")) for level, event, fields in self.said if level in levels]
+    def events(self, *levels):
+        """Return the events at any of *levels*, with their reasons."""
+        return [(event, fields.get("reason")) for level, event, fields in self.entries if level in levels]
 
 
 class Credentials:
-    """A header, and the one that takes its place when it is read again."""
+    """Credentials that a refresh replaces by *rotated* ones."""
 
     def __init__(self, secret="canary", rotated=None):
         self.secret = secret
@@ -84,10 +85,10 @@ def make_client(session, clock, base_url, *, page_size=40, timeout=30, requests_
     )
 
 
-class House:
-    """What a test of the poller needs: `poll()`, and everything that it changes."""
+class Harness:
+    """A poller with everything around it that a test reads or changes."""
 
-    def __init__(self, poller, clock, world, faults, requests, log):
+    def __init__(self, poller, *, clock, world, faults, log, requests):
         self.poller = poller
         self.clock = clock
         self.world = world
@@ -96,7 +97,7 @@ class House:
         self._requests = requests
 
     async def poll(self, *, after=INTERVAL):
-        """Let *after* seconds pass, and poll."""
+        """Poll *after* that many seconds."""
         self.clock.now += after
         await self.poller.poll()
 
@@ -104,42 +105,45 @@ class House:
     def totals(self):
         return {name: n for name, n in zip(TOTALS, self.poller.state.totals, strict=True) if n}
 
-    def asked(self):
-        """Return what was asked since the last time, as paths below /v1/Emails/Operations."""
+    def requested_paths(self):
+        """Return the requests since the last call, as paths below /v1/Emails/Operations."""
         paths = [served.path.removeprefix("/v1/Emails/Operations") for served in self._requests]
         self._requests.clear()
         return paths
 
 
 @asynccontextmanager
-async def house(*, dialect=None, reading="cumulative", rate=0, page_size=40, seconds=30, **poller):
-    clock, faults, log = Clock(), Faults(), Log()
+async def simulator_harness(*, dialect=None, reading="cumulative", rate=0, page_size=40, request_timeout=30, **options):
+    """Give a harness whose API is the simulator; *options* are those of the poller."""
+    clock, faults, log = Clock(), Faults(), RecordingLog()
     world = World(clock=clock, reading=reading, rate=rate)
     app = make_app(world, faults, dialect=dialect or Dialect())
 
-    async def tell_the_time(_, response):
+    async def set_date(_, response):
         response.headers["Date"] = formatdate(clock(), usegmt=True)
 
-    app.on_response_prepare.append(tell_the_time)
+    app.on_response_prepare.append(set_date)
+    options = {
+        "interval": INTERVAL,
+        "active_window": HOUR,
+        "max_operations": 1000,
+        "max_tracked_operations": 100_000,
+        **options,
+    }
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        client = make_client(session, clock, str(server.make_url("/v1")), page_size=page_size, timeout=seconds)
-        made = Poller(
+        poller = Poller(
             "test",
-            client=client,
+            client=make_client(
+                session, clock, str(server.make_url("/v1")), page_size=page_size, timeout=request_timeout
+            ),
             state=AccountState(),
-            health=PollHealth(interval_seconds=poller.get("interval", INTERVAL)),
+            health=PollHealth(interval_seconds=options["interval"]),
             view=View(),
             log=log,
             mask=lambda text: text,
             clock=clock,
             monotonic=clock,
             sleep=clock.sleep,
-            **{
-                "interval": INTERVAL,
-                "active_window": HOUR,
-                "max_operations": 1000,
-                "max_tracked_operations": 100_000,
-                **poller,
-            },
+            **options,
         )
-        yield House(made, clock, world, faults, app[REQUESTS], log)
+        yield Harness(poller, clock=clock, world=world, faults=faults, log=log, requests=app[REQUESTS])
