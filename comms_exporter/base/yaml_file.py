@@ -1,6 +1,6 @@
-"""YAML that people wrote: read once, with duplicate keys refused, and errors that name the line but quote nothing.
+"""Load YAML files, reject duplicate keys, and report errors with a line number but without quoting the file.
 
-What PyYAML quotes in an error could be part of a secret.
+PyYAML's own messages quote the file, which may contain secrets.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import yaml
 
 
 class YamlError(ValueError):
-    """A text that is not valid YAML; *line* counts from 1, None where there is none."""
+    """The text is not valid YAML; *line* counts from 1, or is None if unknown."""
 
     def __init__(self, message: str, line: int | None = None) -> None:
         super().__init__(message if line is None else f"line {line}: {message}")
@@ -19,7 +19,7 @@ class YamlError(ValueError):
 
 class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Refuse a duplicate key; YAML's own loader would keep the last one."""
+        """Reject a duplicate key; PyYAML would use the last one."""
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -30,18 +30,18 @@ class _Loader(yaml.SafeLoader):
 
 
 def load(text: str) -> Any:
-    """Return what *text* says as Python values, or raise a YamlError."""
+    """Return *text* as Python values, or raise a YamlError."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  it is a SafeLoader
     except yaml.YAMLError as error:
         problem = _problem(error)
-    except Exception:  # noqa: BLE001  PyYAML lets out whatever `!!int x` and its like run into
+    except Exception:  # noqa: BLE001  `!!int x` and its like raise anything
         problem = YamlError("not valid YAML; a value does not match its tag")
     raise problem
 
 
 def compose(text: str) -> yaml.Node | None:
-    """Return *text* as nodes, which keep the spelling and the line of every value, or raise a YamlError."""
+    """Return *text* as nodes, which keep the spelling and line of every value, or raise a YamlError."""
     try:
         return yaml.compose(text, Loader=_Loader)
     except (yaml.YAMLError, RecursionError) as error:
