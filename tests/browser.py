@@ -1,4 +1,4 @@
-"""A real browser without a window, driven over its DevTools protocol."""
+"""A headless browser, controlled through its DevTools protocol."""
 
 import asyncio
 import base64
@@ -29,25 +29,25 @@ FLAGS = (
 
 
 def chromium() -> str:
-    """Return where the browser is; where there is none, the test is skipped, and fails where all tools must be."""
+    """Return the path of the browser. Without one, skip the test, or fail it in CI."""
     for name in BINARIES:
         if path := shutil.which(name):
             return path
-    reason = "no chromium: apt-get install --no-install-recommends chromium"
+    reason = "chromium is not installed: apt-get install --no-install-recommends chromium"
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
 
 
 class Tab:
-    """One page in the browser, and everything that it complained about."""
+    """A browser tab, the problems that it reported, and the URLs that it requested."""
 
     def __init__(self, socket):
         self._socket = socket
         self._ids = itertools.count(1)
         self._answers = {}
         self._loaded = asyncio.Event()
-        self.complaints = []
+        self.problems = []
         self.requests = []
 
     async def listen(self):
@@ -62,11 +62,11 @@ class Tab:
             elif method == "Network.requestWillBeSent":
                 self.requests.append(params["request"]["url"])
             elif method == "Runtime.consoleAPICalled" and params["type"] in {"error", "warning", "assert"}:
-                self.complaints.append(str(params["args"]))
+                self.problems.append(str(params["args"]))
             elif method == "Runtime.exceptionThrown":
-                self.complaints.append(str(params["exceptionDetails"]))
+                self.problems.append(str(params["exceptionDetails"]))
             elif method == "Log.entryAdded" and params["entry"]["level"] in {"error", "warning"}:
-                self.complaints.append(params["entry"]["text"])
+                self.problems.append(params["entry"]["text"])
 
     async def call(self, method, **params):
         number = next(self._ids)
@@ -81,8 +81,15 @@ class Tab:
         await self.call("Page.navigate", url=url)
         await asyncio.wait_for(self._loaded.wait(), 20)
 
+    async def follow(self, element_id):
+        """Click a link or a button that opens another page, and wait until that is loaded."""
+        self._loaded.clear()
+        # After a moment, because a page that is replaced cannot return a result.
+        await self.run(f"setTimeout(() => document.getElementById('{element_id}').click()), 0")
+        await asyncio.wait_for(self._loaded.wait(), 20)
+
     async def run(self, script):
-        """Return what *script* comes to on the page."""
+        """Return the value of *script* on the page."""
         answer = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
@@ -90,25 +97,25 @@ class Tab:
     async def until(self, script):
         """Wait until *script* is true of the page."""
         async with asyncio.timeout(20):
-            while not await self.run(script):  # noqa: ASYNC110  the browser tells nobody
+            while not await self.run(script):  # noqa: ASYNC110  the browser sends no event for it
                 await asyncio.sleep(0.02)
 
-    async def look(self, *, width=1200, height=900, dark=False):
-        """Have the page seen through a window of this size, in light or dark."""
+    async def resize(self, *, width=1200, height=900, dark=False):
+        """Set the size of the window, and light or dark mode."""
         await self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
 
-    async def picture(self, path):
-        shot = await self.call("Page.captureScreenshot", format="png")
-        await asyncio.to_thread(Path(path).write_bytes, base64.b64decode(shot["data"]))
+    async def screenshot(self, path):
+        image = await self.call("Page.captureScreenshot", format="png")
+        await asyncio.to_thread(Path(path).write_bytes, base64.b64decode(image["data"]))
 
 
 @asynccontextmanager
 async def browsing(folder):
-    """Give a tab of a browser that keeps what it keeps in *folder*, and ends with the context."""
+    """Run a browser with its profile in *folder* within the context; yields a tab."""
     with (folder / "browser.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: ASYNC220  it returns at once
             [chromium(), *FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"], stdout=log, stderr=log
@@ -137,6 +144,6 @@ async def browsing(folder):
 async def _port(path, process):
     async with asyncio.timeout(30):
         while not (path.exists() and path.read_text().count("\n")):
-            assert process.poll() is None, "the browser has ended; see browser.log"
+            assert process.poll() is None, "the browser has exited; see browser.log"
             await asyncio.sleep(0.05)
     return int(path.read_text().splitlines()[0])

@@ -1,4 +1,4 @@
-"""The status page: what it says, in which order, and that a real browser shows it and keeps your place."""
+"""The status page: what it shows, in which order, and how it works in a real browser."""
 
 import json
 import re
@@ -48,7 +48,7 @@ def row(name="op1", *, account="shop", status="PROCESSING", age=60, unchanged=30
     )
 
 
-def thousand():
+def thousand_rows():
     return [row(f"op{n:04}", failed=n % 7, sent=8, delivered=7, age=n * 60, unchanged=n) for n in range(1000)]
 
 
@@ -66,8 +66,8 @@ def find(operations, search):
     return run_to_completion(run_to_completion(OperationList.collect(operations, NOW)).search(search))
 
 
-class Words(HTMLParser):
-    """What a reader sees of a page, which tags it has, and where its links lead."""
+class ParsedPage(HTMLParser):
+    """The text, tags, attributes, links and ids of a page."""
 
     def __init__(self, html):
         super().__init__()
@@ -92,29 +92,29 @@ class Words(HTMLParser):
         return " ".join("".join(self.words).split())
 
 
-def shown(html):
+def shown_ids(html):
     return re.findall(r'<bdi class="id">(.*?)</bdi>', html)
 
 
 class TestAccounts:
-    def test_says_how_polls_are_going(self):
-        text = Words(page()).text
+    def test_shows_the_state_of_polling(self):
+        text = ParsedPage(page()).text
 
-        for said in ("1.2.3", "1 healthy", "shop healthy", "Last successful poll: 3 s ago.", "Next poll in 27 s."):
-            assert said in text
+        for expected in ("1.2.3", "1 healthy", "shop healthy", "Last successful poll: 3 s ago.", "Next poll in 27 s."):
+            assert expected in text
         assert "About 2,881 API requests per day." in text
 
-    def test_says_why_it_fails_and_what_to_do(self):
+    def test_shows_why_polls_fail_and_what_to_do(self):
         failing = replace(
             GOOD, good=False, success_age_seconds=7300, reason="auth", message="401: no", advice="compare the token"
         )
 
-        text = Words(page(failing)).text
+        text = ParsedPage(page(failing)).text
 
         assert "Last successful poll: 2 h 1 min ago." in text
         assert "Reason auth 401: no What to do Compare the token." in text
 
-    def test_shows_those_in_trouble_first(self):
+    def test_shows_accounts_with_problems_first(self):
         failing, new = Account(name="failing", good=False), Account(name="new", good=None)
         stopped = replace(GOOD, name="stopped", alive=False)
 
@@ -124,36 +124,36 @@ class TestAccounts:
         assert "<title>(2 failing) comms-exporter</title>" in html
         assert "1 healthy, 1 failing, 1 stopped, 1 starting" in html
 
-    def test_does_not_make_up_a_success(self):
+    def test_says_that_no_poll_has_succeeded(self):
         assert "No poll has succeeded since the exporter started." in page(
             Account(name="new", good=False, reason="timeout")
         )
 
-    def test_says_that_a_poll_is_under_way(self):
+    def test_says_that_a_poll_is_running(self):
         assert "The first poll is in progress." in page(Account(name="new", good=None))
         assert "A poll is running or due." in page(replace(GOOD, next_poll_seconds=0))
 
 
 class TestOperations:
-    def test_says_how_far_one_has_come(self):
-        text = Words(page(operations=[row("01k", failed=1, undelivered=2, total=1000, sent=900)])).text
+    def test_shows_the_progress_of_an_operation(self):
+        text = ParsedPage(page(operations=[row("01k", failed=1, undelivered=2, total=1000, sent=900)])).text
 
         assert "shop, 1 min old" in text
         assert "1,000 emails: 900 sent, 8 delivered, 4 opened, 3 failed or undelivered" in text
 
-    def test_shows_the_worst_and_the_longest_stuck_first(self):
+    def test_shows_failures_and_stuck_operations_first(self):
         operations = [
             row("done", status="COMPLETED"),
-            row("stiff", unchanged=8000),
+            row("stuck too", unchanged=8000),
             row("stuck", unchanged=9000),
             row("worst", failed=3, undelivered=4),
             row("fresh"),
             row("bad", failed=5),
         ]
 
-        assert ["worst", "stuck", "bad", "stiff", "fresh", "done"] == shown(page(operations=operations))
+        assert ["worst", "stuck", "bad", "stuck too", "fresh", "done"] == shown_ids(page(operations=operations))
 
-    def test_shows_what_is_stuck_first_when_asked(self):
+    def test_can_sort_by_time_without_change(self):
         operations = [
             row("worst", failed=9),
             row("waits", status="SCHEDULED", unchanged=9e5),
@@ -163,18 +163,18 @@ class TestOperations:
 
         html = page(operations=operations, sort="stuck")
 
-        assert ["stuck", "worst", "waits", "done"] == shown(html)
+        assert ["stuck", "worst", "waits", "done"] == shown_ids(html)
         assert 1 == html.count("unchanged for 2 h 30 min")
 
-    def test_tells_how_many_are_stuck_and_leads_there(self):
+    def test_links_to_the_stuck_operations(self):
         html = page(operations=[row(unchanged=9000)])
 
         assert '<a id="stuck" href="./?sort=stuck">1 unchanged for over 1 h</a>' in html
 
-    def test_shows_the_newest_first_when_asked(self):
+    def test_can_sort_by_age(self):
         operations = [row("old", age=90), row("new", age=1), row("middle", age=60)]
 
-        assert ["new", "middle", "old"] == shown(page(operations=operations, sort="newest"))
+        assert ["new", "middle", "old"] == shown_ids(page(operations=operations, sort="newest"))
 
     @pytest.mark.parametrize(
         ("query", "expected"),
@@ -187,12 +187,12 @@ class TestOperations:
             ({"account": "shop", "q": "op2"}, []),
         ],
     )
-    def test_finds_what_is_asked_for(self, query, expected):
+    def test_finds_operations_by_text_and_account(self, query, expected):
         operations = [row("op1"), row("op2", account="news"), row("op3", status="COMPLETED")]
 
-        assert expected == shown(page(operations=operations, **query))
+        assert expected == shown_ids(page(operations=operations, **query))
 
-    def test_shows_what_was_searched(self):
+    def test_repeats_the_search_in_the_form(self):
         html = page(operations=[row()], q='a"b', account="gone", sort="newest")
 
         assert 'value="a&#34;b"' in html
@@ -200,45 +200,45 @@ class TestOperations:
         assert '<option value="newest" selected>' in html
         assert "No operations match the search." in html
 
-    def test_says_where_there_is_none(self):
+    def test_says_that_there_are_no_operations(self):
         assert "No active operations." in page()
 
-    def test_says_how_many_are_not_row(self):
+    def test_says_how_many_operations_are_not_listed(self):
         assert "1,234 more operations are not listed." in page(replace(GOOD, hidden=1234))
 
-    def test_shows_fifty_of_a_thousand(self):
-        html = page(operations=thousand(), q="op", page="2")
+    def test_shows_fifty_operations_per_page(self):
+        html = page(operations=thousand_rows(), q="op", page="2")
 
-        assert 50 == len(shown(html))
-        assert "51 to 100 of 1,000 operations, 857 with failures" in Words(html).text
+        assert 50 == len(shown_ids(html))
+        assert "51 to 100 of 1,000 operations, 857 with failures" in ParsedPage(html).text
         assert "Page 2 of 20" in html
         assert 'rel="prev" href="./?q=op"' in html
         assert 'rel="next" href="./?q=op&amp;page=3"' in html
 
     @pytest.mark.parametrize("sort", ["worst", "stuck", "newest"])
-    def test_shows_every_one_on_some_page_once(self, sort):
-        operations = [each._replace(updated=NOW - 10 * n) for n, each in enumerate(thousand())]
-        pages = [shown(page(operations=operations, page=str(n), sort=sort)) for n in range(1, 21)]
+    def test_shows_each_operation_on_one_page(self, sort):
+        operations = [each._replace(updated=NOW - 10 * n) for n, each in enumerate(thousand_rows())]
+        pages = [shown_ids(page(operations=operations, page=str(n), sort=sort)) for n in range(1, 21)]
 
         assert [50] * 20 == [len(names) for names in pages]
         assert 1000 == len({name for names in pages for name in names})
 
-    def test_looks_closely_only_at_those_on_the_page(self):
-        asked = []
+    def test_computes_funnels_only_for_rows_on_the_page(self):
+        computed = []
 
         def operation(n):
-            return row(f"op{n}")._replace(funnel=lambda: asked.append(n) or row().funnel())
+            return row(f"op{n}")._replace(funnel=lambda: computed.append(n) or row().funnel())
 
         page(operations=[operation(n) for n in range(1000)])
 
-        assert 50 == len(asked)
+        assert 50 == len(computed)
 
     @pytest.mark.parametrize("number", ["0", "-1", "x", "", "9" * 5000, "٣", "1e3"])
-    def test_shows_some_page_whatever_is_asked(self, number):
-        assert 50 == len(shown(page(operations=thousand(), page=number))) or number == "٣"
+    def test_accepts_any_page_number(self, number):
+        assert 50 == len(shown_ids(page(operations=thousand_rows(), page=number))) or number == "٣"
 
-    def test_shows_the_last_page_where_a_later_one_is_asked_for(self):
-        assert 20 == find(thousand(), Search(page=99)).page
+    def test_shows_the_last_page_if_a_later_one_is_requested(self):
+        assert 20 == find(thousand_rows(), Search(page=99)).page
 
     @pytest.mark.parametrize(
         "counts",
@@ -249,7 +249,7 @@ class TestOperations:
             {"total": 1, "sent": 0, "delivered": 0, "opened": 0, "failed": 2**53},
         ],
     )
-    def test_draws_no_bar_longer_than_itself(self, counts):
+    def test_never_draws_segments_beyond_the_bar(self, counts):
         html = page(operations=[row(**counts)])
         bar = html[html.index('<svg class="bar"') :]
 
@@ -259,32 +259,34 @@ class TestOperations:
         assert "-" not in "".join(re.findall(r'x="([^"]+)"', bar))
 
 
-class TestHostility:
-    def test_nothing_that_others_wrote_is_markup(self):
+class TestHostileText:
+    def test_is_never_markup(self):
         account = Account(name=HOSTILE, good=False, reason=HOSTILE, message=HOSTILE, advice=HOSTILE)
         operation = row(HOSTILE, account=HOSTILE, status=HOSTILE)
 
-        tame = Words(page(Account(name="a", good=False, reason="a", message="a", advice="a"), operations=[row()]))
-        words = Words(page(account, operations=[operation, row("\0\r\n\x1b[0m")], account=HOSTILE, sort=HOSTILE))
+        harmless = ParsedPage(
+            page(Account(name="a", good=False, reason="a", message="a", advice="a"), operations=[row()])
+        )
+        words = ParsedPage(page(account, operations=[operation, row("\0\r\n\x1b[0m")], account=HOSTILE, sort=HOSTILE))
 
-        assert set(tame.tags) >= set(words.tags)
-        assert set(tame.attributes) >= set(words.attributes)
+        assert set(harmless.tags) >= set(words.tags)
+        assert set(harmless.attributes) >= set(words.attributes)
         assert words.tags.count("script") == 1
         assert HOSTILE in "".join(words.words)
 
-    def test_bytes_that_are_no_text_do_no_harm(self):
+    def test_may_contain_bytes_that_are_not_utf_8(self):
         page(operations=[row()], q="\udcff", account="\ud800").encode()
 
-    def test_nothing_on_the_page_is_from_elsewhere(self):
-        words = Words(page(operations=thousand()))
+    def test_the_page_loads_nothing_from_other_sites(self):
+        words = ParsedPage(page(operations=thousand_rows()))
 
         outside = [link for link in words.links if "://" in link]
         assert ["https://www.twilio.com/docs/email/api/reference/email-operation-resource"] == outside
         assert not {"style", "onclick", "onload"} & set(words.attributes)
         assert "style" not in words.tags
 
-    def test_no_id_is_there_twice(self):
-        ids = Words(page(operations=thousand(), page="2")).ids
+    def test_ids_are_unique(self):
+        ids = ParsedPage(page(operations=thousand_rows(), page="2")).ids
 
         assert len(ids) == len(set(ids))
 
@@ -306,13 +308,13 @@ class TestDurations:
             (172800, "2 days"),
         ],
     )
-    def test_says_it_in_the_units_people_use(self, seconds, expected):
+    def test_use_at_most_two_units(self, seconds, expected):
         assert expected == format_duration(seconds)
 
 
-class TestSteps:
-    def test_a_page_of_many_accounts_is_rendered_in_many_steps(self):
-        """Scrapes are served between two steps: no step may take as long as a whole page."""
+class TestSlices:
+    def test_a_page_of_many_accounts_is_rendered_in_many_slices(self):
+        """Scrapes are served between two slices, so no slice may take as long as a whole page."""
         accounts = [replace(GOOD, name=f"account{number}") for number in range(1000)]
 
         assert 10 < sum(1 for _ in render_page(status(*accounts), find([], Search())))
@@ -332,7 +334,7 @@ print(*(asset.text for asset in assets.ASSETS))
 
 
 class TestPackage:
-    def test_the_wheel_holds_template_and_assets_and_works_without_being_unpacked(self, tmp_path):
+    def test_the_wheel_contains_template_and_assets_and_works_zipped(self, tmp_path):
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
         subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
         (wheel,) = tmp_path.glob("*.whl")
@@ -348,7 +350,7 @@ class TestPackage:
 
 
 class Site:
-    """The status page on a real socket, and what it says for now."""
+    """A status page whose content the test changes; counts how often it is served."""
 
     def __init__(self):
         self.status = status()
@@ -373,9 +375,9 @@ def make_site_app(site):
     )
 
 
-class TestTheRealProgram:
-    async def test_shows_what_it_polls_and_its_settings_but_no_secret(self, tmp_path):
-        """Both readings of the counters, an account that is refused, and three ways to hold a secret."""
+class TestExporter:
+    async def test_shows_accounts_and_settings_without_secrets(self, tmp_path):
+        """Both readings of the counters, an account with wrong credentials, and three ways to set a secret."""
         (tmp_path / "token").write_text("canary-in-a-file")
         accounts = [
             {"name": "shop", "account_sid": "ACcanary", "auth_token": "canary-token"},
@@ -400,7 +402,7 @@ class TestTheRealProgram:
             await until(process.url, r'comms_up{account="key"} 1')
             home, settings = await scrape(process.url, "/?account=shop"), await scrape(process.url, "/config")
 
-        text = Words(home).text
+        text = ParsedPage(home).text
         assert "3 emails: 2 sent, 2 delivered, 1 opened, 1 failed or undelivered" in text
         assert "1 to 1 of 1 operation, 1 with failures" in text
         assert "2 healthy, 1 failing" in text
@@ -413,17 +415,17 @@ class TestTheRealProgram:
 
 
 class TestInABrowser:
-    async def test_shows_refreshes_and_keeps_your_place(self, tmp_path, monkeypatch):
-        """One browser for it all: to start it takes longer than to look."""
+    async def test_shows_the_page_and_refreshes_it_in_place(self, tmp_path, monkeypatch):
+        """One test, because starting a browser takes longer than everything else."""
         monkeypatch.setattr(render, "REFRESH_SECONDS", 0.3)
         site = Site()
         hostile = Account(name=HOSTILE, good=False, reason="server", message=HOSTILE, advice="see <b>there</b>")
-        site.status = status(GOOD, hostile, operations=[row(HOSTILE, account=HOSTILE, failed=9), *thousand()])
+        site.status = status(GOOD, hostile, operations=[row(HOSTILE, account=HOSTILE, failed=9), *thousand_rows()])
         async with TestServer(make_site_app(site)) as server, browsing(tmp_path) as tab:
             url = str(server.make_url("/"))
             await tab.open(url)
 
-            # What others wrote is text, and runs nothing.
+            # Hostile text is shown as text, and runs no script.
             assert HOSTILE == await tab.run("document.querySelector('.account bdi').textContent")
             assert HOSTILE == await tab.run("document.querySelector('.id').textContent")
             assert "(1 failing) comms-exporter" == await tab.run("document.title")
@@ -431,42 +433,42 @@ class TestInABrowser:
             assert 50 == await tab.run("document.querySelectorAll('.operations > li').length")
             assert "1 to 50 of 1,001" in await tab.run("document.querySelector('#operations .count').textContent")
 
-            # The style sheet is there, light and dark, and nothing is wider than a phone.
+            # The style sheet works in light and dark mode, and the page fits on a phone.
             background = "getComputedStyle(document.body).backgroundColor"
             assert "rgb(255, 255, 255)" == await tab.run(background)
-            await tab.look(width=390, height=844, dark=True)
+            await tab.resize(width=390, height=844, dark=True)
             assert "rgb(20, 23, 28)" == await tab.run(background)
             assert 390 == await tab.run("document.documentElement.scrollWidth")
-            await tab.look()
+            await tab.resize()
 
-            # A refresh brings what is new, and leaves scroll, focus and a half-typed search where they are.
-            await tab.run("document.getElementById('q').value = 'half a wo'; document.getElementById('next').focus()")
+            # A refresh shows new data, and keeps the scroll position, the focus and an unfinished search.
+            await tab.run("document.getElementById('q').value = 'unfinish'; document.getElementById('next').focus()")
             await tab.run("scrollTo(0, 700)")
-            site.status = status(replace(GOOD, name="renamed"), operations=thousand()[:60])
+            site.status = status(replace(GOOD, name="renamed"), operations=thousand_rows()[:60])
             await tab.until("document.querySelector('.account bdi').textContent === 'renamed'")
             kept = "[scrollY, document.getElementById('q').value, document.activeElement.id]"
-            assert [700, "half a wo", "next"] == await tab.run(kept)
+            assert [700, "unfinish", "next"] == await tab.run(kept)
             assert "comms-exporter" == await tab.run("document.title")
 
-            # Whoever pauses it is left alone.
+            # The button pauses refreshes.
             await tab.run("document.getElementById('pause').click(); new Promise(resolve => setTimeout(resolve, 200))")
             served = site.served
             await tab.run("new Promise(resolve => setTimeout(resolve, 800))")
             assert served == site.served
             assert "true" == await tab.run("document.getElementById('pause').getAttribute('aria-pressed')")
 
-            # The form and the links lead where they say.
+            # Form and links work.
             await tab.open(f"{url}?page=2")
             await tab.run("document.getElementById('q').value = 'op0007'")
-            await tab.run("document.getElementById('search').click()")
-            await tab.until("location.search.includes('op0007') && document.querySelectorAll('.id').length === 1")
+            await tab.follow("search")
+            assert "op0007" in await tab.run("location.search")
             assert ["op0007"] == await tab.run("[...document.querySelectorAll('.id')].map(each => each.textContent)")
 
-            # Nothing was complained about, and nobody else was asked.
-            assert [] == tab.complaints
+            # The browser reported no problems, and requested nothing from other sites.
+            assert [] == tab.problems
             assert {url} == {request[: len(url)] for request in tab.requests}
 
-    async def test_says_when_it_cannot_refresh(self, tmp_path, monkeypatch):
+    async def test_says_that_a_refresh_failed(self, tmp_path, monkeypatch):
         monkeypatch.setattr(render, "REFRESH_SECONDS", 0.2)
         site = Site()
         async with browsing(tmp_path) as tab:
