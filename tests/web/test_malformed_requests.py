@@ -1,4 +1,4 @@
-"""Whatever a stranger sends to the port, the exporter goes on, says little about it, and repeats none of it."""
+"""Whatever a client sends, the exporter keeps running, logs little, and repeats nothing of the request."""
 
 import asyncio
 import os
@@ -22,27 +22,27 @@ SEED = int(os.environ.get("SEED", "1"))
 CANARY = "c4n4ry"
 AUTHORIZATION = f"Authorization: Basic {CANARY}\r\nX-{CANARY}: {CANARY}\r\n"
 MALFORMED = {
-    "an odd version": f"GET /{CANARY} HTTP/{CANARY}\r\n{AUTHORIZATION}\r\n",
+    "an invalid version": f"GET /{CANARY} HTTP/{CANARY}\r\n{AUTHORIZATION}\r\n",
     "a long header": f"GET /{CANARY} HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}X: {CANARY * 2000}\r\n\r\n",
     "a long path": f"GET /{CANARY * 2000} HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}\r\n",
     "many headers": f"GET / HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}" + f"X-{CANARY}: y\r\n" * 99 + "\r\n",
-    "no host": f"GET /{CANARY} HTTP/1.1\r\n{AUTHORIZATION}\r\n",
+    "a missing host": f"GET /{CANARY} HTTP/1.1\r\n{AUTHORIZATION}\r\n",
     "two lengths": f"GET /{CANARY} HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n{AUTHORIZATION}\r\n",
     "length and chunks": f"POST /{CANARY} HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n"
     f"{AUTHORIZATION}\r\n",
-    "no chunk": f"POST /{CANARY} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{AUTHORIZATION}\r\n{CANARY}\r\n",
+    "an invalid chunk": f"POST /{CANARY} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n{AUTHORIZATION}\r\n{CANARY}\r\n",
     "a broken gzip": f"POST /{CANARY} HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 6\r\n"
     f"{AUTHORIZATION}\r\n{CANARY}",
     "an unknown method": f"{CANARY} / HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}\r\n",
-    "another port": f"GET http://x:{CANARY}/ HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}\r\n",
-    "an odd character": f"GET /{CANARY}\x01 HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}\r\n",
-    "an odd expectation": f"GET /{CANARY} HTTP/1.1\r\nHost: x\r\nExpect: \xff{CANARY}\r\n{AUTHORIZATION}\r\n",
+    "an invalid port": f"GET http://x:{CANARY}/ HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}\r\n",
+    "a control character": f"GET /{CANARY}\x01 HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}\r\n",
+    "an invalid expectation": f"GET /{CANARY} HTTP/1.1\r\nHost: x\r\nExpect: \xff{CANARY}\r\n{AUTHORIZATION}\r\n",
     "TLS": f"\x16\x03\x01\x02\x00{CANARY}",
 }
 
 
 async def send(url, sent, seconds=5):
-    """Return all that is answered to *sent* before the other side hangs up, or says no more."""
+    """Send *sent*, and return everything until the server closes the connection or sends nothing for *seconds*."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
     answer = b""
     with suppress(ConnectionError, TimeoutError):
@@ -61,12 +61,12 @@ async def api():
         yield str(server.make_url("/v1"))
 
 
-def malformed_lines(said):
-    return [line for line in said.splitlines() if "malformed" in line or "suppressed" in line]
+def malformed_lines(log):
+    return [line for line in log.splitlines() if "malformed" in line or "suppressed" in line]
 
 
 class TestMalformedRequests:
-    async def test_write_few_short_lines_that_repeat_nothing(self, api):
+    async def test_cause_few_short_log_lines_without_their_content(self, api):
         async with exporter(api) as process:
             for request in MALFORMED.values():
                 for _ in range(10):
@@ -80,18 +80,19 @@ class TestMalformedRequests:
 
         lines = malformed_lines(process.said)
         assert CANARY not in process.said
-        assert "level=error" not in process.said, "a bug of ours would be"
+        assert "level=error" not in process.said, "only our own bugs are errors"
         assert max(map(len, process.said.splitlines())) < 300
         assert len(lines) <= 15
-        told = sum(int(match[1]) for line in lines if (match := re.search(r"suppressed=(\d+)", line)))
-        told += sum("malformed" in line for line in lines)
-        assert told > 8 * len(MALFORMED), "most of them are malformed, and each is counted once"
-        assert told <= 10 * len(MALFORMED)
+        counted = sum(int(match[1]) for line in lines if (match := re.search(r"suppressed=(\d+)", line)))
+        counted += sum("malformed" in line for line in lines)
+        # A few of the requests are not malformed in every version of aiohttp.
+        assert counted > 8 * len(MALFORMED)
+        assert counted <= 10 * len(MALFORMED)
 
 
 @asynccontextmanager
-async def speaking_to(stderr, api, *shell):
-    """Run the exporter with *stderr*; gives its URL and the process, once it listens."""
+async def logging_to(stderr, api, *shell):
+    """Run the exporter with *stderr*; yields its URL and process once it listens."""
     process = await asyncio.create_subprocess_exec(
         *shell,
         *(sys.executable, "-m", "comms_exporter", f"--api.base-url={api}", "--web.listen-address=127.0.0.1:0"),
@@ -112,7 +113,7 @@ async def speaking_to(stderr, api, *shell):
 
 
 def listening_port(pid):
-    """Return where the process listens, as the system knows it: nobody may read what it says of it."""
+    """Return the port that the process listens on, as the system lists it: its log may be unreadable."""
     inodes = set()
     for file in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):
@@ -131,7 +132,7 @@ async def ended(process):
 
 @pytest.fixture
 def full_pipe():
-    """A pipe that is full, as (end to read from, end to write to)."""
+    """A full pipe, as (read end, write end)."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     with suppress(BlockingIOError):
@@ -144,27 +145,27 @@ def full_pipe():
 
 
 class TestStderr:
-    async def test_that_nobody_reads_stops_neither_scrapes_nor_polls_nor_the_end(self, api, full_pipe):
-        async with speaking_to(full_pipe[1], api) as (url, process):
+    async def test_that_is_not_read_blocks_no_scrapes_polls_or_shutdown(self, api, full_pipe):
+        async with logging_to(full_pipe[1], api) as (url, process):
             for _ in range(50):
                 await send(url, MALFORMED["a long header"].encode())
             page = await until(url, r"^comms_up")
-            seen = polls(page)
-            while polls(await scrape(url)) <= seen:  # noqa: ASYNC110  the other process does it
+            before = polls(page)
+            while polls(await scrape(url)) <= before:  # noqa: ASYNC110  another process polls
                 await asyncio.sleep(0.1)
             assert 0 == await ended(process)
 
-    async def test_that_is_closed_stops_nothing(self, api):
-        async with speaking_to(None, api, "/bin/sh", "-c", 'exec "$0" "$@" 2>&-') as (url, process):
+    async def test_that_is_closed_blocks_nothing(self, api):
+        async with logging_to(None, api, "/bin/sh", "-c", 'exec "$0" "$@" 2>&-') as (url, process):
             for request in MALFORMED.values():
                 await send(url, request.encode("latin-1"))
             await until(url, r"^comms_up")
             assert 0 == await ended(process)
 
-    async def test_whose_reader_is_gone_stops_nothing(self, api):
+    async def test_without_a_reader_blocks_nothing(self, api):
         reading, writing = os.pipe()
         os.close(reading)
-        async with speaking_to(writing, api) as (url, process):
+        async with logging_to(writing, api) as (url, process):
             os.close(writing)
             for request in MALFORMED.values():
                 await send(url, request.encode("latin-1"))
@@ -190,11 +191,11 @@ HEADERS = (
 )
 
 
-class Stranger:
-    """Draws what is sent, from *seed*."""
+class RandomClient:
+    """Sends random requests that depend only on *seed*."""
 
     def __init__(self, seed):
-        self._rng = random.Random(f"{seed}/stranger")
+        self._rng = random.Random(f"{seed}/client")
 
     def request(self):
         rng = self._rng
@@ -225,7 +226,7 @@ class Stranger:
         return bytes(data)
 
     def sent(self):
-        """Return what one connection sends."""
+        """Return the bytes that one connection sends."""
         rng = self._rng
         kind = rng.choice(["good", "mutated", "mutated", "mutated", "half", "large", "pipeline", "TLS", "noise"])
         data = self.request()
@@ -242,27 +243,27 @@ class Stranger:
             return b"\x16\x03\x01" + rng.randbytes(rng.choice([2, 60, 600]))
         return data if kind == "good" else rng.randbytes(rng.choice([1, 100, 10_000]))
 
-    def parts(self, data):
-        """Return *data* as it comes over the wire."""
+    def pieces(self, data):
+        """Return *data* in random pieces, which arrive separately."""
         cuts = sorted(self._rng.randrange(len(data) + 1) for _ in range(self._rng.choice([0, 0, 1, 5])))
         return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
-    def patience(self):
-        """Return after how many bytes of an answer, and whether at all, the client goes away."""
+    def bytes_read(self):
+        """Return after how many bytes of a response the client disconnects, or None if it reads everything."""
         return self._rng.choice([None, None, None, 0, 1000])
 
 
-async def speak(url, parts, patience):
+async def exchange(url, pieces, bytes_read):
     answer = b""
     with suppress(ConnectionError, TimeoutError):
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         try:
             async with asyncio.timeout(0.25):
-                for part in parts:
-                    writer.write(part)
+                for piece in pieces:
+                    writer.write(piece)
                     await writer.drain()
                     await asyncio.sleep(0)
-                while patience is None or len(answer) < patience:
+                while bytes_read is None or len(answer) < bytes_read:
                     if not (piece := await reader.read(2**16)):
                         break
                     answer += piece
@@ -271,25 +272,27 @@ async def speak(url, parts, patience):
     return answer
 
 
-def size_of(pid):
-    """Return how many megabytes a process had at most, and how many files it has open."""
+def resources_of(pid):
+    """Return the peak memory of a process in megabytes, and the number of its open files."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1000, len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 class TestFuzz:
-    async def test_no_bytes_disturb_the_exporter(self, api):
-        """SOAK=100 sends a hundred times as much; SEED=2 something else."""
-        stranger = Stranger(SEED)
+    async def test_no_bytes_crash_the_exporter(self, api):
+        """SOAK=100 sends a hundred times as many requests; SEED=2 sends others."""
+        client = RandomClient(SEED)
         async with exporter(api) as process:
             await until(process.url, r"^comms_up")
             for _ in range(10 * SOAK):
-                spoken = [speak(process.url, stranger.parts(stranger.sent()), stranger.patience()) for _ in range(30)]
-                for answer in await asyncio.gather(*spoken):
+                exchanges = [
+                    exchange(process.url, client.pieces(client.sent()), client.bytes_read()) for _ in range(30)
+                ]
+                for answer in await asyncio.gather(*exchanges):
                     assert not re.search(rb"(?i)\nserver: (?!comms-exporter\r)", answer)
                     assert b"Traceback" not in answer
                 assert "comms_up" in await scrape(process.url)
-            megabytes, files = size_of(process.pid)
+            megabytes, files = resources_of(process.pid)
             process.send(signal.SIGTERM)
             assert 0 == await process.ended()
 
