@@ -37,7 +37,8 @@ from comms_exporter.logs import configure, log_uncaught
 from comms_exporter.service import Service, exporter
 from comms_exporter.signals import run_until, signal_events
 from comms_exporter.simulator.demo import STORY, demo_world
-from comms_exporter.web.server import CannotListenError, listening
+from comms_exporter.web.server import listening
+from comms_exporter.web.sockets import CannotListenError
 from comms_exporter.wiring import CannotStartError, build_client, check_settings, open_api_session, proxy_of
 
 PROG = "comms-exporter"

@@ -26,7 +26,8 @@ from comms_exporter.status import current_status
 from comms_exporter.store.background import BackgroundStore
 from comms_exporter.store.errors import StoreError
 from comms_exporter.web.app import make_app
-from comms_exporter.web.server import listening, systemd_sockets
+from comms_exporter.web.server import listening
+from comms_exporter.web.sockets import systemd_sockets
 from comms_exporter.wiring import (
     CannotStartError,
     build_poller,
@@ -63,7 +64,7 @@ async def exporter(
                 service.app(),
                 () if sockets else settings.web_listen_address,
                 sockets=sockets,
-                security=web_config,
+                web_config=web_config,
                 shutdown_seconds=SHUTDOWN_SECONDS,
             ) as urls:
                 for url in urls:

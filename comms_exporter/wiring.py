@@ -26,7 +26,8 @@ from comms_exporter.store.background import BackgroundStore, Store
 from comms_exporter.store.errors import StateInUseError, StoreError
 from comms_exporter.store.files import check_path
 from comms_exporter.store.sqlite import SqliteStore
-from comms_exporter.web.web_config import WebConfigError, WebConfigFile
+from comms_exporter.web.web_config_file import WebConfigFile
+from comms_exporter.web.yaml_nodes import WebConfigError
 
 T = TypeVar("T")
 

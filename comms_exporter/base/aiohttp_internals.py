@@ -1,6 +1,6 @@
-"""What we use of aiohttp although it is not documented, all in one place.
+"""All undocumented parts of aiohttp that we use.
 
-Any minor version may change it. So pyproject.toml bounds aiohttp, and tests/base/test_aiohttp_internals.py names each part.
+Any minor version may change them. So pyproject.toml sets an upper bound, and tests/base/test_aiohttp_internals.py names each.
 """
 
 import asyncio
@@ -10,12 +10,12 @@ from aiohttp import web
 
 
 def send_once(session: aiohttp.ClientSession) -> None:
-    """Have *session* send each request once: by itself it sends some again, uncounted and past the rate limit."""
+    """Make *session* send each request once: by default it retries some, without counting them or respecting the rate limit."""
     session._retry_connection = False  # noqa: SLF001  there is no public switch
 
 
-class Connection(web.RequestHandler):
-    """The server's end of a connection, which can tell how far its next request has come."""
+class ServerConnection(web.RequestHandler):
+    """The server's end of a connection, which knows whether it is receiving a request."""
 
     def __init__(
         self, server: web.Server, *, keepalive_seconds: float, lingering_seconds: float, max_headers: int
@@ -31,10 +31,10 @@ class Connection(web.RequestHandler):
 
     @property
     def requests_received(self) -> int:
-        """How many requests have come so far, each with all its headers."""
+        """How many requests have arrived so far, each with all its headers."""
         return self._request_count
 
     @property
     def waits_for_request(self) -> bool:
-        """Whether everything that has come is answered, and the next request is not complete."""
+        """Whether all requests have been answered, and the next one is not complete."""
         return self._waiter is not None and not self._waiter.done()

@@ -1,25 +1,21 @@
-"""Answers over HTTP: the metrics, the probes, and a page for people who came to look."""
+"""The web application: metrics, probes, reloads, the status page and the effective settings."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.payload import Payload
 
-from comms_exporter.base.slices import run_in_slices
+from comms_exporter.web.responses import ChunkedBody
 from comms_exporter.web.status_page.assets import ASSETS, Asset
 from comms_exporter.web.status_page.model import Status
-from comms_exporter.web.status_page.render import render_page
-from comms_exporter.web.status_page.search import OperationList, Search
+from comms_exporter.web.status_page.page import StatusPage
+from comms_exporter.web.status_page.search import Search
 
-# Scrapes at a time that are being written; the others wait for their turn. Neither they nor probes wait for people.
+# Responses to scrapes that are prepared at a time. Probes and viewers of the status page do not count.
 MAX_SCRAPES = 16
-# A list of the operations serves everybody who looks within so many seconds.
-LISTING_SECONDS = 1.0
 
-_HEADERS = {
+_PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -30,7 +26,7 @@ _HEADERS = {
 
 
 class Body(Protocol):
-    """A page of *length* bytes, in chunks."""
+    """An exposition of *length* bytes, in chunks."""
 
     @property
     def chunks(self) -> Sequence[bytes]: ...  # noqa: D102
@@ -39,13 +35,13 @@ class Body(Protocol):
 
 
 class Writer(Protocol):
-    """Writes the page in one of two formats."""
+    """Writes the exposition in one of two formats; *names*, if there are any, select the metrics."""
 
     async def __call__(self, *, openmetrics: bool, gzip: bool, names: Iterable[str]) -> Body: ...  # noqa: D102
 
 
 class Format(Protocol):
-    """What a request's Accept header came to."""
+    """The format that an Accept header asks for."""
 
     @property
     def openmetrics(self) -> bool: ...  # noqa: D102
@@ -65,114 +61,73 @@ def make_app(
     status: Callable[[], Status],
     settings: Callable[[], str],
 ) -> web.Application:
-    """Return the application; nothing that it answers asks the API anything.
+    """Return the application; no request to it causes a request to the API.
 
-    *reload* returns what is wrong with the settings, None where nothing is; *settings* is what may be told of them.
+    *reload* returns an error message, or None after a success; *settings* returns the effective settings without secrets.
     """
-    scraping = asyncio.Semaphore(MAX_SCRAPES)
-    status_page = _StatusPage(status)
+    scrapes = asyncio.Semaphore(MAX_SCRAPES)
+    status_page = StatusPage(status)
 
-    async def metrics(request: web.Request) -> web.Response:
+    async def get_metrics(request: web.Request) -> web.Response:
         wanted = negotiate(request.headers.get("Accept", ""))
         gzip = accepts_gzip(request.headers.get("Accept-Encoding", ""))
-        async with scraping:
+        async with scrapes:
             body = await write(openmetrics=wanted.openmetrics, gzip=gzip, names=request.query.getall("name[]", []))
         headers = {"Content-Type": wanted.content_type, "Vary": "Accept, Accept-Encoding"}
         if gzip:
             headers["Content-Encoding"] = "gzip"
-        return web.Response(body=_Chunks(body), headers=headers)
+        return web.Response(body=ChunkedBody(body.chunks, body.length, buffers=body.chunks), headers=headers)
 
-    async def health(_: web.Request) -> web.Response:
+    async def get_health(_: web.Request) -> web.Response:
         good = healthy()
-        return web.Response(text="Healthy.\n" if good else "A poll loop has stopped.\n", status=200 if good else 503)
+        return web.Response(text="Healthy.\n" if good else "A poll loop is overdue.\n", status=200 if good else 503)
 
-    async def readiness(_: web.Request) -> web.Response:
+    async def get_readiness(_: web.Request) -> web.Response:
         good = ready()
-        return web.Response(text="Ready.\n" if good else "The first poll is under way.\n", status=200 if good else 503)
+        return web.Response(
+            text="Ready.\n" if good else "The first poll has not finished.\n", status=200 if good else 503
+        )
 
-    async def landing(request: web.Request) -> web.Response:
+    async def get_status_page(request: web.Request) -> web.Response:
         page = await status_page.render(Search.from_query(request.query))
-        return web.Response(text=page, content_type="text/html", headers=_HEADERS)
+        return web.Response(text=page, content_type="text/html", headers=_PAGE_HEADERS)
 
-    async def configuration(_: web.Request) -> web.Response:
-        return web.Response(text=settings(), headers=_HEADERS)
+    async def get_settings(_: web.Request) -> web.Response:
+        return web.Response(text=settings(), headers=_PAGE_HEADERS)
 
-    async def reloading(request: web.Request) -> web.Response:
+    async def post_reload(request: web.Request) -> web.Response:
         if _is_cross_site(request.headers):
-            return web.Response(text="A page of another site may not reload.\n", status=403)
-        wrong = await reload()
-        return web.Response(text="Reloaded.\n" if wrong is None else f"{wrong}\n", status=200 if wrong is None else 500)
+            return web.Response(text="Pages of other sites may not reload.\n", status=403)
+        error = await reload()
+        return web.Response(text="Reloaded.\n" if error is None else f"{error}\n", status=200 if error is None else 500)
 
     app = web.Application()
-    # First, so that the metrics are where the settings say, whatever of ours is there too.
-    app.router.add_get(telemetry_path, metrics)
-    app.router.add_get("/", landing)
-    app.router.add_get("/config", configuration)
+    # First, so that the telemetry path may be any path, even one of those below.
+    app.router.add_get(telemetry_path, get_metrics)
+    app.router.add_get("/", get_status_page)
+    app.router.add_get("/config", get_settings)
     for asset in ASSETS:
         app.router.add_get(f"/static/{asset.name}", _serve(asset))
-    app.router.add_get("/-/healthy", health)
-    app.router.add_get("/-/ready", readiness)
-    app.router.add_post("/-/reload", reloading)
-    app.router.add_put("/-/reload", reloading)
+    app.router.add_get("/-/healthy", get_health)
+    app.router.add_get("/-/ready", get_readiness)
+    app.router.add_post("/-/reload", post_reload)
+    app.router.add_put("/-/reload", post_reload)
     return app
 
 
 def _is_cross_site(headers: Mapping[str, str]) -> bool:
-    """Whether a browser sends the request on behalf of a page that is not ours; what is no browser sends neither header."""
+    """Whether a browser sends the request for a page of another site; other clients send neither of these headers."""
     site = headers.get("Sec-Fetch-Site")
     if site is not None:
         return site not in {"same-origin", "none"}
-    # Over plain HTTP, browsers send this one alone. A proxy in front of us may have ended TLS: the scheme says nothing.
+    # Over plain HTTP, browsers send only Origin. Its scheme is ignored, because a proxy may terminate TLS.
     origin = headers.get("Origin")
     return origin is not None and origin.partition("://")[2].lower() != headers.get("Host", "").lower()
 
 
-class _StatusPage:
-    """Renders the status page, one viewer at a time; lists the operations once in LISTING_SECONDS for all of them."""
-
-    def __init__(self, status: Callable[[], Status]) -> None:
-        self._status = status
-        self._turn = asyncio.Lock()
-        self._operations: OperationList | None = None
-
-    async def render(self, search: Search) -> str:
-        """Return the page with the operations that *search* finds."""
-        async with self._turn:
-            status = self._status()
-            operations = self._operations
-            if operations is None:
-                self._operations = operations = await run_in_slices(
-                    OperationList.collect(status.operations, status.now)
-                )
-                # Dropped when it expires rather than at the next request: it may be large, and nobody may look again.
-                asyncio.get_running_loop().call_later(LISTING_SECONDS, self._drop)
-            return await run_in_slices(render_page(status, await run_in_slices(operations.search(search))))
-
-    def _drop(self) -> None:
-        self._operations = None
-
-
-class _Chunks(Payload):
-    """A body that gives way to others between its chunks."""
-
-    def __init__(self, body: Body) -> None:
-        super().__init__(body)
-        self._size = body.length
-        self.chunks = body.chunks
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return b"".join(self._value.chunks).decode(encoding, errors)
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        for chunk in self._value.chunks:
-            await writer.write(chunk)
-            # A client as fast as we are would never have us wait.
-            await asyncio.sleep(0)
-
-
 def _serve(asset: Asset) -> Callable[[web.Request], Awaitable[web.Response]]:
-    # Its address changes with it, so a browser may keep it.
-    headers = {**_HEADERS, "Cache-Control": "public, max-age=86400, immutable"}
+    # Its URL changes with its content, so a browser may cache it.
+    headers = {**_PAGE_HEADERS, "Cache-Control": "public, max-age=86400, immutable"}
 
     async def serve(_: web.Request) -> web.Response:
         return web.Response(text=asset.text, content_type=asset.content_type, headers=headers)

@@ -27,7 +27,7 @@ from prometheus import error_output
 from comms_exporter import __version__, simulator
 from comms_exporter.config import load
 from comms_exporter.simulator.scenarios import SCENARIOS
-from comms_exporter.web import web_config
+from comms_exporter.web import tls, web_config
 from deploy import test_deploy as deploy
 from docs import test_docs as docs
 
@@ -513,7 +513,7 @@ class TestYaml:
 
         assert "" == error_output(prometheus_three.promtool, "check", "web-config", tmp_path / "web.yml")
         assert frozenset({"prometheus.example.com"}) == config.tls.allowed_sans
-        assert web_config.tls_context(config.tls)
+        assert tls.create_context(config.tls)
 
 
 class TestReadme:

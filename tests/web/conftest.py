@@ -1,11 +1,12 @@
 import pytest
 import structlog
-from web.tls import lay_out, openssl, self_signed
+from web.certificates import copy_files, openssl, self_signed
+from web.serving import disconnect_all
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """Certificates: two servers, two authorities, and clients that one of them signed."""
+    """A directory with certificates of two servers, two CAs, and two clients of one of them."""
     directory = tmp_path_factory.mktemp("certificates")
     for name in ("server", "other", "ca", "stranger"):
         self_signed(directory, name)
@@ -29,12 +30,21 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def here(tmp_path, made):
-    """A directory with all that a file may name."""
-    lay_out(tmp_path, made)
+    """A directory with all files that web config files in the tests name."""
+    copy_files(tmp_path, made)
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+async def disconnected():
+    """No connection of a test stays open for the next test."""
+    yield
+    await disconnect_all()
+
+
 class Log:
+    """A logger that keeps each line as a tuple: level, event, values."""
+
     def __init__(self):
         self.lines = []
         self.log = structlog.wrap_logger(

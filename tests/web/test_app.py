@@ -1,4 +1,4 @@
-"""What is answered over HTTP, and that it is never asked of the API."""
+"""The pages of the exporter: metrics, probes, reload, status page and settings."""
 
 import asyncio
 import gzip as gzipped
@@ -11,30 +11,31 @@ from aiohttp.test_utils import TestClient, TestServer
 from comms_exporter.config import parse_listen_address
 from comms_exporter.expose.exposition import Body
 from comms_exporter.expose.negotiation import accepts_gzip, negotiate
-from comms_exporter.web import app as web_app
-from comms_exporter.web.app import LISTING_SECONDS, make_app
+from comms_exporter.web.app import make_app
 from comms_exporter.web.server import listening
 from comms_exporter.web.status_page.model import Account, Funnel, OperationRow, Status
+from comms_exporter.web.status_page.page import LIST_SECONDS, StatusPage
+from comms_exporter.web.status_page.search import Search
 
 BODY = b"# TYPE comms_up gauge\n" + b'comms_up{account="a"} 1.0\n' * 100
 
 
 class Exporter:
-    """What the web part is told by the others."""
+    """Stands in for the rest of the exporter."""
 
     def __init__(self):
         self.healthy = True
         self.ready = True
         self.body = BODY
-        self.asked = None
+        self.requested = None
         self.accounts = []
-        self.wrong = None
+        self.reload_error = None
 
     async def reload(self):
-        return self.wrong
+        return self.reload_error
 
-    async def write(self, *, gzip, **asked):
-        self.asked = asked
+    async def write(self, *, gzip, **requested):
+        self.requested = requested
         page = gzipped.compress(self.body) if gzip else self.body
         return Body([page], len(page))
 
@@ -62,7 +63,7 @@ async def client(exporter):
 
 
 class TestMetrics:
-    async def test_answers_in_the_format_that_is_asked_for(self, client, exporter):
+    async def test_uses_the_format_that_the_client_accepts(self, client, exporter):
         answer = await client.get(
             "/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0", "Accept-Encoding": "identity"}
         )
@@ -70,37 +71,37 @@ class TestMetrics:
         assert 200 == answer.status
         assert answer.headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
         assert answer.headers["Vary"] == "Accept, Accept-Encoding"
-        assert {"openmetrics": True, "names": []} == exporter.asked
+        assert {"openmetrics": True, "names": []} == exporter.requested
         assert BODY == await answer.read()
 
-    async def test_compresses_where_it_may(self, client, exporter):
+    async def test_compresses_if_the_client_accepts_it(self, client, exporter):
         answer = await client.get("/metrics", headers={"Accept-Encoding": "gzip"})
 
         assert answer.headers["Content-Encoding"] == "gzip"
         assert exporter.body == gzipped.decompress(await answer.read())
 
-    async def test_passes_on_which_names_are_wanted(self, client, exporter):
+    async def test_passes_on_the_requested_names(self, client, exporter):
         await client.get("/metrics?name[]=comms_up&name[]=comms_emails_sent_total")
 
-        assert ["comms_up", "comms_emails_sent_total"] == exporter.asked["names"]
+        assert ["comms_up", "comms_emails_sent_total"] == exporter.requested["names"]
 
-    async def test_answers_head(self, client):
+    async def test_answers_head_requests(self, client):
         answer = await client.head("/metrics", headers={"Accept-Encoding": "identity"})
 
         assert (200, str(len(BODY)), b"") == (answer.status, answer.headers["Content-Length"], await answer.read())
 
-    async def test_may_only_be_read(self, client):
+    async def test_rejects_other_methods(self, client):
         assert 405 == (await client.post("/metrics")).status
 
 
 class TestProbes:
-    async def test_healthy_as_long_as_the_loops_move(self, client, exporter):
+    async def test_healthy_unless_a_poll_loop_is_overdue(self, client, exporter):
         assert 200 == (await client.get("/-/healthy")).status
 
         exporter.healthy = False
 
         answer = await client.get("/-/healthy")
-        assert (503, "A poll loop has stopped.\n") == (answer.status, await answer.text())
+        assert (503, "A poll loop is overdue.\n") == (answer.status, await answer.text())
 
     async def test_ready_after_the_first_poll(self, client, exporter):
         exporter.ready = False
@@ -111,16 +112,16 @@ class TestProbes:
 
 
 class TestReload:
-    async def test_says_whether_the_settings_are_good(self, client, exporter):
+    async def test_returns_the_error_if_a_reload_fails(self, client, exporter):
         answer = await client.post("/-/reload")
         assert (200, "Reloaded.\n") == (answer.status, await answer.text())
 
-        exporter.wrong = "collect.interval: no"
+        exporter.reload_error = "collect.interval: no"
 
         answer = await client.put("/-/reload")
         assert (500, "collect.interval: no\n") == (answer.status, await answer.text())
 
-    async def test_is_not_to_be_had_by_following_a_link(self, client):
+    async def test_rejects_get_requests(self, client):
         assert 405 == (await client.get("/-/reload")).status
 
     @pytest.mark.parametrize(
@@ -138,11 +139,11 @@ class TestReload:
             {"Origin": "http://[", "Host": "us:10067"},
         ],
     )
-    async def test_no_page_of_another_site_may_reload(self, client, exporter, headers):
-        exporter.wrong = "it was not to be called"
+    async def test_rejects_pages_of_other_sites(self, client, exporter, headers):
+        exporter.reload_error = "called"
         for method in (client.post, client.put):
             answer = await method("/-/reload", headers=headers)
-            assert (403, "A page of another site may not reload.\n") == (answer.status, await answer.text())
+            assert (403, "Pages of other sites may not reload.\n") == (answer.status, await answer.text())
 
     @pytest.mark.parametrize(
         "headers",
@@ -155,12 +156,12 @@ class TestReload:
             {"Origin": "http://[::1]:10067", "Host": "[::1]:10067"},
         ],
     )
-    async def test_who_is_no_browser_or_comes_from_our_own_page_may_reload(self, client, headers):
+    async def test_accepts_its_own_pages_and_clients_that_are_not_browsers(self, client, headers):
         assert 200 == (await client.post("/-/reload", headers=headers)).status
 
 
-class TestLandingPage:
-    async def test_says_what_this_is_and_where_to_look(self, client, exporter):
+class TestStatusPage:
+    async def test_shows_the_version_the_accounts_and_links(self, client, exporter):
         exporter.accounts = [
             Account(name="shop", good=True, success_age_seconds=3.0),
             Account(name="news", good=False, reason="auth", message="401: no"),
@@ -170,11 +171,11 @@ class TestLandingPage:
         page = await answer.text()
 
         assert "text/html" == answer.content_type
-        for said in ("comms-exporter", "1.2.3", 'href="./metrics"', 'href="./-/healthy"', 'href="./config"', "3 s ago"):
-            assert said in page
+        for text in ("comms-exporter", "1.2.3", 'href="./metrics"', 'href="./-/healthy"', 'href="./config"', "3 s ago"):
+            assert text in page
         assert "401: no" in page
 
-    async def test_escapes_everything_and_runs_nothing_of_others(self, client, exporter):
+    async def test_escapes_text_and_allows_no_foreign_scripts(self, client, exporter):
         exporter.accounts = [Account(name="<script>alert(1)</script>", good=False, reason='"><img src=x onerror=a()>')]
 
         answer = await client.get("/", params={"q": '"><script>', "account": "<img>"})
@@ -186,25 +187,27 @@ class TestLandingPage:
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
 
-    async def test_finds_what_it_needs_beside_itself(self, client):
+    async def test_links_to_its_own_icon_style_and_script(self, client):
         page = await (await client.get("/")).text()
 
-        wanted = re.findall(r'(?:href|src)="(static/[^"]+)"', page)
-        answers = [await client.get(f"/{path}") for path in wanted]
+        urls = re.findall(r'(?:href|src)="(static/[^"]+)"', page)
+        answers = [await client.get(f"/{path}") for path in urls]
 
         assert [(200, "image/svg+xml"), (200, "text/css"), (200, "text/javascript")] == [
             (answer.status, answer.content_type) for answer in answers
         ]
 
-    async def test_is_never_kept(self, client):
+    async def test_is_not_cached(self, client):
         assert "no-store" == (await client.get("/")).headers["Cache-Control"]
 
-    async def test_shows_the_settings(self, client):
+
+class TestOtherPages:
+    async def test_include_the_settings(self, client):
         answer = await client.get("/config")
 
         assert ("text/plain", "api.timeout: 30s\n") == (answer.content_type, await answer.text())
 
-    async def test_makes_way_for_the_metrics(self, exporter):
+    async def test_make_way_for_the_metrics(self, exporter):
         app = make_app(
             telemetry_path="/config",
             write=exporter.write,
@@ -219,7 +222,7 @@ class TestLandingPage:
         async with TestClient(TestServer(app)) as client:
             assert BODY == await (await client.get("/config")).read()
 
-    async def test_is_only_there(self, client):
+    async def test_do_not_exist_elsewhere(self, client):
         assert 404 == (await client.get("/elsewhere")).status
 
 
@@ -228,33 +231,33 @@ def funnel():
 
 
 class Crowd:
-    """An exporter with many operations, which counts how often they are collected and which answers were begun."""
+    """An exporter with many operations, which counts how often they are listed and records the requests it serves."""
 
     def __init__(self):
-        self.begun = []
-        self.collected = 0
+        self.served = []
+        self.listed = 0
 
     async def write(self, **_):
-        self.begun.append("scrape")
+        self.served.append("scrape")
         return Body([BODY], len(BODY))
 
     def status(self):
-        self.begun.append("view")
+        self.served.append("view")
         return Status(version="1", now=9.0, telemetry_path="/metrics", operations=self.operations())
 
     def operations(self):
-        self.collected += 1
+        self.listed += 1
         for number in range(2000):
             yield OperationRow("shop", f"op{number}", "PROCESSING", False, 1.0, 2.0, 0, funnel)
 
     def healthy(self):
-        self.begun.append("probe")
+        self.served.append("probe")
         return True
 
 
 @pytest.fixture
 async def crowd():
-    """A crowd's exporter on the server that it really has."""
+    """An exporter with many operations, on the real server."""
     crowd = Crowd()
     app = make_app(
         telemetry_path="/metrics",
@@ -272,7 +275,7 @@ async def crowd():
         yield crowd
 
 
-async def ask(port, path):
+async def get_status(port, path):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     answer = await reader.read()
@@ -280,29 +283,31 @@ async def ask(port, path):
     return int(answer.split()[1])
 
 
-class TestPlaces:
-    async def test_of_scrapes_and_probes_are_their_own(self, crowd):
-        """250 who look, each for something else, are still waiting when those who came after them have been answered."""
-        views = [asyncio.create_task(ask(crowd.port, f"/?q=op{number}")) for number in range(250)]
-        while len(crowd.begun) == 0:  # noqa: ASYNC110
+class TestViewers:
+    async def test_do_not_delay_scrapes_and_probes(self, crowd):
+        """While 250 viewers wait for their searches, a later scrape and a later probe are served."""
+        views = [asyncio.create_task(get_status(crowd.port, f"/?q=op{number}")) for number in range(250)]
+        while len(crowd.served) == 0:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
-        assert 200 == await ask(crowd.port, "/metrics")
-        assert 200 == await ask(crowd.port, "/-/healthy")
-        begun = crowd.begun.copy()
+        assert 200 == await get_status(crowd.port, "/metrics")
+        assert 200 == await get_status(crowd.port, "/-/healthy")
+        served = crowd.served.copy()
 
-        assert {"scrape", "probe"} < set(begun)
-        assert begun.count("view") < 100
+        assert {"scrape", "probe"} < set(served)
+        assert served.count("view") < 100
         assert [200] * 250 == await asyncio.gather(*views)
 
-    async def test_are_enough_for_many_who_look_at_what_was_collected_once(self, crowd):
+    async def test_share_one_list_of_operations(self, crowd):
         began = time.monotonic()
-        assert [200] * 250 == await asyncio.gather(*[ask(crowd.port, f"/?q=op{n % 9}") for n in range(250)])
+        assert [200] * 250 == await asyncio.gather(*[get_status(crowd.port, f"/?q=op{n % 9}") for n in range(250)])
 
-        assert 250 == crowd.begun.count("view")
-        assert crowd.collected <= 1 + (time.monotonic() - began) / LISTING_SECONDS
+        assert 250 == crowd.served.count("view")
+        assert crowd.listed <= 1 + (time.monotonic() - began) / LIST_SECONDS
 
-    async def test_show_what_is_new_after_a_while(self, crowd, monkeypatch):
-        monkeypatch.setattr(web_app, "LISTING_SECONDS", 0.01)
-        while crowd.collected < 3:
-            assert 200 == await ask(crowd.port, "/")
+    async def test_see_new_operations_after_a_while(self):
+        crowd = Crowd()
+        page = StatusPage(crowd.status, list_seconds=0.01)
+        while crowd.listed < 3:
+            assert "PROCESSING".lower() in await page.render(Search())
+            await asyncio.sleep(0)
