@@ -406,7 +406,7 @@ class TestExporter:
         assert "3 emails: 2 sent, 2 delivered, 1 opened, 1 failed or undelivered" in text
         assert "1 to 1 of 1 operation, 1 with failures" in text
         assert "2 healthy, 1 failing" in text
-        assert "What to do The credentials are refused:" in text
+        assert "What to do Twilio rejects the credentials:" in text
         assert re.search(r"Next poll in [12]?\d s\.", text)
         assert f"# Config file: {config}." in settings
         assert "api.timeout: 7s\n" in settings
