@@ -1,1 +1,1 @@
-"""The Grafana dashboards, as code: `python -m grafana.build` writes them to grafana/dashboards/."""
+"""The Grafana dashboards as code. `python -m grafana.build` generates their JSON in grafana/dashboards/."""

@@ -1,4 +1,4 @@
-"""Writes the dashboards as JSON: `python -m grafana.build [FOLDER]`."""
+"""Generates the JSON of the dashboards: `python -m grafana.build [FOLDER]`."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ DASHBOARDS = Path(__file__).parent / "dashboards"
 
 
 def main(folder: Path) -> None:
-    """Write every dashboard to *folder*, named by its uid."""
+    """Write every dashboard to a file in *folder*, named after its uid."""
     folder.mkdir(parents=True, exist_ok=True)
     for module in (overview, operations, health):
         dashboard = module.dashboard().build()

@@ -1,4 +1,4 @@
-"""Shows whether the exporter sees what Twilio says."""
+"""The health of the exporter: polls, API requests, parsing, saving, resources."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from grafana.promql import EXPORTER, account, age, exporter, once, total
 BUILD = f"comms_exporter_build_info{{{EXPORTER}}}"
 RELOADED = age(f"comms_exporter_config_last_reload_success_timestamp_seconds{{{EXPORTER}}}")
 YES_NO = {"0": ("no", BAD), "1": ("yes", GOOD)}
-# Red: only a person can mend it.
+# Red reasons need action.
 REASONS = {
     "auth": "red",
     "forbidden": "semi-dark-red",
@@ -38,31 +38,31 @@ CODES = {
 }
 REQUESTS = account("comms_exporter_api_requests_total")
 
-INTRO = """**Can we see?** *Exporters down*: nothing answers scrapes. *Accounts down*: Twilio does not answer us; the reasons \
-are below (auth, forbidden: the credentials; rate_limited: too many requests; the rest: network or Twilio). \
-*Hidden*, *drift* and *save* are no emergencies."""
+INTRO = """*Exporters down*: scrapes fail. *Accounts down*: polls fail. *Failed polls* shows the reasons: auth and forbidden \
+need other credentials, rate_limited means too many requests, most others are network errors or errors of Twilio. \
+*Hidden operations*, *unexpected API responses* and *state saves* are not urgent."""
 
 
 def dashboard() -> Dashboard:
-    """Return the dashboard about the watcher itself."""
-    made = panels.dashboard(
+    """Return the dashboard of the exporter's health."""
+    builder = panels.dashboard(
         "comms-exporter-health",
         "Comms email / Exporter health",
-        "Whether the exporter polls Twilio, understands what it gets, and keeps it.",
+        "The exporter: polls, API requests, parsing, saving and resources.",
     )
-    made.with_panel(panels.prose(INTRO, height=2))
+    builder.with_panel(panels.prose(INTRO, height=2))
     for panel in _numbers():
-        made.with_panel(panel)
+        builder.with_panel(panel)
     for title, part in (
         ("Polls", _polls),
         ("Twilio's API", _api),
-        ("What we know", _knowledge),
+        ("Operations", _operations),
         ("The exporter itself", _process),
     ):
-        made.with_row(panels.section(title))
+        builder.with_row(panels.section(title))
         for panel in part():
-            made.with_panel(panel)
-    return made
+            builder.with_panel(panel)
+    return builder
 
 
 def _numbers() -> Iterator[Panel]:
@@ -80,48 +80,48 @@ def _numbers() -> Iterator[Panel]:
     )
     yield panels.number(
         "Data age",
-        "Time since the last successful poll, of the account that waits longest.",
+        "Time since the last successful poll, of the account with the oldest data.",
         Query(f"max({_data_age()})"),
         unit="s",
         steps=STALE_SECONDS,
         decimals=0,
-        nothing="no poll yet",
+        no_value="no poll yet",
     )
     yield panels.number(
         "Poll interval",
-        "The longest present interval between polls. Throttling by Twilio stretches it up to eight times.",
+        "The longest current interval between polls. While Twilio throttles, it grows up to eightfold.",
         Query(f"max({account('comms_exporter_poll_interval_seconds')})"),
         unit="s",
     )
     yield panels.number(
-        "Requests a day",
-        "Requests to Twilio in a day, if all hours were like the last.",
+        "Requests per day",
+        "API requests per day, extrapolated from the last hour.",
         Query(f"{total(f'increase({REQUESTS}[1h])', 'code')} * 24"),
         unit="locale",
         decimals=0,
     )
     yield panels.number(
         "Hidden operations",
-        "Recently active operations without series of their own, because of --collect.max-operations. Totals count them.",
+        "Active operations without their own series, because of --collect.max-operations. Totals include them.",
         Query(total(account("comms_exporter_operations_hidden"))),
         steps=((None, GOOD), (1, WARNING)),
     )
     yield panels.number(
         "State saved",
-        "Time since the totals were last saved, of the account that waits longest. Saving follows every poll. Never: nothing is "
-        "kept over a restart.",
+        'Time since the last save, of the account with the oldest one. Every poll saves. "never": without a state file, totals '
+        "start at 0 after a restart.",
         Query(f"max({age(account('comms_exporter_state_last_save_timestamp_seconds'))})"),
         unit="s",
         steps=((None, GOOD), (300, WARNING), (900, BAD)),
         decimals=0,
-        nothing="never",
+        no_value="never",
     )
     yield panels.number(
         "Config reload",
-        "Whether the last reload of the configuration succeeded, in every exporter.",
+        'Result of the last configuration reload: "failed" if it failed in any exporter.',
         Query(f"min(comms_exporter_config_last_reload_successful{{{EXPORTER}}})"),
         unit="none",
-        mapping={"0": ("failed", BAD), "1": ("good", GOOD)},
+        mapping={"0": ("failed", BAD), "1": ("ok", GOOD)},
     )
 
 
@@ -129,20 +129,20 @@ def _polls() -> Iterator[Panel]:
     failures = account("comms_exporter_poll_failures_total")
     yield panels.graph(
         "Failed polls per minute, by reason",
-        "Polls that ended early. auth and forbidden will not heal by themselves; most others do.",
+        "auth and forbidden need action; most others resolve themselves.",
         Query(f"sum by (reason) (rate({failures}[$__rate_interval])) * 60", "{{reason}}"),
         side=True,
-        colours=REASONS,
+        colors=REASONS,
     )
     yield panels.graph(
         "Data age",
-        "Time since the last successful poll. A saw-tooth below the poll interval is normal; a ramp is blindness.",
+        "Time since the last successful poll. A saw-tooth below the poll interval is normal. A ramp means that polls fail.",
         Query(f"max by (account) ({_data_age()})", "{{account}}"),
         unit="s",
     )
     yield panels.graph(
         "Polls per minute",
-        "Polls that came to an end, well or not. With the usual interval of 30 s there are two.",
+        "Finished polls, successful or not. With the default interval of 30 s there are two.",
         Query(
             f"sum by (account) (rate({account('comms_exporter_polls_total')}[$__rate_interval])) * 60", "{{account}}"
         ),
@@ -150,14 +150,14 @@ def _polls() -> Iterator[Panel]:
     )
     yield panels.graph(
         "Poll interval",
-        "The interval between polls as it is: doubled when Twilio throttles us, halved with every success after that.",
+        "The current interval between polls. It doubles when Twilio throttles, and halves with every successful poll afterwards.",
         Query(f"max by (account) ({account('comms_exporter_poll_interval_seconds')})", "{{account}}"),
         unit="s",
         width=8,
     )
     yield panels.graph(
         "Poll duration",
-        "How long the last poll took. Near the poll interval, there is no room left: see the latency below.",
+        "Duration of the last poll. If it is close to the poll interval, look at the API latency below.",
         Query(f"max by (account) ({account('comms_exporter_last_poll_duration_seconds')})", "{{account}}"),
         unit="s",
         width=8,
@@ -166,30 +166,30 @@ def _polls() -> Iterator[Panel]:
 
 def _api() -> Iterator[Panel]:
     buckets = f"sum by (le) (rate({account('comms_exporter_api_request_duration_seconds_bucket')}[$__rate_interval]))"
-    shares = ((0.5, "half", "light-blue"), (0.95, "95 %", "blue"), (0.99, "99 %", "purple"))
+    shares = ((0.5, "p50", "light-blue"), (0.95, "p95", "blue"), (0.99, "p99", "purple"))
     yield panels.graph(
-        "API requests per minute, by answer",
-        'Requests by HTTP status code; "error" where no complete answer came.',
+        "API requests per minute, by status code",
+        'API requests by HTTP status code; "error" if no complete response arrived.',
         Query(f"sum by (code) (rate({REQUESTS}[$__rate_interval])) * 60", "{{code}}"),
         side=True,
-        colours=CODES,
+        colors=CODES,
     )
     yield panels.graph(
         "API latency",
-        "How long Twilio took to answer a request, or to fail to: so many of them within that time.",
-        *(Query(f"histogram_quantile({part}, {buckets})", name, colour) for part, name, colour in shares),
+        "Percentiles of the duration of API requests, including failed ones.",
+        *(Query(f"histogram_quantile({part}, {buckets})", name, color) for part, name, color in shares),
         unit="s",
         width=6,
     )
     retries = account("comms_exporter_api_retries_total")
     waits = account("comms_exporter_rate_limit_wait_seconds_total")
     yield panels.graph(
-        "Retries and waits",
-        "Requests made again, per minute, and the share of time that Twilio made us wait with 429 or 503.",
+        "Retries and backoff",
+        "Retried requests per minute, and the share of time spent backing off after 429 or 503.",
         Query(f"sum(rate({retries}[$__rate_interval])) * 60", "retries per minute", WARNING),
         Query(
             f"max(rate({waits}[$__rate_interval]))",
-            "time waited",
+            "time backing off",
             "purple",
             (("unit", "percentunit"), ("custom.axisPlacement", "right"), ("max", 1)),
         ),
@@ -197,29 +197,29 @@ def _api() -> Iterator[Panel]:
     )
 
 
-def _knowledge() -> Iterator[Panel]:
+def _operations() -> Iterator[Panel]:
     gauge = "comms_exporter_operations_"
     yield panels.graph(
         "Operations",
-        "Tracked: all that Twilio still returns. Exposed: with series of their own. Hidden: active, but beyond the limit.",
+        "Tracked: all that Twilio still returns. Exposed: active, with their own series. Hidden: active, but beyond the limit.",
         *(
-            Query(total(account(f"{gauge}{name}")), name, colour)
-            for name, colour in (("tracked", "light-blue"), ("exposed", "blue"), ("hidden", "orange"))
+            Query(total(account(f"{gauge}{name}")), name, color)
+            for name, color in (("tracked", "light-blue"), ("exposed", "blue"), ("hidden", "orange"))
         ),
         width=8,
     )
     yield panels.graph(
-        "Drift of the API, in an hour",
-        "What Twilio said and the exporter did not expect: unknown words, unreadable operations, counters that fell. "
-        "Anything but 0: see the log, and perhaps for a newer version.",
+        "Unexpected API responses, 1 h",
+        "Unknown values, operations that could not be parsed, and counters that fell, within an hour. If it is not 0, check the log "
+        "and look for a newer version of the exporter.",
         Query(f"sum by (field) (increase({account('comms_exporter_unknown_values_total')}[1h]))", "unknown {{field}}"),
         Query(f"sum(increase({account('comms_exporter_malformed_operations_total')}[1h]))", "malformed"),
-        Query(f"sum(increase({account('comms_exporter_stat_regressions_total')}[1h]))", "fallen counters"),
+        Query(f"sum(increase({account('comms_exporter_stat_regressions_total')}[1h]))", "counters that fell"),
         width=8,
     )
     yield panels.graph(
         "Tracked operations by reading",
-        "Whether sent includes delivered (cumulative) or not (exclusive), as decided per operation from its own numbers.",
+        "Whether sent includes delivered (cumulative) or not (exclusive), as detected from the counters of each operation.",
         Query(total(account("comms_exporter_operations_by_reading"), "reading", by=("reading",)), "{{reading}}"),
         stacked=True,
         width=8,
@@ -229,7 +229,7 @@ def _knowledge() -> Iterator[Panel]:
 def _process() -> Iterator[Panel]:
     yield panels.graph(
         "State saves",
-        "Time since the last save, of the account that waits longest, and how many saves failed within an hour.",
+        "Time since the last save, of the account with the oldest one, and failed saves within an hour.",
         Query(f"max({age(account('comms_exporter_state_last_save_timestamp_seconds'))})", "age", "light-blue"),
         Query(
             f"sum(increase({account('comms_exporter_state_save_failures_total')}[1h]))",
@@ -249,28 +249,28 @@ def _process() -> Iterator[Panel]:
     )
     yield panels.graph(
         "CPU",
-        "Processor time that the exporter takes, 100 % being one core.",
+        "CPU usage of the exporter; 100 % is one core.",
         Query(exporter(f"rate(process_cpu_seconds_total{{{EXPORTER}}}[$__rate_interval])"), "{{instance}}"),
         unit="percentunit",
         width=6,
     )
     yield panels.graph(
-        "Restarts, in an hour",
-        "How often each exporter was started anew within an hour.",
+        "Restarts, 1 h",
+        "Restarts of each exporter within an hour.",
         Query(exporter(f"changes(process_start_time_seconds{{{EXPORTER}}}[1h])"), "{{instance}}"),
         width=6,
     )
     yield panels.rows(
         "Exporters",
-        "Versions of every exporter and of its Python, and when its configuration was last read.",
+        "Versions of each exporter and its Python, and the time since its configuration was last loaded.",
         Column("instance"),
         Column("version"),
         Column("python_version"),
         Column("Running", f"max by (instance, version, python_version) ({BUILD})", properties=panels.mapped(YES_NO)),
-        Column("Configuration read", f"max by (instance) ({RELOADED})", "s", (("decimals", 0),)),
+        Column("Configuration loaded", f"max by (instance) ({RELOADED})", "s", (("decimals", 0),)),
         sort="Running",
         height=4,
-        nothing="No exporter",
+        no_value="No exporter",
     )
 
 

@@ -1,4 +1,4 @@
-"""The house style: what every panel, variable and dashboard of ours has in common."""
+"""Builders for panels, variables and dashboards in a common style."""
 
 from collections.abc import Sequence
 from string import ascii_uppercase
@@ -48,12 +48,12 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from grafana_foundation_sdk.models.text import TextMode
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
-# The slowest scrape that the pictures hold for: with it as minimum, $__rate_interval is four minutes or more.
+# The longest supported scrape interval. As the minimum interval of queries, it makes $__rate_interval at least 4 minutes.
 SCRAPE = "1m"
 
-# Red is kept for what is bad.
+# Red is reserved for problems.
 BAD, WARNING, GOOD, CALM = "red", "orange", "green", "text"
-COLOURS = {
+COLORS = {
     "created": "light-blue",
     "emails": "light-blue",
     "scheduled": "super-light-blue",
@@ -66,10 +66,10 @@ COLOURS = {
     "canceled": "#8e8e8e",
 }
 STATUSES = {
-    "SCHEDULED": COLOURS["scheduled"],
-    "PROCESSING": COLOURS["queued"],
-    "COMPLETED": COLOURS["delivered"],
-    "CANCELED": COLOURS["canceled"],
+    "SCHEDULED": COLORS["scheduled"],
+    "PROCESSING": COLORS["queued"],
+    "COMPLETED": COLORS["delivered"],
+    "CANCELED": COLORS["canceled"],
 }
 
 Steps = Sequence[tuple[float | None, str]]
@@ -78,11 +78,11 @@ P = TypeVar("P", timeseries.Panel, stat.Panel, table.Panel, bargauge.Panel, stat
 
 
 class Query(NamedTuple):
-    """One question to Prometheus, what its answer is called, and how it is drawn."""
+    """A query to Prometheus, its legend, and the style of its lines."""
 
     expr: str
     legend: str = ""
-    colour: str = ""
+    color: str = ""
     style: tuple[tuple[str, Any], ...] = ()
 
 
@@ -103,21 +103,21 @@ def graph(
     unit: str = "short",
     width: int = 12,
     height: int = 8,
-    most: float | None = None,
+    maximum: float | None = None,
     stacked: bool = False,
     steps: Steps = (),
     side: bool = False,
     decimals: int | None = None,
-    colours: dict[str, str] | None = None,
+    colors: dict[str, str] | None = None,
 ) -> timeseries.Panel:
-    """Draw lines over time, from 0.
+    """Return lines over time, with an axis from 0 and a dashed line at each of *steps*.
 
-    There is a dashed line at each of *steps*, and the legend stands at the *side* where it is long.
+    A long legend goes to the *side*.
     """
     panel = _panel(timeseries.Panel(), title, description, queries, unit=unit, width=width, height=height)
     panel.min(0).line_width(1).fill_opacity(60 if stacked else 0 if side else 8)
     panel.show_points(VisibilityMode.NEVER)
-    # One poll missed is no gap; five minutes without any are.
+    # One missed poll is not a gap, five minutes without a poll are.
     panel.span_nulls(5 * 60 * 1000)
     panel.tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
     legend = common.VizLegendOptions().show_legend(True)
@@ -128,25 +128,25 @@ def graph(
     panel.legend(legend)
     if stacked:
         panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
-    if most is None:
-        # An axis up to 1 says "next to nothing" where one up to 0.001 says "look at this".
+    if maximum is None:
+        # Keeps small values small: on an axis up to 0.001 they would look important.
         panel.axis_soft_max(0.02 if unit == "percentunit" else 1)
     else:
-        panel.max(most)
+        panel.max(maximum)
     if decimals is not None:
         panel.decimals(decimals)
     if steps:
         panel.thresholds(_thresholds(steps)).thresholds_style(
             common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED)
         )
-    for name, colour in (colours or {}).items():
-        panel.override_by_name(name, [_fixed(colour)])
+    for name, color in (colors or {}).items():
+        panel.override_by_name(name, [_fixed(color)])
     for letter, query in zip(ascii_uppercase, queries, strict=False):
         properties = list(query.style)
-        if query.colour:
-            # Several series of one query are told apart by shades.
+        if query.color:
+            # Several series of one query get shades of the color.
             properties.append(
-                ("color", {"mode": "shades" if "{{" in query.legend else "fixed", "fixedColor": query.colour})
+                ("color", {"mode": "shades" if "{{" in query.legend else "fixed", "fixedColor": query.color})
             )
         if properties:
             panel.override_by_query(letter, [DynamicConfigValue(id_val=key, value=value) for key, value in properties])
@@ -163,16 +163,14 @@ def number(
     steps: Steps = ((None, CALM),),
     mapping: dict[str, tuple[str, str]] | None = None,
     decimals: int | None = None,
-    nothing: str = "no data",
-    names: bool = False,
-    spark: bool = False,
+    no_value: str = "no data",
 ) -> stat.Panel:
-    """Show present values, large; *spark* adds the way they came, *nothing* stands where there is none."""
-    panel = _panel(stat.Panel(), title, description, queries, unit=unit, width=width, height=height, instant=not spark)
-    panel.color_mode(BigValueColorMode.VALUE).graph_mode(BigValueGraphMode.AREA if spark else BigValueGraphMode.NONE)
-    panel.text_mode(BigValueTextMode.VALUE_AND_NAME if names else BigValueTextMode.VALUE)
+    """Return a panel with the current value in large print, or with the text *no_value* if there is none."""
+    panel = _panel(stat.Panel(), title, description, queries, unit=unit, width=width, height=height, instant=True)
+    panel.color_mode(BigValueColorMode.VALUE).graph_mode(BigValueGraphMode.NONE)
+    panel.text_mode(BigValueTextMode.VALUE)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-    panel.thresholds(_thresholds(steps)).no_value(nothing)
+    panel.thresholds(_thresholds(steps)).no_value(no_value)
     if decimals is not None:
         panel.decimals(decimals)
     if mapping:
@@ -181,12 +179,12 @@ def number(
 
 
 def bars(title: str, description: str, *queries: Query, width: int = 8, height: int = 8) -> bargauge.Panel:
-    """Compare present values, one bar for each query."""
+    """Return a panel with the current value of each query as a bar."""
     panel = _panel(bargauge.Panel(), title, description, queries, width=width, height=height, instant=True)
     panel.orientation(VizOrientation.HORIZONTAL).display_mode(BarGaugeDisplayMode.BASIC).min(0).show_unfilled(True)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     for letter, query in zip(ascii_uppercase, queries, strict=False):
-        panel.override_by_query(letter, [_fixed(query.colour)])
+        panel.override_by_query(letter, [_fixed(query.color)])
     return panel
 
 
@@ -199,7 +197,7 @@ def states(
     rename: tuple[str, str],
     height: int = 9,
 ) -> statetimeline.Panel:
-    """Show which of some states each series was in, over time."""
+    """Return a panel with the state of each series over time."""
     panel = _panel(statetimeline.Panel(), title, description, [query], unit="none", width=24, height=height)
     panel.mappings([_mapping(mapping)]).with_transformation(renamed(*rename)).row_height(0.8).merge_values(True)
     panel.show_value(VisibilityMode.AUTO).color_scheme(builders.FieldColor().mode(FieldColorModeId.THRESHOLDS))
@@ -214,9 +212,9 @@ def rows(
     sort: str,
     width: int = 24,
     height: int = 9,
-    nothing: str = "nothing to show",
+    no_value: str = "nothing to show",
 ) -> table.Panel:
-    """Show a table that is sorted by the column *sort*, greatest first; the first columns are labels."""
+    """Return a table, sorted by the column *sort* in descending order. The first columns are labels."""
     labels = [column.name for column in columns if not column.expr]
     values = [column for column in columns if column.expr]
     queries = [Query(column.expr) for column in values]
@@ -231,7 +229,7 @@ def rows(
         instant=True,
         tabular=True,
     )
-    panel.min_width(80).no_value(nothing).sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])
+    panel.min_width(80).no_value(no_value).sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])
     shown = {label: title_of(label) for label in labels}
     shown |= {f"Value #{letter}": column.name for letter, column in zip(ascii_uppercase, values, strict=False)}
     options = {
@@ -254,73 +252,73 @@ def rows(
 
 
 def prose(markdown: str, *, height: int = 2) -> text.Panel:
-    """Say something, across the whole width."""
+    """Return a panel with text across the whole width."""
     return text.Panel().title("").transparent(True).mode(TextMode.MARKDOWN).content(markdown).span(24).height(height)
 
 
 def section(title: str) -> builders.Row:
-    """Begin a new part of the dashboard."""
+    """Return the heading of a section."""
     return builders.Row(title)
 
 
 def title_of(label: str) -> str:
-    """Return what a column that shows *label* is called."""
+    """Return the title of the column for *label*."""
     return {"operation_id": "Operation"}.get(label, label.replace("_", " ").capitalize())
 
 
-def coloured(steps: Steps) -> tuple[tuple[str, Any], ...]:
-    """Colour the text of a table's cells by *steps*."""
+def colored(steps: Steps) -> tuple[tuple[str, Any], ...]:
+    """Return options that color the text of table cells by *steps*."""
     return (
-        ("thresholds", {"mode": "absolute", "steps": [{"value": value, "color": colour} for value, colour in steps]}),
+        ("thresholds", {"mode": "absolute", "steps": [{"value": value, "color": color} for value, color in steps]}),
         ("custom.cellOptions", {"type": "color-text"}),
     )
 
 
 def mapped(mapping: dict[str, tuple[str, str]]) -> tuple[tuple[str, Any], ...]:
-    """Show a table's numbers as words, in colour."""
-    options = {value: {"text": word, "color": colour} for value, (word, colour) in mapping.items()}
+    """Return options that show numbers in a table as colored words."""
+    options = {value: {"text": word, "color": color} for value, (word, color) in mapping.items()}
     return ("mappings", [{"type": "value", "options": options}]), ("custom.cellOptions", {"type": "color-text"})
 
 
 def renamed(pattern: str, by: str) -> DataTransformerConfig:
-    """Shorten the names of series."""
+    """Return a transformation that renames series."""
     return DataTransformerConfig(id_val="renameByRegex", options={"regex": pattern, "renamePattern": by})
 
 
 def dashboard(uid: str, title: str, description: str, *, operations: bool = False) -> builders.Dashboard:
-    """Return a dashboard without panels: one of three that link to each other and show alerts as they fire."""
-    made = builders.Dashboard(title).uid(uid).description(description).tags(["comms-exporter"]).readonly()
-    made.timezone("browser").tooltip(DashboardCursorSync.CROSSHAIR).refresh("1m").time("now-6h", "now")
-    made.with_variable(builders.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+    """Return a dashboard without panels, with variables, alert annotations and links to the other dashboards."""
+    builder = builders.Dashboard(title).uid(uid).description(description).tags(["comms-exporter"]).readonly()
+    builder.timezone("browser").tooltip(DashboardCursorSync.CROSSHAIR).refresh("1m").time("now-6h", "now")
+    builder.with_variable(builders.DatasourceVariable("datasource").label("Data source").type("prometheus"))
     exporter = 'job=~"$job", instance=~"$instance"'
-    made.with_variable(_variable("job", "Job", "label_values(comms_exporter_build_info, job)"))
-    made.with_variable(
+    builder.with_variable(_variable("job", "Job", "label_values(comms_exporter_build_info, job)"))
+    builder.with_variable(
         _variable("instance", "Instance", 'label_values(comms_exporter_build_info{job=~"$job"}, instance)')
     )
-    made.with_variable(_variable("account", "Account", f"label_values(comms_up{{{exporter}}}, account)"))
+    builder.with_variable(_variable("account", "Account", f"label_values(comms_up{{{exporter}}}, account)"))
     if operations:
         source = f'comms_email_operation_emails{{{exporter}, account=~"$account"}}'
-        made.with_variable(_variable("operation_id", "Operation", f"label_values({source}, operation_id)"))
-    made.annotation(
+        builder.with_variable(_variable("operation_id", "Operation", f"label_values({source}, operation_id)"))
+    builder.annotation(
         builders.AnnotationQuery()
         .name("Firing alerts")
         .datasource(SOURCE)
         .enable(True)
         .icon_color("red")
-        # Alerts about the exporter as a whole have no account.
+        # Alerts about the exporter itself have no label account.
         .expr('ALERTS{alertstate="firing", alertname=~"Comms.*", account=~"$account|"}')
         .step("60s")
         .title_format("{{alertname}}")
         .text_format("{{severity}} {{account}} {{reason}}")
     )
-    made.link(
+    builder.link(
         builders.DashboardLink("Email dashboards")
         .type(DashboardLinkType.DASHBOARDS)
         .tags(["comms-exporter"])
         .include_vars(True)
         .keep_time(True)
     )
-    return made
+    return builder
 
 
 def _panel(
@@ -344,25 +342,25 @@ def _panel(
     return panel
 
 
-def _fixed(colour: str) -> DynamicConfigValue:
-    return DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})
+def _fixed(color: str) -> DynamicConfigValue:
+    return DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": color})
 
 
 def _thresholds(steps: Steps) -> builders.ThresholdsConfig:
-    made = [Threshold(value=value, color=colour) for value, colour in steps]
-    return builders.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(made)
+    builder = [Threshold(value=value, color=color) for value, color in steps]
+    return builders.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(builder)
 
 
 def _mapping(mapping: dict[str, tuple[str, str]]) -> ValueMap:
     results = {
-        value: ValueMappingResult(text=word, color=colour, index=place)
-        for place, (value, (word, colour)) in enumerate(mapping.items())
+        value: ValueMappingResult(text=word, color=color, index=place)
+        for place, (value, (word, color)) in enumerate(mapping.items())
     }
     return ValueMap(options=results)
 
 
 def _variable(name: str, label: str, query: str) -> builders.QueryVariable:
     everything = VariableOption(selected=True, text=["All"], value=["$__all"])
-    made = builders.QueryVariable(name).label(label).datasource(SOURCE).query(query)
-    made.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).sort(VariableSort.ALPHABETICAL_ASC)
-    return made.multi(True).include_all(True).all_value(".+").current(everything)
+    builder = builders.QueryVariable(name).label(label).datasource(SOURCE).query(query)
+    builder.refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).sort(VariableSort.ALPHABETICAL_ASC)
+    return builder.multi(True).include_all(True).all_value(".+").current(everything)

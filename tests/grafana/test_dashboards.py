@@ -1,4 +1,4 @@
-"""The dashboards: generated, well made by the rules of Grafana's linter, and full of data from a real Prometheus."""
+"""The dashboards are up to date, follow the rules of Grafana's linter, and show data of a real Prometheus."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from comms_exporter.collect.health import Reloads
 from comms_exporter.expose.exposition import Exposition
 
 with warnings.catch_warnings():
-    # The schema that every Grafana reads is the one that the SDK would like to retire.
+    # The SDK deprecates this schema, but every version of Grafana reads it.
     warnings.simplefilter("ignore", DeprecationWarning)
     from grafana_foundation_sdk.models.dashboard import Dashboard
 
@@ -33,14 +33,14 @@ POLL_SECONDS, SCRAPE_SECONDS = 30, 60
 MINUTE, HOUR = 60, 3600
 
 
-# A history: what the exporter really said at every scrape of some hours.
+# A history: the exporter's real output at every scrape of some hours.
 
 
-async def history(file, *, start=NOW, hours=4.0, incident=None, trouble=None):
-    """Write to *file*, as OpenMetrics, what Prometheus would have scraped from an exporter of two busy accounts.
+async def history(file, *, start=NOW, hours=4.0, incident=None, api_errors=None):
+    """Write the scrapes of an exporter with two busy accounts to *file*, as OpenMetrics.
 
-    During *incident*, hours from and to, much of the first account's mail fails and bounces. During *trouble*, Twilio
-    refuses or throttles requests for it.
+    During *incident*, from and to in hours, many emails of the first account fail or bounce. At the hour *api_errors*, its API
+    requests fail and are throttled.
     """
     rng = random.Random(4)
     async with AsyncExitStack() as stack:
@@ -51,8 +51,8 @@ async def history(file, *, start=NOW, hours=4.0, incident=None, trouble=None):
             for seconds in range(0, round(hours * HOUR) + 1, POLL_SECONDS):
                 for each in (shop, news):
                     each.clock.now = start + seconds
-                _live(shop, seconds, incident, trouble, rng, campaign=2.5 * HOUR)
-                _live(news, seconds, None, None, rng, campaign=1.5 * HOUR)
+                _simulate(shop, seconds, incident, api_errors, rng, campaign=2.5 * HOUR)
+                _simulate(news, seconds, None, None, rng, campaign=1.5 * HOUR)
                 await asyncio.gather(shop.poller.poll(), news.poller.poll())
                 if seconds % SCRAPE_SECONDS == 0:
                     scraped = page_of(page).decode()
@@ -61,14 +61,14 @@ async def history(file, *, start=NOW, hours=4.0, incident=None, trouble=None):
 
 
 async def _save(_):
-    """The disk is fast and never full."""
+    """Succeed at once."""
 
 
-def _live(account, seconds, incident, trouble, rng, *, campaign):
+def _simulate(account, seconds, incident, api_errors, rng, *, campaign):
     if incident and seconds in {round(hour * HOUR) for hour in incident}:
         began = seconds == round(incident[0] * HOUR)
         account.world.set_conditions(failed=0.3 if began else 0.004, undelivered=0.15 if began else 0.025)
-    if trouble and seconds == round(trouble[0] * HOUR):
+    if api_errors and seconds == round(api_errors * HOUR):
         account.faults.add("500", times=6)
         account.faults.add("429", times=6, retry_after=60)
     if rng.random() < 0.25:
@@ -89,7 +89,7 @@ def _samples(page, at):
             yield f"{name}{{{','.join(filter(None, (labels, scraped)))}}} {value} {at}\n"
 
 
-# What Grafana makes of a dashboard.
+# Dashboards as Grafana reads them.
 
 
 def load(uid):
@@ -105,7 +105,7 @@ def variables(dashboard, kind="query"):
 
 
 def expanded(text, *, seconds=3 * HOUR, everything=".+"):
-    """Return *text* as Grafana sends it where All is chosen, with a step of one minute."""
+    """Return *text* as Grafana sends it if All is selected, with a step of one minute."""
     values = {"__rate_interval": "4m", "__interval": "1m", "__range": f"{seconds}s"}
     return re.sub(r"\$(\w+)", lambda match: values.get(match[1], everything), text)
 
@@ -115,7 +115,7 @@ def targets(dashboard):
 
 
 def selectors(promql):
-    """Return every (name, matchers) of *promql*: a name with braces, or one that stands alone."""
+    """Return every (name, matchers) in *promql*, with empty matchers for names without braces."""
     bare = re.sub(r'"(?:\\.|[^"\\])*"', lambda text: '"' + "_" * (len(text[0]) - 2) + '"', promql)
     found = [(match[1], promql[match.start(2) : match.end(2)]) for match in re.finditer(r"(\w+)\{([^}]*)\}", bare)]
     without = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(?:by|on|without|ignoring)\s*\([^)]*\)", "", bare)
@@ -125,8 +125,8 @@ def selectors(promql):
 
 
 class TestGenerated:
-    def test_is_what_the_code_makes(self, tmp_path):
-        """`python -m grafana.build` has nothing to change, and nothing else lies about."""
+    def test_json_is_up_to_date(self, tmp_path):
+        """`make dashboards` changes nothing, and there are no other files."""
         subprocess.run([sys.executable, "-m", "grafana.build", tmp_path], cwd=ROOT, check=True)
 
         made = {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()}
@@ -134,8 +134,8 @@ class TestGenerated:
         assert {file.name: file.read_text(encoding="utf-8") for file in FOLDER.iterdir()} == made
 
     @pytest.mark.parametrize("uid", UIDS)
-    def test_has_no_key_that_grafana_does_not_know(self, uid):
-        """What Grafana's own types lose on a round trip was misspelt."""
+    def test_has_only_keys_that_grafana_knows(self, uid):
+        """A misspelled key is lost on a round trip through Grafana's types."""
         register_default_plugins()
         before = load(uid)
         after = json.loads(json.dumps(Dashboard.from_json(before), cls=JSONEncoder))
@@ -143,8 +143,8 @@ class TestGenerated:
         assert [] == list(_lost(before, after))
 
     @pytest.mark.parametrize("uid", UIDS)
-    def test_keeps_its_promises_to_grafana(self, uid):
-        """A fixed address, nothing that changes by itself, every panel in its own place."""
+    def test_is_ready_for_provisioning(self, uid):
+        """It has a fixed uid, no version or id, and panels that do not overlap."""
         dashboard = load(uid)
 
         assert uid == dashboard["uid"]
@@ -162,8 +162,8 @@ class TestGenerated:
         assert 23 == max(x for x, _ in places)
 
     @pytest.mark.parametrize("uid", UIDS)
-    def test_links_lead_somewhere(self, uid):
-        """Every link is to one of our dashboards, and names only variables that it has."""
+    def test_links_are_valid(self, uid):
+        """Every link leads to one of our dashboards and sets only variables that it has."""
         text = json.dumps(load(uid))
 
         for target, arguments in re.findall(r"/?\bd/(comms-[\w-]+)(?:/[\w-]+)?(\?[^\"\\]*)?", text):
@@ -171,7 +171,7 @@ class TestGenerated:
             named = re.findall(r"var-(\w+)=|\$\{(\w+):queryparam\}", arguments)
             assert {either or other for either, other in named} <= known
 
-    def test_provisioning_is_read(self):
+    def test_provisioning_files_are_valid(self):
         (provider,) = yaml.safe_load((FOLDER.parent / "provisioning/dashboards/comms-exporter.yml").read_text())[
             "providers"
         ]
@@ -196,17 +196,17 @@ def _lost(before, after, path=""):
 
 @pytest.mark.parametrize("uid", UIDS)
 class TestLinter:
-    """The rules of https://github.com/grafana/dashboard-linter, by its names. None has an exception.
+    """The rules of https://github.com/grafana/dashboard-linter under their names, without exceptions.
 
-    target-logql-rule and target-logql-auto-rule speak of Loki, which we do not ask.
+    target-logql-rule and target-logql-auto-rule are about Loki, which these dashboards do not query.
     """
 
-    JUDGED = frozenset({"stat", "table", "timeseries", "gauge", "bargauge", "state-timeline"})
-    # Of the linter's list, those that we need.
+    LINTED = frozenset({"stat", "table", "timeseries", "gauge", "bargauge", "state-timeline"})
+    # The units that we use, a subset of the linter's list.
     UNITS = frozenset({"none", "short", "locale", "percentunit", "s", "bytes"})
 
-    def judged(self, uid):
-        return [panel for panel in panels(load(uid)) if panel["type"] in self.JUDGED]
+    def linted(self, uid):
+        return [panel for panel in panels(load(uid)) if panel["type"] in self.LINTED]
 
     def test_template_datasource_rule(self, uid):
         (variable,) = variables(load(uid), "datasource")
@@ -226,28 +226,28 @@ class TestLinter:
         assert {2} == {variable["refresh"] for variable in variables(load(uid))}
 
     def test_panel_datasource_rule(self, uid):
-        assert {"${datasource}"} == {panel["datasource"]["uid"] for panel in self.judged(uid)}
+        assert {"${datasource}"} == {panel["datasource"]["uid"] for panel in self.linted(uid)}
 
     def test_panel_title_description_rule(self, uid):
-        assert [] == [panel for panel in self.judged(uid) if not panel["title"] or not panel["description"]]
+        assert [] == [panel for panel in self.linted(uid) if not panel["title"] or not panel["description"]]
 
     def test_panel_units_rule(self, uid):
-        # Without the linter's excuse of value mappings.
-        assert {panel["fieldConfig"]["defaults"].get("unit") for panel in self.judged(uid)} <= self.UNITS
+        # Stricter than the linter, which exempts panels with value mappings.
+        assert {panel["fieldConfig"]["defaults"].get("unit") for panel in self.linted(uid)} <= self.UNITS
 
     def test_panel_no_targets_rule(self, uid):
-        assert [] == [panel["title"] for panel in self.judged(uid) if not panel["targets"]]
-        assert {"text"} == {panel["type"] for panel in panels(load(uid))} - self.JUDGED
+        assert [] == [panel["title"] for panel in self.linted(uid) if not panel["targets"]]
+        assert {"text"} == {panel["type"] for panel in panels(load(uid))} - self.LINTED
 
     def test_target_promql_rule(self, uid):
-        """promtool reads every query, and the selectors of variables and annotations."""
+        """promtool parses every query, and the selectors of variables and annotations."""
         dashboard = load(uid)
-        asked = [target["expr"] for _, target in targets(dashboard)]
-        asked += [
+        expressions = [target["expr"] for _, target in targets(dashboard)]
+        expressions += [
             variable["query"].removeprefix("label_values(").rpartition(",")[0] for variable in variables(dashboard)
         ]
-        asked += [each["expr"] for each in dashboard["annotations"]["list"]]
-        rules = [{"record": f"r{number}", "expr": expanded(expr)} for number, expr in enumerate(asked)]
+        expressions += [each["expr"] for each in dashboard["annotations"]["list"]]
+        rules = [{"record": f"r{number}", "expr": expanded(expr)} for number, expr in enumerate(expressions)]
 
         groups = json.dumps({"groups": [{"name": uid, "rules": rules}]})
         assert "" == error_output(Binaries.find(3).promtool, "check", "rules", "/dev/stdin", text=groups)
@@ -263,7 +263,7 @@ class TestLinter:
                 assert 'job=~"$job", instance=~"$instance"' in matchers
 
     def test_target_counter_agg_rule(self, uid):
-        """Stricter than the linter, which lets pass what has matchers."""
+        """Stricter than the linter, which exempts counters with matchers."""
         for _, target in targets(load(uid)):
             for match in re.finditer(r"(\w+\()\s*\w+_total\b", target["expr"]):
                 assert match[1] in {"rate(", "increase("}
@@ -276,17 +276,17 @@ class TestLinter:
 
 
 @pytest.mark.parametrize("uid", UIDS)
-def test_rates_hold_where_scrapes_are_a_minute_apart(uid):
-    """Grafana makes $__rate_interval four times the target's own least interval, whatever the data source says."""
+def test_rates_work_with_a_scrape_interval_of_a_minute(uid):
+    """Grafana makes $__rate_interval at least four times the minimum interval of the query."""
     assert {"1m"} == {target["interval"] for _, target in targets(load(uid))}
 
 
 @pytest.fixture(scope="module")
 def histories(tmp_path_factory):
-    """Blocks of two histories, one calm, one with an incident and trouble with the API."""
+    """Blocks of two histories: one without events, one with an incident and API errors."""
     promtool = Binaries.find(3).promtool
     folders = {}
-    for name, events in {"calm": {}, "incident": {"incident": (2.4, 9), "trouble": (1.5,)}}.items():
+    for name, events in {"calm": {}, "incident": {"incident": (2.4, 9), "api_errors": 1.5}}.items():
         folders[name] = tmp_path_factory.mktemp(name)
         text = folders[name] / "history.om"
         asyncio.run(history(text, hours=3, **events))
@@ -298,7 +298,7 @@ def histories(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["calm", "incident"])
 async def test_every_query_has_data(histories, prometheus_binaries, tmp_path, name):
-    """Every query and every variable of every dashboard finds numbers in what an exporter said for three hours."""
+    """Every query and every variable of every dashboard has a result in three hours of scrapes."""
     folder = tmp_path / "server"
     folder.mkdir()
     (folder / "tsdb").symlink_to(histories[name] / "tsdb")
@@ -311,7 +311,7 @@ async def test_every_query_has_data(histories, prometheus_binaries, tmp_path, na
             else:
                 found = await prometheus.query_range(expr, NOW, end, 60)
                 values = [value for _, samples in found for _, value in samples]
-            # NaN and infinity are drawn as noise.
+            # NaN and infinity look like noise in a graph.
             if not values or not all(abs(value) < float("inf") for value in values):
                 empty.append((where, panel["title"], target["refId"], values[:3]))
         for where, variable in [(uid, each) for uid in UIDS for each in variables(load(uid))]:
