@@ -1,4 +1,4 @@
-"""`comms-exporter` and `python -m comms_exporter`: what a signal does comes first, what takes long to import after it."""
+"""Entry point of `comms-exporter` and `python -m comms_exporter`: handle signals, then import the rest, which is slow."""
 
 import os
 import signal
@@ -7,26 +7,26 @@ from types import FrameType
 
 
 def main() -> None:
-    """Run the command line and exit; from its first moment to its last, being told to stop is no failure."""
+    """Run the command line and exit; SIGTERM and SIGINT exit with code 0 even during startup and shutdown."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
-    # Who is told to stop before it has checked anything must not say that all is good.
+    # A check that is stopped before it has finished must not report success.
     if command != "check" and not command.startswith("--config.check"):
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _leave)
+            signal.signal(number, _exit)
     if command not in {"check", "demo", "simulator"}:
-        # The settings are about to be read anyway.
+        # There is nothing to reload yet: the settings are loaded after this.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    from comms_exporter import cli  # noqa: PLC0415 - most of a second, in which a process is often told to stop
+    from comms_exporter import cli  # noqa: PLC0415 - takes most of a second, during which signals are frequent
 
     code = cli.main()
-    # As it ends, the interpreter gives signals their default meaning back, but for those that are ignored.
+    # While it exits, the interpreter restores the default action of every signal that is not ignored.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
-    # Nothing has begun, or all has ended. An exception could be lost in whatever is being imported.
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    # Nothing has started yet, or everything has ended. An exception could be swallowed by the import in progress.
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""The real program as a process of its own, listening on a free port of this machine, gone when the test is."""
+"""Run the exporter as a process of its own on a free port, and end it with the test."""
 
 import asyncio
 import os
@@ -16,18 +16,18 @@ CREDENTIALS = {"TWILIO_ACCOUNT_SID": "ACtest", "TWILIO_AUTH_TOKEN": "canary-toke
 
 
 class Process:
-    """A running exporter: where it listens, and all that it has said."""
+    """A running exporter: its output so far, and its *url*."""
 
     def __init__(self, process):
         self._process = process
-        self.said = ""
-        self.printed = ""
+        self.stderr = ""
+        self.stdout = ""
         self.url = ""
         self._readers = [
-            asyncio.create_task(self._read(process.stderr, "said")),
-            asyncio.create_task(self._read(process.stdout, "printed")),
+            asyncio.create_task(self._read(process.stderr, "stderr")),
+            asyncio.create_task(self._read(process.stdout, "stdout")),
         ]
-        self._heard = asyncio.Condition()
+        self._output_changed = asyncio.Condition()
 
     @property
     def pid(self):
@@ -36,27 +36,27 @@ class Process:
     async def _read(self, stream, name):
         while line := await stream.readline():
             setattr(self, name, getattr(self, name) + line.decode())
-            async with self._heard:
-                self._heard.notify_all()
+            async with self._output_changed:
+                self._output_changed.notify_all()
 
     async def until(self, pattern, seconds=STARTING_SECONDS):
-        """Return the match of *pattern* in what it says, once it says it."""
+        """Wait until the output matches *pattern*, and return the match."""
 
-        def found():
-            return re.search(pattern, self.said + self.printed)
+        def match():
+            return re.search(pattern, self.stderr + self.stdout)
 
         try:
-            async with asyncio.timeout(seconds), self._heard:
-                await self._heard.wait_for(found)
+            async with asyncio.timeout(seconds), self._output_changed:
+                await self._output_changed.wait_for(match)
         except TimeoutError:
-            raise AssertionError(f"no {pattern!r} in:\n{self.said}{self.printed}") from None
-        return found()
+            raise AssertionError(f"no {pattern!r} in:\n{self.stderr}{self.stdout}") from None
+        return match()
 
     def send(self, number):
         self._process.send_signal(number)
 
     async def ended(self, seconds=STOPPING_SECONDS):
-        """Return the exit code, once it has ended and said all it had to say."""
+        """Wait for the end of the process and of its output, and return the exit code."""
         async with asyncio.timeout(seconds):
             code = await self._process.wait()
             await asyncio.gather(*self._readers)
@@ -70,7 +70,7 @@ class Process:
 
 @asynccontextmanager
 async def run(*arguments, environ=None):
-    """Run `comms-exporter` with *arguments* and nothing but *environ* of an environment."""
+    """Run `comms-exporter` with *arguments*; its environment is *environ* and nothing else."""
     process = Process(
         await asyncio.create_subprocess_exec(
             sys.executable,
@@ -91,7 +91,7 @@ async def run(*arguments, environ=None):
 
 @asynccontextmanager
 async def exporter(api, *arguments, environ=None, listen=True):
-    """Run the exporter on the API at *api*, until the context ends; ready to answer, polled or not."""
+    """Run the exporter with the API at *api* within the context, which starts when the exporter listens."""
     address = ("--web.listen-address=127.0.0.1:0",) if listen else ()
     flags = (f"--api.base-url={api}", *address, "--state.path=", *arguments)
     async with run(*flags, environ={**CREDENTIALS, **(environ or {})}) as process:
@@ -100,11 +100,11 @@ async def exporter(api, *arguments, environ=None, listen=True):
         yield process
 
 
-async def answer(*arguments, environ=None):
-    """Return (exit code, stdout, stderr) of a run that ends by itself."""
+async def run_to_end(*arguments, environ=None):
+    """Run a command that ends by itself, and return its exit code, stdout and stderr."""
     async with run(*arguments, environ=environ) as process:
         code = await process.ended(STARTING_SECONDS)
-        return code, process.printed, process.said
+        return code, process.stdout, process.stderr
 
 
 def unused_port():
@@ -119,7 +119,7 @@ async def scrape(url, path="/metrics"):
 
 
 async def until(url, pattern, seconds=20):
-    """Return the metrics at *url* once *pattern* is in them."""
+    """Scrape *url* until the metrics match *pattern*, and return them."""
     deadline = time.monotonic() + seconds
     while True:
         page = await scrape(url)

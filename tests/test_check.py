@@ -6,7 +6,7 @@ import re
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from process import CREDENTIALS, answer, unused_port
+from process import CREDENTIALS, run_to_end, unused_port
 from simulated_api import SENT, ConfigFile, SimulatedApi
 
 
@@ -24,13 +24,13 @@ def config_file(tmp_path):
 class TestCheck:
     async def test_reports_success_and_the_number_of_requests(self, api):
         api.world.send(fates=SENT)
-        code, printed, said = await answer("check", f"--api.base-url={api.url}", environ=CREDENTIALS)
+        code, stdout, stderr = await run_to_end("check", f"--api.base-url={api.url}", environ=CREDENTIALS)
 
-        assert (0, "") == (code, said)
-        assert printed.startswith("account ACtest\n")
-        assert 9 == printed.count("  ok    ")
-        assert f"settings     valid; polls {api.url} every 30 s" in printed
-        assert re.search(r"requests +about 2,8\d\d requests a day for 1 operations a week", printed)
+        assert (0, "") == (code, stderr)
+        assert stdout.startswith("account ACtest\n")
+        assert 9 == stdout.count("  ok    ")
+        assert f"settings     valid; polls {api.url} every 30 s" in stdout
+        assert re.search(r"requests +about 2,8\d\d requests a day for 1 operations a week", stdout)
 
     @pytest.mark.parametrize(
         ("kind", "step", "advice"),
@@ -48,13 +48,13 @@ class TestCheck:
     async def test_reports_what_fails_and_how_to_fix_it(self, api, kind, step, advice):
         api.faults.add(kind)
         flags = (f"--api.base-url={api.url}", "--json", "--api.timeout=2s")
-        code, printed, _ = await answer("check", *flags, environ=CREDENTIALS)
+        code, stdout, _ = await run_to_end("check", *flags, environ=CREDENTIALS)
 
-        (report,) = json.loads(printed)
+        (report,) = json.loads(stdout)
         (failed,) = [each for each in report["steps"] if not each["good"]]
         assert (1, False, step) == (code, report["good"], failed["name"])
         assert advice in failed["advice"]
-        assert CREDENTIALS["TWILIO_AUTH_TOKEN"] not in printed
+        assert CREDENTIALS["TWILIO_AUTH_TOKEN"] not in stdout
 
     @pytest.mark.parametrize("flags", [(), ("--json",)], ids=["text", "json"])
     async def test_escapes_what_the_api_returns_for_the_terminal(self, flags):
@@ -68,12 +68,12 @@ class TestCheck:
         app.router.add_get("/v1/Emails/Operations", refuse)
         async with TestServer(app) as server:
             base_url = f"--api.base-url={server.make_url('/v1')}"
-            code, printed, said = await answer("check", base_url, *flags, environ=CREDENTIALS)
+            code, stdout, stderr = await run_to_end("check", base_url, *flags, environ=CREDENTIALS)
 
-        assert (1, True) == (code, "moc.elpmaxe" in printed)
-        assert "" == "".join(c for c in printed + said if c != "\n" and not c.isprintable())
+        assert (1, True) == (code, "moc.elpmaxe" in stdout)
+        assert "" == "".join(c for c in stdout + stderr if c != "\n" and not c.isprintable())
         if flags:
-            (report,) = json.loads(printed)
+            (report,) = json.loads(stdout)
             (failed,) = [each for each in report["steps"] if not each["good"]]
             assert f"401: no: {hostile}" == failed["found"]
 
@@ -85,16 +85,20 @@ class TestCheck:
         app.router.add_get("/v1/Emails/Operations", refuse)
         async with TestServer(app) as server:
             environ = {**CREDENTIALS, "PYTHONIOENCODING": "ascii"}
-            code, printed, said = await answer("check", f"--api.base-url={server.make_url('/v1')}", environ=environ)
+            code, stdout, stderr = await run_to_end(
+                "check", f"--api.base-url={server.make_url('/v1')}", environ=environ
+            )
 
-        assert (1, "") == (code, said)
-        assert r"401: tr\xe8s tr\xe8s" in printed
+        assert (1, "") == (code, stderr)
+        assert r"401: tr\xe8s tr\xe8s" in stdout
 
     async def test_reports_a_host_that_does_not_exist(self):
-        code, printed, _ = await answer("check", "--api.base-url=http://no-such-host.invalid/v1", environ=CREDENTIALS)
+        code, stdout, _ = await run_to_end(
+            "check", "--api.base-url=http://no-such-host.invalid/v1", environ=CREDENTIALS
+        )
 
         assert 1 == code
-        assert re.search("FAIL +DNS +no-such-host.invalid", printed)
+        assert re.search("FAIL +DNS +no-such-host.invalid", stdout)
 
     async def test_reports_clock_skew(self):
         async def page(_):
@@ -105,14 +109,14 @@ class TestCheck:
         app.router.add_get("/v1/Emails/Operations", page)
         async with TestServer(app) as server:
             flag = f"--api.base-url={server.make_url('/v1')}"
-            code, printed, _ = await answer("check", flag, environ=CREDENTIALS)
+            code, stdout, _ = await run_to_end("check", flag, environ=CREDENTIALS)
 
         assert 1 == code
-        assert re.search(r"FAIL +clock +\d+ s ahead of the API", printed)
+        assert re.search(r"FAIL +clock +\d+ s ahead of the API", stdout)
 
     async def test_tests_each_account(self, config_file, api):
         config_file.write({"name": "good"}, {"name": "bad", "base_url": f"http://127.0.0.1:{unused_port()}/v1"})
         flags = (f"--config.file={config_file.path}", f"--api.base-url={api.url}", "--json")
-        code, printed, _ = await answer("check", *flags)
+        code, stdout, _ = await run_to_end("check", *flags)
 
-        assert (1, [True, False]) == (code, [report["good"] for report in json.loads(printed)])
+        assert (1, [True, False]) == (code, [report["good"] for report in json.loads(stdout)])

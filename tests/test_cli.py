@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from operations import as_json, operation
-from process import CREDENTIALS, answer, exporter, run, scrape, until, unused_port
+from process import CREDENTIALS, exporter, run, run_to_end, scrape, until, unused_port
 
 from comms_exporter import __version__
 from comms_exporter.simulator import Fate, Faults, World, make_app
@@ -57,17 +57,17 @@ class TestServing:
             await self.compare(api, page, 210)
 
     async def compare(self, api, page, count):
-        said = {}
+        listed = {}
         async with aiohttp.ClientSession(headers={"Authorization": aiohttp.encode_basic_auth("AC", "x")}) as session:
             token = None
             while token is not False:
                 query = {"pageSize": "1000", **({"pageToken": token} if token else {})}
                 async with session.get(f"{api}/Emails/Operations", params=query) as response:
                     payload = await response.json()
-                said |= {each["id"]: each for each in payload["operations"]}
+                listed |= {each["id"]: each for each in payload["operations"]}
                 token = payload["pagination"]["next"] or False
-        assert count == len(said)
-        for operation_id, each in said.items():
+        assert count == len(listed)
+        for operation_id, each in listed.items():
             labels = f'account="ACtest",operation_id="{operation_id}"'
             assert f'comms_email_operation_status{{{labels},status="{each["status"]}"}} 1.0' in page
             for name, value in each["stats"].items():
@@ -84,7 +84,7 @@ class TestServing:
             await until(process.url, r'^comms_exporter_poll_failures_total.*reason="connection"} [1-9]')
             page = await until(process.url, r'^comms_exporter_poll_failures_total.*reason="connection"} [2-9]')
             assert 'comms_up{account="ACtest"} 0.0' in page
-            assert 1 == process.said.count('msg="poll failed"')
+            assert 1 == process.stderr.count('msg="poll failed"')
             assert "Healthy" in await scrape(process.url, "/-/healthy")
             assert "Ready" in await scrape(process.url, "/-/ready")
 
@@ -96,7 +96,7 @@ class TestServing:
             process.send(number)
 
             assert 0 == await process.ended(5)
-            assert "Traceback" not in process.said
+            assert "Traceback" not in process.stderr
 
     async def test_stops_despite_a_slow_client(self, api):
         async with exporter(api) as process:
@@ -116,9 +116,9 @@ class TestServing:
             process.send(signal.SIGTERM)
             await process.ended()
 
-        said = [json.loads(line)["msg"] for line in process.said.splitlines()]
-        assert ["no state file: counters are lost at a restart", "listening"] == said[:2]
-        assert {"polled", "stopping"} == set(said[2:])
+        messages = [json.loads(line)["msg"] for line in process.stderr.splitlines()]
+        assert ["no state file: counters are lost at a restart", "listening"] == messages[:2]
+        assert {"polled", "stopping"} == set(messages[2:])
 
     async def test_the_account_name_can_be_set(self, api):
         async with exporter(api, "--account.name=shop") as process:
@@ -127,7 +127,7 @@ class TestServing:
     async def test_listens_on_the_given_addresses_and_path(self, api):
         async with exporter(api, "--web.listen-address=127.0.0.1:0", "--web.telemetry-path=/m") as process:
             await process.until("(?s)msg=listening.*msg=listening")
-            addresses = re.findall(r"address=(\S+)", process.said)
+            addresses = re.findall(r"address=(\S+)", process.stderr)
 
             assert 2 == len(set(addresses))
             for address in addresses:
@@ -154,28 +154,28 @@ class TestState:
     async def test_two_processes_cannot_share_a_state_file(self, api, tmp_path):
         flag = f"--state.path={tmp_path / 'state.db'}"
         async with exporter(api, flag):
-            code, _, said = await answer("--web.listen-address=127.0.0.1:0", flag, environ=CREDENTIALS)
+            code, _, stderr = await run_to_end("--web.listen-address=127.0.0.1:0", flag, environ=CREDENTIALS)
 
         problem = f"{tmp_path / 'state.db'} is in use by another process; each process needs its own state file"
-        assert (1, f"comms-exporter: {problem}\n") == (code, said)
+        assert (1, f"comms-exporter: {problem}\n") == (code, stderr)
 
     async def test_an_unreadable_file_is_renamed_and_logged(self, api, tmp_path):
         path = tmp_path / "state.db"
         path.write_text("precious")
         async with exporter(api, f"--state.path={path}", "--collect.interval=100ms") as process:
             await process.until("msg=polled")
-            assert "level=error" in process.said
-            assert "renamed_to=" in process.said
+            assert "level=error" in process.stderr
+            assert "renamed_to=" in process.stderr
 
         (aside,) = tmp_path.glob("state.db.corrupt-*")
         assert "precious" == aside.read_text()
 
     async def test_an_unwritable_path_is_reported(self, tmp_path):
         (tmp_path / "file").touch()
-        code, _, said = await answer(f"--state.path={tmp_path}/file/state.db", environ=CREDENTIALS)
+        code, _, stderr = await run_to_end(f"--state.path={tmp_path}/file/state.db", environ=CREDENTIALS)
 
-        assert (2, 1) == (code, said.count("\n"))
-        assert "--state.path" in said
+        assert (2, 1) == (code, stderr.count("\n"))
+        assert "--state.path" in stderr
 
 
 class TestSecrets:
@@ -188,7 +188,7 @@ class TestSecrets:
             for field in ("id", "status")
             for value in (canary, f"op-{canary}", quote(canary).replace("-", "%2D"), basic, canary.upper())
         ]
-        answers = iter(
+        responses = iter(
             [
                 web.json_response({"message": f"bad token {canary}"}, status=401),
                 web.json_response({"message": f"Authorization was Basic {basic}"}, status=403),
@@ -200,7 +200,7 @@ class TestSecrets:
         )
 
         async def refuse(request):
-            return next(answers, web.Response(status=500, text=canary))
+            return next(responses, web.Response(status=500, text=canary))
 
         app = web.Application()
         app.router.add_get("/v1/Emails/Operations", refuse)
@@ -215,7 +215,7 @@ class TestSecrets:
                 process.send(signal.SIGTERM)
                 await process.ended()
 
-        everything = "".join(seen) + process.said + process.printed
+        everything = "".join(seen) + process.stderr + process.stdout
         everything += "".join(path.read_bytes().decode("latin-1") for path in tmp_path.glob("state.db*"))
         assert "poll failed" in everything
         assert 'comms_exporter_malformed_operations_total{account="ACtest"} 11.0' in everything
@@ -268,21 +268,21 @@ class TestInvalidSettings:
         ],
     )
     async def test_are_reported(self, arguments, environ, names):
-        code, printed, said = await answer(*arguments, environ=environ)
+        code, stdout, stderr = await run_to_end(*arguments, environ=environ)
 
-        assert (2, "", 1) == (code, printed, said.count("\n"))
+        assert (2, "", 1) == (code, stdout, stderr.count("\n"))
         for name in names:
-            assert name in said
-        assert "canary" not in said
+            assert name in stderr
+        assert "canary" not in stderr
 
     async def test_an_unknown_key_in_the_file_is_reported(self, tmp_path):
         file = tmp_path / "comms.yml"
         file.write_text("collect:\n  intervall: 30s\n")
 
-        code, _, said = await answer(f"--config.file={file}", environ=CREDENTIALS)
+        code, _, stderr = await run_to_end(f"--config.file={file}", environ=CREDENTIALS)
 
-        assert (2, 1) == (code, said.count("\n"))
-        assert "collect.intervall" in said
+        assert (2, 1) == (code, stderr.count("\n"))
+        assert "collect.intervall" in stderr
 
     async def test_a_port_in_use_is_reported(self):
         with socket.socket() as taken:
@@ -290,13 +290,15 @@ class TestInvalidSettings:
             taken.listen()
             address = f"127.0.0.1:{taken.getsockname()[1]}"
 
-            code, _, said = await answer(f"--web.listen-address={address}", "--state.path=", environ=CREDENTIALS)
+            code, _, stderr = await run_to_end(f"--web.listen-address={address}", "--state.path=", environ=CREDENTIALS)
 
         assert 1 == code
-        assert [f"comms-exporter: cannot listen on {address}: address already in use"] == said.splitlines()[-1:]
+        assert [f"comms-exporter: cannot listen on {address}: address already in use"] == stderr.splitlines()[-1:]
 
     async def test_valid_settings_can_be_checked(self):
-        assert (0, "The settings are valid: 1 account(s).\n", "") == await answer("--config.check", environ=CREDENTIALS)
+        assert (0, "The settings are valid: 1 account(s).\n", "") == await run_to_end(
+            "--config.check", environ=CREDENTIALS
+        )
 
     @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
     @pytest.mark.parametrize(
@@ -308,11 +310,11 @@ class TestInvalidSettings:
     )
     async def test_an_invalid_proxy_is_reported_by_every_command(self, command, name, text):
         environ = {**CREDENTIALS, "COMMS_EXPORTER_STATE_PATH": "", name: text}
-        wanted = (
+        expected = (
             f"comms-exporter: {name}: is not the URL of an HTTP proxy; write one such as http://proxy.example:3128\n"
         )
 
-        assert (2, "", wanted) == await answer(*command, environ=environ)
+        assert (2, "", expected) == await run_to_end(*command, environ=environ)
 
     @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
     @pytest.mark.parametrize(
@@ -330,11 +332,11 @@ class TestInvalidSettings:
         elif content is not None:
             file.write_text(content)
 
-        code, printed, said = await answer(*command, "--state.path=", f"--api.ca-file={file}", environ=CREDENTIALS)
+        code, stdout, stderr = await run_to_end(*command, "--state.path=", f"--api.ca-file={file}", environ=CREDENTIALS)
 
-        assert (2, "", 1) == (code, printed, said.count("\n"))
-        assert said.startswith(f"comms-exporter: --api.ca-file: {file}: ")
-        assert why in said
+        assert (2, "", 1) == (code, stdout, stderr.count("\n"))
+        assert stderr.startswith(f"comms-exporter: --api.ca-file: {file}: ")
+        assert why in stderr
 
     @pytest.mark.parametrize(
         "command", [COMMANDS["serve"], COMMANDS["--config.check"]], ids=["serve", "--config.check"]
@@ -351,18 +353,18 @@ class TestInvalidSettings:
         (tmp_path / "file").touch()
         (tmp_path / "directory").mkdir()
 
-        code, printed, said = await answer(*command, f"--state.path={tmp_path / path}", environ=CREDENTIALS)
+        code, stdout, stderr = await run_to_end(*command, f"--state.path={tmp_path / path}", environ=CREDENTIALS)
 
-        assert (2, "", 1) == (code, printed, said.count("\n"))
-        assert said.startswith(f"comms-exporter: --state.path: {tmp_path / path}: {why}")
+        assert (2, "", 1) == (code, stdout, stderr.count("\n"))
+        assert stderr.startswith(f"comms-exporter: --state.path: {tmp_path / path}: {why}")
 
     async def test_all_problems_are_reported_at_once_and_no_file_is_created(self, tmp_path):
         environ = {**CREDENTIALS, "HTTPS_PROXY": "canary"}
         flags = (f"--api.ca-file={tmp_path}/none", f"--web.config.file={tmp_path}/none", f"--state.path={tmp_path}/a/b")
-        code, _, said = await answer("--config.check", *flags, environ=environ)
+        code, _, stderr = await run_to_end("--config.check", *flags, environ=environ)
 
         names = ["--web.config.file", "--api.ca-file", "HTTPS_PROXY"]
-        assert (2, names) == (code, [line.split(": ")[1] for line in said.splitlines()])
+        assert (2, names) == (code, [line.split(": ")[1] for line in stderr.splitlines()])
         assert [] == list(tmp_path.iterdir())
 
 
@@ -383,28 +385,28 @@ def revocation_list(file, folder):
 
 class TestCommands:
     async def test_version(self):
-        code, printed, _ = await answer("--version")
+        code, stdout, _ = await run_to_end("--version")
 
-        assert (0, True) == (code, printed.startswith(f"comms-exporter, version {__version__} (python 3."))
+        assert (0, True) == (code, stdout.startswith(f"comms-exporter, version {__version__} (python 3."))
 
     async def test_help_lists_every_command_and_flag(self):
-        code, printed, _ = await answer("--help")
+        code, stdout, _ = await run_to_end("--help")
 
         assert 0 == code
         for word in ("demo", "simulator", "--collect.interval", "COMMS_EXPORTER_COLLECT_INTERVAL", "30s"):
-            assert word in printed
+            assert word in stdout
 
     async def test_demo_shows_every_state_and_increasing_counters_without_an_account(self):
         async with run("demo", "--web.listen-address=127.0.0.1:0") as process:
             await process.until("Ctrl-C")
-            assert STORY.splitlines()[0] in process.printed
-            url = re.search(r"Status page: (\S+)/\n", process.printed)[1]
+            assert STORY.splitlines()[0] in process.stdout
+            url = re.search(r"Status page: (\S+)/\n", process.stdout)[1]
             await until(url, r"^comms_emails_sent_total\S+ [1-9]", seconds=15)
             page = await scrape(url, "/")
             process.send(signal.SIGINT)
 
             assert 0 == await process.ended(5)
-            assert "" == process.said
+            assert "" == process.stderr
         assert {"scheduled", "processing", "completed", "canceled"} <= set(re.findall(r'"badge (\w+)"', page))
 
     async def test_the_simulator_runs_alone(self):

@@ -15,7 +15,7 @@ import pytest
 import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from process import CREDENTIALS, answer, exporter, scrape, until
+from process import CREDENTIALS, exporter, run_to_end, scrape, until
 from simulated_api import NO_CREDENTIALS, SENT, ConfigFile, SimulatedApi, reload, sample
 
 from comms_exporter import wiring
@@ -88,10 +88,10 @@ class TestManyAccounts:
         assert names == sorted(found)
 
     async def test_an_invalid_shard_is_reported(self):
-        code, _, said = await answer("--shard.index=3", "--shard.total=3", environ=CREDENTIALS)
+        code, _, stderr = await run_to_end("--shard.index=3", "--shard.total=3", environ=CREDENTIALS)
 
-        assert (2, 1) == (code, said.count("\n"))
-        assert "--shard.index" in said
+        assert (2, 1) == (code, stderr.count("\n"))
+        assert "--shard.index" in stderr
 
 
 class TestReload:
@@ -143,7 +143,7 @@ class TestReload:
 
             assert 500 == status
             assert "auth_tokken" in text
-            assert "canary-xyz" not in text + process.said
+            assert "canary-xyz" not in text + process.stderr
             page = await scrape(process.url)
             assert 0 == sample(page, "comms_exporter_config_last_reload_successful")
             assert 1 == sample(page, 'comms_up{account="shop"}')

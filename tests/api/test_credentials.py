@@ -98,7 +98,7 @@ class TestSecretFiles:
             token.write_text("second-canary\n")
 
             await until(process.url, "^comms_up.* 1")
-            assert "canary" not in process.said
+            assert "canary" not in process.stderr
 
     async def test_a_missing_file_keeps_the_previous_credentials(self, tmp_path):
         token = tmp_path / "token"
@@ -107,8 +107,8 @@ class TestSecretFiles:
         async with SimulatedApi() as api, exporter(api.url, "--collect.interval=100ms", environ=environ) as process:
             await until(process.url, "^comms_up.* 1")
             token.unlink()
-            polls = process.said.count("msg=polled")
+            polls = process.stderr.count("msg=polled")
             await process.until(f"(?s)(msg=polled.*){{{polls + 3}}}")
 
             assert 1 == sample(await scrape(process.url), 'comms_up{account="ACtest"}')
-            assert 1 == process.said.count("cannot reload credentials, using the previous ones")
+            assert 1 == process.stderr.count("cannot reload credentials, using the previous ones")

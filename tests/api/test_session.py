@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
-from process import CREDENTIALS, answer, exporter, scrape, until
+from process import CREDENTIALS, exporter, run_to_end, scrape, until
 
 from comms_exporter.api.session import parse_proxy_url
 from comms_exporter.simulator import World, make_app
@@ -85,10 +85,10 @@ class TestConnections:
 
     async def test_an_invalid_ca_file_is_reported(self, tmp_path):
         (tmp_path / "ca.pem").write_text("nothing")
-        code, _, said = await answer(f"--api.ca-file={tmp_path}/ca.pem", "--state.path=", environ=CREDENTIALS)
+        code, _, stderr = await run_to_end(f"--api.ca-file={tmp_path}/ca.pem", "--state.path=", environ=CREDENTIALS)
 
         assert 2 == code
-        assert f"--api.ca-file: {tmp_path}/ca.pem" in said
+        assert f"--api.ca-file: {tmp_path}/ca.pem" in stderr
 
     async def test_the_proxy_in_the_environment_is_used(self):
         requests = []
@@ -103,7 +103,7 @@ class TestConnections:
             environ = {"http_proxy": f"http://me:proxy-canary@127.0.0.1:{proxy.port}"}
             async with exporter("http://comms.example/v1", "--collect.interval=100ms", environ=environ) as process:
                 await until(process.url, "^comms_up.* 1")
-                assert "proxy-canary" not in process.said
+                assert "proxy-canary" not in process.stderr
 
         address, authorization = requests[0]
         assert address.startswith("http://comms.example/v1/Emails/Operations?")
@@ -126,8 +126,8 @@ class TestConnections:
             base_url = "http://comms.example/v1"
             async with exporter(base_url, "--collect.interval=100ms", environ=environ) as process:
                 await until(process.url, r"^comms_exporter_polls_total.* [2-9]")
-                seen = [process.said, *[await scrape(process.url, path) for path in ("/", "/metrics")]]
-            seen += (await answer("check", f"--api.base-url={base_url}", environ={**CREDENTIALS, **environ}))[1:]
+                seen = [process.stderr, *[await scrape(process.url, path) for path in ("/", "/metrics")]]
+            seen += (await run_to_end("check", f"--api.base-url={base_url}", environ={**CREDENTIALS, **environ}))[1:]
 
         assert "407: xxx" in seen[0]
         assert "Basic bW" in seen[0]  # the user, which is not a secret

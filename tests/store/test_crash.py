@@ -100,7 +100,7 @@ async def test_killed_at_random_moments_it_counts_the_truth(tmp_path):
                 await asyncio.sleep(0.05)
             assert truth["operations_created"] > 0
             # Nothing is added afterwards, either.
-            polls = process.said.count("msg=polled")
+            polls = process.stderr.count("msg=polled")
             await process.until(f"(?s)(msg=polled.*){{{polls + 3}}}")
             await look(session, process.url)
             assert truth == seen
@@ -203,7 +203,7 @@ class TestStopping:
                 await eventually(lambda: handles(process.pid, signal.SIGTERM))
                 await asyncio.sleep(dice.uniform(0, 1.2))
 
-                assert await stopped(process) == 0, process.said
+                assert await stopped(process) == 0, process.stderr
 
     async def test_while_the_state_is_locked_at_the_start(self, api, flags, tmp_path):
         async with exporter(api.url, *flags) as process:
@@ -215,7 +215,7 @@ class TestStopping:
                 await eventually(lambda: str(path) in opened_by(process.pid))
 
                 assert await stopped(process) == 0
-                assert process.said == ""
+                assert process.stderr == ""
 
     @pytest.mark.parametrize("lets_go", [False, True])
     async def test_while_the_state_is_locked(self, api, flags, tmp_path, lets_go):

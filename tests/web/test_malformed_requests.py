@@ -78,10 +78,10 @@ class TestMalformedRequests:
             process.send(signal.SIGTERM)
             assert 0 == await process.ended()
 
-        lines = malformed_lines(process.said)
-        assert CANARY not in process.said
-        assert "level=error" not in process.said, "only our own bugs are errors"
-        assert max(map(len, process.said.splitlines())) < 300
+        lines = malformed_lines(process.stderr)
+        assert CANARY not in process.stderr
+        assert "level=error" not in process.stderr, "only our own bugs are errors"
+        assert max(map(len, process.stderr.splitlines())) < 300
         assert len(lines) <= 15
         counted = sum(int(match[1]) for line in lines if (match := re.search(r"suppressed=(\d+)", line)))
         counted += sum("malformed" in line for line in lines)
@@ -296,7 +296,9 @@ class TestFuzz:
             process.send(signal.SIGTERM)
             assert 0 == await process.ended()
 
-        assert CANARY not in process.said
-        assert [] == [line for line in process.said.splitlines() if "level=error" in line or not line.startswith("ts=")]
+        assert CANARY not in process.stderr
+        assert [] == [
+            line for line in process.stderr.splitlines() if "level=error" in line or not line.startswith("ts=")
+        ]
         assert megabytes < 200
         assert files < 100
