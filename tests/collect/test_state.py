@@ -1,13 +1,14 @@
-"""Totals say what happened since the first look, once, whatever the answers do."""
+"""Totals count what happened since the first look, once, whatever the API returns."""
 
 import pytest
-from operations import NOW, apply, listing, operation, view
+from operations import NOW, apply, listing, operation, restored, saved_account
 
+from comms_exporter.base.slices import run_to_completion
 from comms_exporter.collect.schedule import DAY, MARGIN, RETENTION
 from comms_exporter.collect.state import AccountState
 from comms_exporter.model.histogram import Exemplar
 from comms_exporter.model.readings import Reading
-from comms_exporter.model.records import TOTALS
+from comms_exporter.model.records import TOTALS, Tracked
 
 MINUTE = 60.0
 
@@ -33,7 +34,7 @@ class TestFirstLook:
         assert {} == totals(state)
         assert ["a"] == list(state.tracked)
 
-    def test_what_it_saw_counts_by_its_growth(self):
+    def test_what_it_found_counts_by_its_growth(self):
         state = AccountState()
         apply(state, listing(operation(total=3, queued=2, sent=1), sweep=True))
 
@@ -41,20 +42,20 @@ class TestFirstLook:
 
         assert {"sent": 2} == totals(state)
 
-    def test_what_was_created_after_it_counts_in_full(self, state):
+    def test_an_operation_created_after_it_counts_in_full(self, state):
         apply(state, listing(operation(total=3, sent=3, delivered=1)))
 
         assert {"total": 3, "sent": 3, "delivered": 1, "operations_created": 1} == totals(state)
 
-    def test_what_it_missed_but_is_older_sets_marks_only(self, state):
-        """A listing that shows it late does not make it new."""
+    def test_an_older_operation_that_it_missed_only_sets_marks(self, state):
+        """It is not new because a later listing is the first to include it."""
         apply(state, listing(operation(total=3, sent=2, created=NOW - DAY)))
         apply(state, listing(operation(total=3, sent=3, created=NOW - DAY, updated=NOW)))
 
         assert {"sent": 1} == totals(state)
 
-    def test_what_is_created_in_its_very_second_is_new(self):
-        """Twilio's times are whole seconds."""
+    def test_an_operation_created_in_the_same_second_is_new(self):
+        """The API's times are whole seconds."""
         state = AccountState()
         apply(state, listing(sweep=True, at=NOW + 0.7))
 
@@ -62,8 +63,8 @@ class TestFirstLook:
 
         assert {"total": 1, "operations_created": 1} == totals(state)
 
-    def test_making_up_our_mind_later_adds_nothing_from_before_it(self):
-        """Undecided at first, exclusive in the end: the seven that were sent before stay uncounted."""
+    def test_deciding_on_a_reading_later_counts_nothing_from_before_it(self):
+        """Undecided at first, then exclusive: the seven emails that were sent before are not counted."""
         state = AccountState()
         apply(state, listing(operation(total=10, sent=3, delivered=4), sweep=True))
 
@@ -72,13 +73,13 @@ class TestFirstLook:
         assert state.tracked["a"].reading is Reading.EXCLUSIVE
         assert {"sent": 3, "delivered": 2} == totals(state)
 
-    def test_must_see_everything(self):
+    def test_it_has_to_be_a_sweep(self):
         with pytest.raises(ValueError, match="first look"):
             apply(AccountState(), listing(operation()))
 
 
 class TestTotals:
-    def test_an_answer_seen_twice_adds_nothing(self, state):
+    def test_a_response_that_is_repeated_adds_nothing(self, state):
         for _ in range(3):
             apply(state, listing(operation(total=3, sent=3, delivered=2)))
 
@@ -113,7 +114,7 @@ class TestTotals:
             "operations_created": 1,
         } == totals(state)
 
-    def test_a_forced_reading_is_not_argued_with(self):
+    def test_a_forced_reading_is_used_even_if_the_counters_contradict_it(self):
         state = AccountState(forced_reading=Reading.CUMULATIVE)
         apply(state, listing(sweep=True, at=NOW - MINUTE))
 
@@ -127,7 +128,7 @@ class TestTotals:
 
         assert {"operations_created": 2, "operations_completed": 1, "operations_canceled": 1} == totals(state)
 
-    def test_what_changes_after_completion_counts(self, state):
+    def test_changes_after_completion_count(self, state):
         apply(state, listing(operation(status="COMPLETED", total=2, sent=2, delivered=2)))
         apply(state, listing(operation(status="COMPLETED", updated=NOW + 9, total=2, sent=2, delivered=2, opened=1)))
 
@@ -140,7 +141,7 @@ class TestTotals:
         assert totals(state)["sent"] == 4
         assert {"sent": 1} == state.regressions
 
-    def test_an_answer_from_the_past_undoes_nothing_and_is_no_regression(self, state):
+    def test_an_older_version_undoes_nothing_and_is_no_regression(self, state):
         apply(state, listing(operation(updated=NOW + 60, total=3, sent=3)))
         apply(state, listing(operation(updated=NOW + 30, total=3, queued=1, sent=2, failed=0)))
 
@@ -148,7 +149,7 @@ class TestTotals:
         assert totals(state)["sent"] == 3
         assert {} == state.regressions
 
-    def test_the_last_mover_of_a_failure_is_named(self, state):
+    def test_the_last_operation_that_failed_is_the_exemplar(self, state):
         apply(state, listing(operation("a", total=3, failed=1, sent=2), operation("b", total=2, sent=2)))
         apply(state, listing(operation("b", updated=NOW + 9, total=2, sent=2, undelivered=2), at=NOW + 10))
 
@@ -164,7 +165,7 @@ class TestDurations:
         assert (90.0, 1) == (state.durations.sum, sum(state.durations.counts))
         assert [Exemplar("a", 90.0, NOW)] == list(state.durations.exemplars.values())
 
-    def test_what_completed_before_the_first_look_is_not(self):
+    def test_completions_before_the_first_look_are_not_observed(self):
         state = AccountState()
         apply(state, listing(operation(status="COMPLETED", updated=NOW + 90), sweep=True))
 
@@ -182,7 +183,7 @@ class TestForgetting:
 
         assert "a" in state.tracked
 
-    def test_afterwards_it_is_forgotten_and_its_counts_stay(self, state):
+    def test_then_it_is_forgotten_and_the_totals_stay(self, state):
         apply(state, listing(self.old()))
 
         apply(state, listing(sweep=True, at=NOW + RETENTION + MARGIN + 1))
@@ -191,7 +192,7 @@ class TestForgetting:
         assert state.snapshot().changed == {"a": None}
         assert {"total": 1, "sent": 1, "operations_created": 1, "operations_completed": 1} == totals(state)
 
-    def test_one_that_reappears_is_counted_once(self, state):
+    def test_a_forgotten_operation_that_reappears_is_not_counted_again(self, state):
         apply(state, listing(self.old()))
         late = NOW + RETENTION + MARGIN + 1
         apply(state, listing(sweep=True, at=late))
@@ -202,7 +203,7 @@ class TestForgetting:
 
         assert totals(state)["sent"] == 1
 
-    def test_one_that_a_replica_believes_unfinished_is_counted_once(self, state):
+    def test_nor_is_one_that_reappears_as_unfinished(self, state):
         apply(state, listing(self.old()))
         late = NOW + RETENTION + MARGIN + 1
         apply(state, listing(sweep=True, at=late))
@@ -213,7 +214,7 @@ class TestForgetting:
         assert {} == state.tracked
         assert {"total": 1, "sent": 1, "operations_created": 1, "operations_completed": 1} == totals(state)
 
-    def test_an_unfinished_one_is_kept_until_the_api_has_lost_it(self, state):
+    def test_an_unfinished_operation_is_kept_until_it_is_gone(self, state):
         apply(state, listing(operation(status="SCHEDULED", total=1, scheduled=1)))
         apply(state, listing(sweep=True, at=NOW + 9 * DAY))
         assert "a" in state.tracked
@@ -222,7 +223,7 @@ class TestForgetting:
         apply(state, listing(sweep=True, at=NOW + 9 * DAY))
         assert "a" not in state.tracked
 
-    def test_one_that_the_api_lost_too_early_counts_on_when_it_returns(self, state):
+    def test_an_operation_that_was_gone_and_returns_keeps_its_marks(self, state):
         apply(state, listing(operation(total=2, sent=1)))
         state.mark_gone("a")
         assert [] == list(state.unfinished())
@@ -233,98 +234,65 @@ class TestForgetting:
         assert ["a"] == [each.id for each in state.unfinished()]
 
 
-class TestView:
-    def test_what_left_the_window_comes_back_with_a_longer_one(self, state):
-        """After a reload, or when a clock that was ahead is right again."""
-        for hours in (0, 2, 9):
-            apply(state, listing(operation(f"{hours} hours", status="COMPLETED", created=NOW - hours * 3600, total=1)))
+class TestSnapshots:
+    def test_there_is_none_before_the_first_look(self):
+        assert AccountState().snapshot() is None
 
-        def shown(window, now=NOW):
-            return {each.id for each in view(state, now=now, active_window=window * 3600, limit=9).exposed}
+    def test_later_changes_do_not_affect_it(self, state):
+        apply(state, listing(operation("a", total=5, sent=3)))
+        snapshot = state.snapshot()
+        before = repr(snapshot)
 
-        assert {"0 hours"} == shown(1)
-        assert {"0 hours", "2 hours"} == shown(3)
-        assert set() == shown(3, now=NOW + 20 * 3600)
-        assert {"0 hours", "2 hours"} == shown(3)
-        assert {"0 hours", "2 hours", "9 hours"} == shown(24)
-
-    def view(self, state, limit=10, now=NOW):
-        return view(state, now=now, active_window=3600, limit=limit)
-
-    def test_shows_unfinished_and_recently_changed_operations(self, state):
         apply(
             state,
-            listing(
-                operation("old and unfinished", created=NOW - DAY),
-                operation("unknown status", status="PAUSED", created=NOW - DAY),
-                operation("just completed", status="COMPLETED", created=NOW - DAY, updated=NOW - 3600),
-                operation("completed long ago", status="COMPLETED", created=NOW - DAY, updated=NOW - 3601),
-            ),
+            listing(operation("a", updated=NOW + 50, status="COMPLETED", total=5, sent=5), sweep=True, at=NOW + 99),
         )
 
-        shown = self.view(state)
+        assert before == repr(snapshot)
 
-        assert {"old and unfinished", "unknown status", "just completed"} == {each.id for each in shown.exposed}
-        assert shown.hidden == 0
+    def test_it_has_the_changes_since_the_last_one(self, state):
+        apply(state, listing(operation("a"), operation("b")))
+        assert state.snapshot().is_complete
 
-    def test_past_the_limit_unfinished_ones_win_and_then_the_latest(self, state):
-        apply(
-            state,
-            listing(
-                operation("unfinished", created=NOW - DAY),
-                operation("earlier", status="COMPLETED", updated=NOW - 20),
-                operation("later", status="COMPLETED", updated=NOW - 10),
-            ),
-        )
+        apply(state, listing(operation("b", updated=NOW + 1)))
+        snapshot = state.snapshot()
 
-        assert ["unfinished", "later"] == [each.id for each in self.view(state, limit=2).exposed]
-        assert self.view(state, limit=2).hidden == 1
-        assert self.view(state, limit=0).hidden == 3
+        assert (["b"], False) == (list(snapshot.changed), snapshot.is_complete)
 
-    def test_sums_over_everything_that_is_tracked(self, state):
-        apply(
-            state,
-            listing(
-                operation("a", total=5, queued=3, sent=2),
-                operation("b", status="SCHEDULED", created=NOW - 50, total=4, scheduled=4),
-                operation("c", status="SCHEDULED", created=NOW - 90, total=4, scheduled=4),
-                operation("d", status="COMPLETED", total=1, sent=1, delivered=1),
-            ),
-        )
+    def test_one_that_was_not_saved_is_included_in_the_next_one(self, state):
+        apply(state, listing(operation("a", sent=1), operation("b")))
+        unsaved = state.snapshot()
+        apply(state, listing(operation("a", updated=NOW + 1, sent=2)))
 
-        shown = self.view(state, limit=1)
+        state.requeue(unsaved)
+        snapshot = state.snapshot()
 
-        assert (3, 8) == (shown.queued, shown.scheduled)
-        assert {"PROCESSING": 1, "SCHEDULED": 2, "COMPLETED": 1} == shown.by_status
-        assert {"PROCESSING": NOW, "SCHEDULED": NOW - 90} == shown.oldest_unfinished
-        assert {Reading.UNDECIDED: 3, Reading.CUMULATIVE: 1} == shown.by_reading
+        assert {"a": state.tracked["a"], "b": state.tracked["b"]} == snapshot.changed
 
-    def test_what_the_api_has_lost_is_not_shown(self, state):
-        apply(state, listing(operation(total=5, queued=5)))
-        state.mark_gone("a")
+    def test_it_is_complete_after_the_store_has_lost_everything(self, state):
+        apply(state, listing(operation("a"), operation("b")))
+        state.snapshot()
 
-        shown = self.view(state)
+        state.requeue_all()
 
-        assert ([], 0, {}) == (shown.exposed, shown.queued, shown.oldest_unfinished)
+        assert state.snapshot().is_complete
 
 
-class TestUnknownStatuses:
-    def test_a_few_have_their_names_and_the_rest_are_other(self):
-        """An API that invents a status for every operation makes no more series than that."""
-        state = AccountState()
-        some = [operation(f"o{n}", status=f"S{n:03d}", created=NOW + n) for n in range(100)]
-        known = operation("p", status="PROCESSING", created=NOW)
-        apply(state, listing(known, operation("twice", status="S099", created=NOW), *some, sweep=True))
+class TestRestoring:
+    def test_a_restored_state_continues_to_count(self, state):
+        apply(state, listing(operation(total=3, sent=1)))
+        snapshot = state.snapshot()
 
-        shown = view(state, now=NOW, active_window=3600, limit=10)
+        state = restored(saved_account(*snapshot.changed.values()))
+        apply(state, listing(operation(total=3, sent=3, updated=NOW + 1)))
 
-        names = {"PROCESSING", "S099", *(f"S{n:03d}" for n in range(19))}
-        assert {**dict.fromkeys(names, 1), "S099": 2, "OTHER": 80} == shown.by_status
-        assert {*names, "OTHER"} == shown.oldest_unfinished.keys()
-        assert NOW + 19 == shown.oldest_unfinished["OTHER"]
+        assert {"sent": 2} == totals(state)
 
-    def test_one_has_its_name(self):
-        state = AccountState()
-        apply(state, listing(operation(status="PAUSED"), sweep=True))
+    def test_a_forced_reading_applies_to_the_next_change(self):
+        state = AccountState(forced_reading=Reading.EXCLUSIVE)
+        saved = saved_account(Tracked(operation(total=3, sent=1), Reading.CUMULATIVE))
+        run_to_completion(state.restore(saved))
 
-        assert {"PAUSED": 1} == view(state, now=NOW, active_window=3600, limit=10).by_status
+        apply(state, listing(operation(total=3, sent=1, delivered=1, updated=NOW + 1)))
+
+        assert state.tracked["a"].reading is Reading.EXCLUSIVE

@@ -1,4 +1,4 @@
-"""Damages state files, in every way that a disk, a careless hand or a stranger might, from a seed."""
+"""Damage state files at random, as a failing disk, a mistake or an attacker could."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ COLUMNS = {
     "accounts": ("name", "first_look", "horizon", "seen", "totals", "durations"),
     "operations": ("account", "id", "status", "created", "updated", "stats", "reading", "marks", "gone"),
 }
-# As SQL, because not all of it can be a value of Python's.
+# SQL expressions, because some of these values do not exist in Python.
 ODD = (
     "NULL", "0", "-1", "1", "2", "1.5", "9e999", "-9e999", "1e300", "-1e300", "253402300800.0", "-62135596801.0", "9e12",
     "9223372036854775807", "-9223372036854775808", "9007199254740993", "''", "'x'", "' '", "'1'", "'cumulative'",
@@ -32,7 +32,7 @@ ODD = (
     "replace(hex(zeroblob(40000)), '0', 'x')", "'[]'", "'{}'", "'null'", "'[1e999]'", "'{\"total\": 1}'",
     "replace(hex(zeroblob(9000)), '0', '[')", "'[' || replace(hex(zeroblob(3000)), '0', '9') || ']'",
 )  # fmt: skip
-# In the place of NOT NULL: constraints are no help against a disk.
+# Replaces NOT NULL while a value is damaged: a failing disk respects no constraints.
 LAX = "/*lax!*/"
 CHANGES = (
     "DROP TABLE {table}",
@@ -58,7 +58,7 @@ CHANGES = (
 
 
 class Originals:
-    """Sound states to damage: small and large, closed and in use, of this version and of the first."""
+    """Intact state files to damage: small and large, closed and in use, of this version and the first."""
 
     def __init__(self, folder):
         self.folders = []
@@ -75,7 +75,7 @@ class Originals:
             _make(folder / f"making {name}", into, operations=operations, old=old, in_use=in_use)
 
     def copy(self, dice, folder):
-        """Put one of them into *folder*."""
+        """Copy one of them into *folder*."""
         for file in dice.choice(self.folders).iterdir():
             shutil.copy(file, folder)
 
@@ -121,7 +121,7 @@ def _make(making, into, *, operations, old, in_use):
 
 
 def damage(dice, folder):
-    """Damage the state in *folder* in one or two ways; return what was done."""
+    """Damage the state file in *folder* once or twice; return what was done."""
     done = []
     for _ in range(dice.choice((1, 1, 2))):
         kind = dice.choice(
@@ -244,13 +244,16 @@ def _sql(folder, statement):
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA writable_schema = ON")
             connection.execute(f"UPDATE sqlite_master SET sql = replace(sql, '{LAX}', 'NOT NULL')")
-    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter from quoting what is no text
+    except (
+        sqlite3.Error,
+        UnicodeDecodeError,
+    ) as error:  # the latter if an error message quotes bytes that are not UTF-8
         return f"{statement} ({error})"
     return statement
 
 
 def use(path):
-    """Do with the state at *path* all that a running exporter does; return whether it was loaded or put aside.
+    """Use the state file at *path* as a running exporter does; return whether it was loaded or renamed.
 
     Any error that the exporter does not handle is raised.
     """
@@ -261,7 +264,7 @@ def use(path):
     try:
         saved = store.load(names)
         states = {name: restored(saved.get(name)) for name in names}
-        aside = bool(damage)
+        renamed = bool(damage)
         _show(states)
         for name, state in states.items():
             apply(state, listing(operation("new", total=3), operation(f"{name} 2", updated=NOW + 999), sweep=True))
@@ -269,7 +272,7 @@ def use(path):
             try:
                 store.save(name, state.snapshot())
             except StateLostError:
-                aside = True
+                renamed = True
                 state.requeue_all()
                 store.save(name, state.snapshot())
         _show(states)
@@ -279,13 +282,13 @@ def use(path):
     store = SqliteStore(path, **options)
     again = store.load(names)
     store.close()
-    assert aside or not damage
+    assert renamed or not damage
     for name, state in states.items():
-        if not damage and not aside:
+        if not damage and not renamed:
             assert (tuple(state.totals), state.tracked) == (again[name].totals, again[name].tracked), name
-    if aside:
+    if renamed:
         assert list(path.parent.glob("state.db.corrupt-*"))
-    return "put aside" if aside else "loaded"
+    return "renamed" if renamed else "loaded"
 
 
 class _Shown:
@@ -300,15 +303,15 @@ def _show(states):
     exposition = Exposition(lambda: accounts, reloads=Reloads(last_success=NOW), monotonic=lambda: NOW)
     for openmetrics in (False, True):
         page = page_of(exposition, openmetrics=openmetrics).decode()
-        # All of them are recent enough to be shown.
+        # All of them are recent enough to be exposed.
         shown = sum(not tracked.gone for state in states.values() for tracked in state.tracked.values())
         assert page.count("comms_email_operation_updated_timestamp_seconds{") == shown
 
 
 def fuzz(dice, times, folder: Path):
-    """Damage *times* states; return how many were loaded, how many put aside, and of all others what was done and why."""
+    """Damage *times* state files; return how many were loaded and renamed, and what happened to any other."""
     originals = Originals(folder)
-    counts, neither = {"loaded": 0, "put aside": 0}, []
+    counts, neither = {"loaded": 0, "renamed": 0}, []
     for number in range(times):
         into = folder / str(number)
         into.mkdir()
@@ -316,7 +319,7 @@ def fuzz(dice, times, folder: Path):
         done = damage(dice, into)
         try:
             counts[use(into / "state.db")] += 1
-        except Exception as error:  # noqa: BLE001 - all of them are what is looked for
+        except Exception as error:  # noqa: BLE001 - finding any is the purpose
             neither.append(f"{number}: {done}: {type(error).__name__}: {error}")
         shutil.rmtree(into)
     return counts, neither
