@@ -1,4 +1,4 @@
-"""Run the exporter, and apply changed settings on reload."""
+"""The running exporter: poll and expose the accounts in the settings, which a reload replaces."""
 
 import asyncio
 import os

@@ -6,13 +6,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
 
 from comms_exporter.api.classification import classify_network_error, classify_response
+from comms_exporter.api.credentials import Credentials
 from comms_exporter.api.errors import CommsError, ThrottledError
 from comms_exporter.api.payloads import BadPayloadError, Page, read_page, read_single
 from comms_exporter.api.rate_limiter import RateLimiter
@@ -37,16 +37,6 @@ class Query:
 
     created_after: float | None = None
     status: str | None = None
-
-
-class Credentials(Protocol):
-    """Provides the Authorization header."""
-
-    def header(self) -> str:
-        """Return the Authorization header."""
-
-    def refresh(self) -> bool:
-        """Reload the credentials, and return whether they changed."""
 
 
 class CommsClient:

@@ -1,7 +1,8 @@
-"""One account's credentials, reloaded when their files change."""
+"""Credentials of one account, as the Authorization header of its requests."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 from structlog.typing import FilteringBoundLogger
@@ -9,8 +10,18 @@ from structlog.typing import FilteringBoundLogger
 from comms_exporter.base.redaction import Redactor
 
 
+class Credentials(Protocol):
+    """Provides the Authorization header of one account."""
+
+    def header(self) -> str:
+        """Return the Authorization header."""
+
+    def refresh(self) -> bool:
+        """Reload the credentials, and return whether they changed."""
+
+
 class ReloadingCredentials:
-    """The Authorization header of one account.
+    """Credentials that are read again when their files change.
 
     *read* returns user and secret; it raises a ValueError while they cannot be read. *files* are the files it reads.
     """
