@@ -1,4 +1,4 @@
-"""A secret is recognised in whatever form an honest server, a proxy or a library repeats it."""
+"""A secret is found in every form in which a server, a proxy or a library may repeat it."""
 
 import base64
 import html
@@ -42,7 +42,7 @@ CORES = ("w0rd", "W0RD", "dzBy", "cwcm", "L3cw", "%77%30", "&#119;&#48;", "u0077
 
 class TestMask:
     @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-    def test_finds_every_form(self, form):
+    def test_masks_every_form(self, form):
         masked = Redactor([SECRET]).mask(f"before {form} after")
 
         assert "***" in masked
@@ -50,7 +50,7 @@ class TestMask:
         assert masked.startswith("before ")
         assert masked.endswith(" after")
 
-    def test_knows_a_proxy_s_password_as_its_url_spells_it_and_as_it_is_sent(self):
+    def test_masks_a_proxy_password_as_written_in_its_url_and_as_sent(self):
         sent = base64.b64encode(b"me:p@ss w0rd").decode()
 
         for form in ("p%40ss%20w0rd", "p@ss w0rd", f"Basic {sent}", "p%40ss w0rd", "p@ss%20w0rd"):
@@ -59,7 +59,7 @@ class TestMask:
             assert "w0rd" not in masked
             assert sent[6:] not in masked
 
-    def test_leaves_other_text_as_it_is(self):
+    def test_leaves_other_text_unchanged(self):
         text = "100% of a\\b, &amp; %41 \\u0041 is not it"
 
         assert text == Redactor([SECRET]).mask(text)
