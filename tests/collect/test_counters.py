@@ -1,4 +1,4 @@
-"""The proof of the counters: whatever the answers, the order and the restarts, totals are what an eyewitness counted."""
+"""Whatever the API returns, in any order and across restarts, totals equal those of an independent model."""
 
 import os
 import tempfile
@@ -15,7 +15,7 @@ from comms_exporter.model.operations import STATS, Operation, pack
 from comms_exporter.model.records import TOTALS
 from comms_exporter.store.sqlite import SqliteStore
 
-# What an email can go through, as stages that come after each other.
+# The stages of an email, in order.
 LIVES = (
     ("scheduled", "queued", "sent", "delivered", "opened"),
     ("queued", "sent", "delivered", "opened"),
@@ -28,7 +28,7 @@ SOAK = int(os.environ.get("SOAK", "1"))
 
 
 class Email:
-    """One email, as its eyewitness sees it."""
+    """One email and the stage it has reached."""
 
     def __init__(self, life):
         self.life = life
@@ -44,7 +44,7 @@ class Email:
 
 
 class Sent:
-    """One operation: its emails, and every version of it that the API ever had, with what had truly happened by then."""
+    """One operation: its emails, every version that the API ever had of it, and the ground truth of each version."""
 
     def __init__(self, name, created, lives, exclusive):
         self.name = name
@@ -88,31 +88,35 @@ class Sent:
         return "PROCESSING" if "queued" in stages else "COMPLETED"
 
 
-class Eyewitness:
-    """Counts what the exporter can have known: for each operation the newest version that it was ever told."""
+class Model:
+    """Counts what the exporter can know: for each operation, the latest version that it received."""
 
     def __init__(self):
-        self.told = {}
+        self.received = {}
         self.baseline = {}
         self.first_look_over = False
 
-    def tell(self, sent, version, *, new):
-        known = self.told.get(sent.name)
+    def receive(self, sent, version, *, new):
+        known = self.received.get(sent.name)
         if known is None and not new:
             self.baseline[sent.name] = version
-        self.told[sent.name] = (sent, max(version, known[1] if known else version))
+        self.received[sent.name] = (sent, max(version, known[1] if known else version))
 
     def totals(self):
         totals = dict.fromkeys(TOTALS, 0)
-        for sent, version in self.told.values():
+        for sent, version in self.received.values():
             since = self.baseline.get(sent.name)
             for name in TOTALS:
                 totals[name] += sent.truths[version][name] - (0 if since is None else sent.truths[since][name])
         return totals
 
     def copy(self):
-        copy = Eyewitness()
-        copy.told, copy.baseline, copy.first_look_over = dict(self.told), dict(self.baseline), self.first_look_over
+        copy = Model()
+        copy.received, copy.baseline, copy.first_look_over = (
+            dict(self.received),
+            dict(self.baseline),
+            self.first_look_over,
+        )
         return copy
 
 
@@ -121,7 +125,7 @@ def fail(renamed_to, reason):
 
 
 class Counters(RuleBasedStateMachine):
-    """A week of an account's life, with an exporter that is lied to, restarted, killed and sent on leave."""
+    """Weeks of an account with stale and repeated responses, crashes, and long pauses of the exporter."""
 
     def __init__(self):
         super().__init__()
@@ -130,15 +134,15 @@ class Counters(RuleBasedStateMachine):
         self.now = NOW
         self.sent = []
         self.state = AccountState()
-        self.witness = Eyewitness()
-        self.shown = dict.fromkeys(TOTALS, 0)
-        self.saved = Eyewitness()
+        self.model = Model()
+        self.last_totals = dict.fromkeys(TOTALS, 0)
+        self.saved = Model()
 
     def teardown(self):
         self.store.close()
         self.folder.cleanup()
 
-    # What happens at Twilio
+    # At Twilio
 
     @initialize(count=st.integers(0, 3), lives=st.lists(st.sampled_from(LIVES), min_size=1, max_size=3))
     def begin(self, count, lives):
@@ -168,68 +172,68 @@ class Counters(RuleBasedStateMachine):
     def time_passes(self, hours):
         self.now += int(hours * 3600)
 
-    # What the exporter is told
+    # What the API returns
 
     @rule(data=st.data())
     def sweep(self, data):
-        """All that Twilio still keeps, in any order; as ever, a moment before the exporter has it."""
+        """Everything that Twilio still keeps, in any order."""
         kept = [sent for sent in self.sent if sent.created > self.now - RETENTION]
-        self.answer(data.draw(st.permutations(kept)), sweep=True)
+        self.respond(data.draw(st.permutations(kept)), sweep=True)
 
-    @precondition(lambda self: self.witness.first_look_over)
+    @precondition(lambda self: self.model.first_look_over)
     @rule(data=st.data())
     def window(self, data):
-        """Some of it, of any age: a window, a status, or one that Twilio should have forgotten."""
+        """Some operations of any age: of a window or a status, or ones that Twilio should have forgotten."""
         if self.sent:
-            self.answer(data.draw(st.lists(st.sampled_from(self.sent), max_size=4, unique_by=id)), sweep=False)
+            self.respond(data.draw(st.lists(st.sampled_from(self.sent), max_size=4, unique_by=id)), sweep=False)
 
-    @precondition(lambda self: self.witness.first_look_over)
+    @precondition(lambda self: self.model.first_look_over)
     @rule(data=st.data())
     def stale(self, data):
-        """What a replica that lags still believes."""
+        """An older version, from a replica that lags."""
         if self.sent:
             sent = data.draw(st.sampled_from(self.sent))
-            self.answer([sent], sweep=False, version=data.draw(st.integers(0, len(sent.versions) - 1)))
+            self.respond([sent], sweep=False, version=data.draw(st.integers(0, len(sent.versions) - 1)))
 
-    def answer(self, answered, *, sweep, version=-1):
-        picked = [(sent, version % len(sent.versions)) for sent in answered]
+    def respond(self, listed, *, sweep, version=-1):
+        picked = [(sent, version % len(sent.versions)) for sent in listed]
         tracked = set(self.state.tracked)
         apply(self.state, listing(*[sent.versions[index] for sent, index in picked], sweep=sweep, at=self.now))
         horizon = self.state.horizon
         for sent, index in picked:
             expired = sent.created < horizon and sent.name not in tracked
-            if expired and (self.witness.first_look_over or not sent.versions[index].unfinished):
-                continue  # forgotten: whatever it does now, it was counted
-            new = self.witness.first_look_over and sent.created >= self.state.first_look
-            self.witness.tell(sent, index, new=new)
-        self.witness.first_look_over = True
+            if expired and (self.model.first_look_over or not sent.versions[index].unfinished):
+                continue  # forgotten: it has been counted
+            new = self.model.first_look_over and sent.created >= self.state.first_look
+            self.model.receive(sent, index, new=new)
+        self.model.first_look_over = True
         if sweep:
             kept = [each.operation for each in self.state.tracked.values() if not each.operation.unfinished]
             assert all(each.created >= self.now - RETENTION - MARGIN for each in kept)
 
-    # What becomes of the exporter
+    # In the exporter
 
-    @precondition(lambda self: self.witness.first_look_over)
+    @precondition(lambda self: self.model.first_look_over)
     @rule()
     def save(self):
         self.store.save("shop", self.state.snapshot())
-        self.saved = self.witness.copy()
+        self.saved = self.model.copy()
 
     @rule()
     def crash(self):
-        """Whatever was not saved is forgotten, by both."""
+        """The exporter and the model forget what was not saved."""
         self.store.close()
         self.store = SqliteStore(Path(self.folder.name, "state.db"), on_damage=fail)
         self.state = restored(self.store.load(["shop"]).get("shop"))
-        self.witness = self.saved.copy()
-        self.shown = self.witness.totals()
+        self.model = self.saved.copy()
+        self.last_totals = self.model.totals()
 
     @invariant()
-    def totals_are_the_truth(self):
-        assert self.witness.totals() == dict(zip(TOTALS, self.state.totals, strict=True))
+    def totals_equal_the_model(self):
+        assert self.model.totals() == dict(zip(TOTALS, self.state.totals, strict=True))
 
     @invariant()
-    def the_view_is_what_a_count_of_everything_says(self):
+    def the_view_equals_one_of_a_restored_state(self):
         afresh = restored(saved_account(*self.state.tracked.values()))
         views = [view(state, now=self.now, active_window=HOUR, limit=3) for state in (self.state, afresh)]
         assert sorted(each.id for each in views[0].exposed) == sorted(each.id for each in views[1].exposed)
@@ -237,10 +241,10 @@ class Counters(RuleBasedStateMachine):
             assert getattr(views[0], name) == getattr(views[1], name), name
 
     @invariant()
-    def totals_never_fall(self):
+    def totals_never_decrease(self):
         totals = dict(zip(TOTALS, self.state.totals, strict=True))
-        assert all(totals[name] >= self.shown[name] for name in TOTALS)
-        self.shown = totals
+        assert all(totals[name] >= self.last_totals[name] for name in TOTALS)
+        self.last_totals = totals
 
 
 TestCounters = Counters.TestCase

@@ -1,4 +1,4 @@
-"""One account is asked in step, as little as its operations' age allows, and how that goes is told."""
+"""An account is polled at every interval with as few requests as possible, and its health reports the results."""
 
 import asyncio
 import json
@@ -10,7 +10,6 @@ from operations import NOW, rfc3339
 
 from comms_exporter.api.errors import ConnectionLostError, ThrottledError
 from comms_exporter.api.rate_limiter import RateLimiter
-from comms_exporter.collect.schedule import requests_per_hour
 from comms_exporter.simulator import Dialect, Fate
 from comms_exporter.store.errors import StateLostError, StoreError
 
@@ -20,18 +19,18 @@ QUEUED = Fate(queued=0)
 
 
 def windows(paths):
-    """Return how far back each listing among *paths* reaches, in seconds before NOW, and the status it asks for."""
+    """Return the startDate and the status of each listing among *paths*."""
     queries = [parse_qs(urlsplit(path).query) for path in paths if not path.startswith("/")]
     return [(query["startDate"][0], query.get("status", [None])[0]) for query in queries]
 
 
 def since(seconds):
-    """Return the startDate of a window of *seconds*, one second wider so that its bound does not matter."""
+    """Return the startDate of a window since *seconds*, with the second that makes its bound irrelevant."""
     return rfc3339(seconds - 1)
 
 
-class TestWhatIsAsked:
-    async def test_at_first_everything_then_the_last_hour(self):
+class TestRequests:
+    async def test_the_first_poll_lists_everything_and_the_next_one_the_last_hour(self):
         async with simulator_harness() as harness:
             await harness.poll()
             assert [(since(harness.clock.now - 7 * DAY - HOUR), None)] == windows(harness.requested_paths())
@@ -39,7 +38,7 @@ class TestWhatIsAsked:
             await harness.poll()
             assert [(since(harness.clock.now - HOUR), None)] == windows(harness.requested_paths())
 
-    async def test_a_day_at_every_tenth_poll_and_everything_every_hour(self):
+    async def test_every_tenth_poll_lists_a_day_and_one_per_hour_everything(self):
         async with simulator_harness() as harness:
             lengths = []
             for _ in range(122):
@@ -56,7 +55,7 @@ class TestWhatIsAsked:
         assert [0, 120] == [n for n, length in enumerate(lengths) if length == "week"]
         assert list(range(10, 120, 10)) == [n for n, length in enumerate(lengths) if length == "day"]
 
-    async def test_until_everything_was_seen_once_everything_is_asked(self):
+    async def test_everything_is_listed_until_that_has_succeeded_once(self):
         async with simulator_harness() as harness:
             harness.faults.add("500", times=2)
             for _ in range(3):
@@ -68,10 +67,8 @@ class TestWhatIsAsked:
     @pytest.mark.parametrize(
         ("failures", "window"), [(1, HOUR + 60), (8, HOUR + 270), (9, 7 * DAY + HOUR), (100, 7 * DAY + HOUR)]
     )
-    async def test_after_failures_as_much_more_as_they_lasted_and_after_ten_intervals_everything(
-        self, failures, window
-    ):
-        """What was missed is not left to the next sweep, which may be an hour away."""
+    async def test_after_failures_the_window_is_longer_by_as_much_as_they_lasted(self, failures, window):
+        """And everything after ten intervals. The next sweep may be an hour away."""
         async with simulator_harness() as harness:
             await harness.poll()
             harness.faults.add("500", times=failures)
@@ -87,7 +84,7 @@ class TestWhatIsAsked:
             start for start, _ in windows(harness.requested_paths())
         ]
 
-    async def test_late_opens_of_old_operations_are_counted_by_the_first_good_poll_after_an_outage(self):
+    async def test_the_first_successful_poll_after_an_outage_counts_late_opens_of_old_operations(self):
         async with simulator_harness() as harness:
             await harness.poll()
             harness.world.send(fates=[Fate(sent=1, delivered=2, opened=2 * DAY + 300)])
@@ -101,7 +98,7 @@ class TestWhatIsAsked:
 
             assert 1 == harness.totals["opened"]
 
-    async def test_an_old_unfinished_operation_is_asked_for_by_itself(self):
+    async def test_an_old_unfinished_operation_is_fetched(self):
         async with simulator_harness() as harness:
             old = harness.world.send(at=NOW - 2 * HOUR, fates=[QUEUED])
             await harness.poll()
@@ -111,7 +108,7 @@ class TestWhatIsAsked:
 
             assert [f"/{old.id}"] == [path for path in harness.requested_paths() if path.startswith("/")]
 
-    async def test_many_of_them_are_listed_by_status(self):
+    async def test_many_old_unfinished_operations_are_listed_by_status(self):
         async with simulator_harness() as harness:
             for n in range(30):
                 harness.world.send(at=NOW - 2 * HOUR - n, fates=[QUEUED])
@@ -121,14 +118,14 @@ class TestWhatIsAsked:
 
             await harness.poll()
 
-            asked = harness.requested_paths()
+            paths = harness.requested_paths()
             assert [(since(harness.clock.now - HOUR), None), (since(NOW - 2 * HOUR - 29), "PROCESSING")] == windows(
-                asked
+                paths
             )
-            assert 2 == len(asked)
+            assert 2 == len(paths)
 
-    async def test_those_that_finished_meanwhile_are_not_missed(self):
-        """They have left the listing of their old status; alone they are fetched, together they are listed."""
+    async def test_old_operations_that_finished_since_the_last_poll_are_updated(self):
+        """They are missing from the listing of their old status: a few are fetched, many are listed."""
         async with simulator_harness(page_size=100) as harness:
             for n in range(30):
                 harness.world.send(at=NOW - 2 * HOUR - n, fates=[Fate(sent=2 * HOUR + n + 45)])
@@ -140,7 +137,7 @@ class TestWhatIsAsked:
             assert {"sent": 30, "attempts": 30, "operations_completed": 30} == harness.totals
             assert 4 == len(harness.requested_paths())
 
-    async def test_one_that_the_api_has_lost_is_not_asked_for_again(self):
+    async def test_an_operation_that_the_api_has_lost_is_not_fetched_again(self):
         async with simulator_harness() as harness:
             harness.world.send(at=NOW - 7 * DAY + 50, fates=[QUEUED])
             await harness.poll()
@@ -153,7 +150,7 @@ class TestWhatIsAsked:
             assert 1 == len(harness.requested_paths())
             assert harness.poller.health.up
 
-    async def test_filters_that_are_ignored_are_noticed_once_and_cost_no_more_than_they_must(self):
+    async def test_an_api_that_ignores_filters_is_logged_once_and_needs_no_extra_requests(self):
         async with simulator_harness(dialect=Dialect(ignore_filters=True), page_size=1000) as harness:
             for n in range(30):
                 harness.world.send(at=NOW - 3 * HOUR - n, fates=[QUEUED])
@@ -166,7 +163,7 @@ class TestWhatIsAsked:
         assert ["startDate"] == events
 
     @pytest.mark.parametrize("operations", [0, 100, 3000])
-    async def test_an_hour_costs_what_was_said(self, operations):
+    async def test_the_estimate_of_requests_per_hour_is_right(self, operations):
         async with simulator_harness(page_size=100) as harness:
             for n in range(operations):
                 harness.world.send(at=NOW - (n + 0.5) * 7 * DAY / max(1, operations), fates=[SENT])
@@ -175,18 +172,14 @@ class TestWhatIsAsked:
             for _ in range(120):
                 await harness.poll()
 
-            said = harness.poller.requests_per_hour()
-            assert said * 0.95 <= len(harness.requested_paths()) <= said * 1.05
-
-    @pytest.mark.parametrize(("operations", "requests"), [(100, 120), (10_000, 141), (1_000_000, 3222)])
-    def test_the_price_that_the_readme_names(self, operations, requests):
-        assert requests == requests_per_hour(operations, interval=30, page_size=1000)
+            estimate = harness.poller.requests_per_hour()
+            assert estimate * 0.95 <= len(harness.requested_paths()) <= estimate * 1.05
 
 
-class TestWhatBecomesOfIt:
+class TestListings:
     @pytest.mark.parametrize("reading", ["cumulative", "exclusive"])
     @pytest.mark.parametrize("envelope", ["operations", "data"])
-    async def test_every_operation_of_every_page_is_known_and_followed(self, reading, envelope):
+    async def test_every_operation_of_every_page_is_tracked(self, reading, envelope):
         async with simulator_harness(reading=reading, dialect=Dialect(envelope=envelope)) as harness:
             for n in range(200):
                 harness.world.send(at=NOW - n, fates=[Fate(sent=n + 40, delivered=n + 70, opened=n + 100)])
@@ -202,7 +195,7 @@ class TestWhatBecomesOfIt:
             expected = dict.fromkeys(("attempts", "sent", "delivered", "opened", "operations_completed"), 200)
             assert expected == harness.totals
 
-    async def test_a_listing_that_breaks_off_is_not_applied(self):
+    async def test_an_incomplete_listing_is_not_applied(self):
         async with simulator_harness() as harness:
             await harness.poll()
             for _ in range(100):
@@ -217,7 +210,7 @@ class TestWhatBecomesOfIt:
             assert before == harness.totals
             assert "bad_payload" == harness.poller.health.problem.reason
 
-    async def test_the_operations_of_a_page_outlive_a_malformed_one(self):
+    async def test_a_malformed_operation_does_not_affect_the_others_of_its_page(self):
         async with simulator_harness() as harness:
             for _ in range(10):
                 harness.world.send(fates=[SENT])
@@ -229,7 +222,7 @@ class TestWhatBecomesOfIt:
             assert 1 == harness.poller.state.malformed
             assert harness.poller.health.up
 
-    async def test_what_nobody_has_heard_of_is_counted(self):
+    async def test_unknown_values_are_counted(self):
         async with simulator_harness() as harness:
             for _ in range(4):
                 harness.world.send(fates=[SENT])
@@ -259,7 +252,7 @@ class TestHealth:
             ("empty", "bad_payload"),
         ],
     )
-    async def test_every_fault_has_its_reason_and_ends(self, kind, reason):
+    async def test_every_fault_has_its_reason_and_polls_recover(self, kind, reason):
         async with simulator_harness() as harness:
             harness.world.send(fates=[SENT])
             harness.faults.add(kind)
@@ -281,7 +274,7 @@ class TestHealth:
             assert "timeout" == harness.poller.health.problem.reason
             assert {"error": 3} == harness.poller.request_stats.requests
 
-    async def test_one_trouble_is_one_piece_of_news(self):
+    async def test_a_repeated_failure_is_logged_once(self):
         async with simulator_harness() as harness:
             harness.faults.add("401", times=3)
             harness.faults.add("403", times=1)
@@ -291,7 +284,7 @@ class TestHealth:
         assert [("poll failed", "auth"), ("poll failed", "forbidden")] == harness.log.events("error")
         assert [("polls succeed again", None), ("polled", None), ("polled", None)] == harness.log.events("info")
 
-    async def test_the_message_of_the_api_is_passed_on(self):
+    async def test_the_message_of_the_api_is_shown(self):
         async with simulator_harness() as harness:
             harness.faults.add("401")
             await harness.poll()
@@ -303,24 +296,24 @@ class TestHealth:
 
 
 class TestSaving:
-    async def test_what_is_shown_has_been_saved(self):
-        """Whatever a crash takes away, nobody has seen."""
+    async def test_a_view_is_published_after_its_changes_are_saved(self):
+        """A crash never takes back what a scrape returned."""
         async with simulator_harness() as harness:
             await harness.poll()
-            shown_while_saving = []
+            published_while_saving = []
 
             async def save(snapshot):
-                shown_while_saving.append((harness.poller.view.totals[0], snapshot.totals[0]))
+                published_while_saving.append((harness.poller.view.totals[0], snapshot.totals[0]))
 
             harness.poller._save = save
             harness.world.send(fates=[SENT] * 5)
             await harness.poll()
 
-            assert [(0, 5)] == shown_while_saving
+            assert [(0, 5)] == published_while_saving
             assert 5 == harness.poller.view.totals[0]
             assert harness.clock.now == harness.poller.health.last_save
 
-    async def test_a_disk_that_fails_stops_nothing_and_is_told_once(self):
+    async def test_failed_saves_do_not_stop_publishing_and_are_logged_once(self):
         async with simulator_harness() as harness:
             saved = []
 
@@ -342,7 +335,7 @@ class TestSaving:
             )
             assert ("saves succeed again", None) in harness.log.events("info")
 
-    async def test_what_was_saved_and_is_lost_is_saved_again(self):
+    async def test_everything_is_saved_again_if_the_store_has_lost_it(self):
         async with simulator_harness() as harness:
             snapshots = []
 
@@ -359,7 +352,7 @@ class TestSaving:
 
             assert 5 == snapshots[2]
 
-    async def test_a_gap_longer_than_twilios_memory_is_told(self):
+    async def test_a_gap_longer_than_the_retention_is_logged(self):
         async with simulator_harness() as harness:
             await harness.poll()
             await harness.poll(after=7 * DAY - 60)
@@ -367,14 +360,14 @@ class TestSaving:
 
             await harness.poll(after=7 * DAY + 60)
 
-            ((_, event, fields),) = [said for said in harness.log.entries if said[0] == "warning"]
+            ((_, event, fields),) = [entry for entry in harness.log.entries if entry[0] == "warning"]
             assert event.startswith("counts may be missing")
             assert "2026-11-28T11:59:30+00:00" == fields["since"]
 
 
-class TestTheLoop:
+class TestLoop:
     async def run(self, harness, polls):
-        """Let the loop run for *polls* polls; return when each began, in seconds since the first."""
+        """Run the loop for *polls* polls; return when each began, in seconds since the first."""
         began = []
         original = harness.poller.poll
 
@@ -389,11 +382,11 @@ class TestTheLoop:
             await harness.poller.run()
         return [round(each - began[0], 3) for each in began]
 
-    async def test_polls_at_once_and_in_step(self):
+    async def test_it_polls_at_once_and_then_at_every_interval(self):
         async with simulator_harness() as harness:
             assert [0, 30, 60, 90] == await self.run(harness, 4)
 
-    async def test_a_poll_that_takes_too_long_costs_a_turn_and_no_overlap(self):
+    async def test_polls_that_a_long_one_has_missed_are_skipped(self):
         async with simulator_harness() as harness:
             original = harness.poller._collect
 
@@ -404,14 +397,14 @@ class TestTheLoop:
             harness.poller._collect = slow
             assert [0, 60, 120] == await self.run(harness, 3)
 
-    async def test_a_throttled_account_waits_as_long_as_it_is_told(self):
+    async def test_a_throttled_account_waits_for_retry_after(self):
         async with simulator_harness() as harness:
             harness.faults.add("429", times=1, retry_after=100)
 
             assert [0, 100, 130] == await self.run(harness, 3)
             assert 100 == harness.poller.request_stats.waited_seconds
 
-    async def test_under_back_pressure_the_interval_stretches_and_relaxes(self):
+    async def test_throttling_stretches_the_interval_and_success_shortens_it_again(self):
         async with simulator_harness() as harness:
             harness.faults.add("429", times=3, retry_after=1)
             intervals = []
@@ -426,7 +419,7 @@ class TestTheLoop:
 
         assert [60, 120, 240, 120, 60, 30, 30] == intervals
 
-    async def test_a_loop_that_stands_still_is_not_alive(self):
+    async def test_a_loop_without_progress_is_not_alive(self):
         async with simulator_harness() as harness:
             assert harness.poller.alive
             harness.clock.now += 301
@@ -434,24 +427,24 @@ class TestTheLoop:
             assert not harness.poller.alive
 
     @pytest.mark.parametrize("fault", ["hang", "429"])
-    async def test_a_loop_that_waits_within_its_bounds_is_alive(self, fault):
-        """Three requests of two minutes each, a wait that the API asks for, or its turn: Twilio's trouble is not ours."""
+    async def test_a_loop_that_waits_for_the_api_is_alive(self, fault):
+        """Three requests of two minutes each, a Retry-After, or the rate limiter: a restart would not help."""
         async with simulator_harness() as harness:
             client = harness.poller._client
             client._timeout_seconds = 120
-            alive, asked = [], 0
+            alive, requests = [], 0
 
             async def request(*_):
-                nonlocal asked
-                asked += 1
-                if fault == "429" and asked == 2:
+                nonlocal requests
+                requests += 1
+                if fault == "429" and requests == 2:
                     raise ThrottledError("rate_limited", "429", 60.0)
                 harness.clock.now += 119
                 alive.append(harness.poller.alive)
                 if fault == "hang":
                     raise ConnectionLostError("timeout", "no response")
                 return json.dumps(
-                    {"operations": [], "pagination": {"next": str(asked) if asked < 4 else None}}
+                    {"operations": [], "pagination": {"next": str(requests) if requests < 4 else None}}
                 ).encode()
 
             async def sleep(seconds):
@@ -468,8 +461,8 @@ class TestTheLoop:
             assert {True} == set(alive)
             assert 0 == harness.poller.next_poll_seconds
 
-    async def test_a_wait_is_counted_while_it_happens(self):
-        """A Retry-After of 100 s is 10 s after 10 s, and no more when it is over."""
+    async def test_a_wait_is_counted_while_it_lasts(self):
+        """A Retry-After of 100 s counts 10 s after 10 s, and no more than 100 s."""
         async with simulator_harness() as harness:
             harness.faults.add("429", times=1, retry_after=100)
             await harness.poll()
@@ -480,8 +473,8 @@ class TestTheLoop:
 
         assert [*range(0, 101, 10), 100] == waited
 
-    async def test_ages_do_not_depend_on_the_clock(self):
-        """A clock that is set back, or ahead, neither keeps gauges for longer nor takes them away."""
+    async def test_staleness_does_not_depend_on_the_clock(self):
+        """Setting the clock back or ahead neither keeps stale series nor removes current ones."""
         async with simulator_harness() as harness:
             await harness.poll()
             health = harness.poller.health

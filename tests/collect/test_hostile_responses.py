@@ -1,4 +1,4 @@
-"""What a hostile or broken answer could once do to us, and no longer can."""
+"""No hostile or broken response stops polling, gives away a secret, or costs more than a failed poll."""
 
 import time
 import tracemalloc
@@ -13,16 +13,16 @@ from operations import NOW, operation
 DAY = 24 * HOUR
 
 
-class TestTokensThatAreAddresses:
+class TestTokensThatAreUrls:
     @pytest.mark.parametrize("token", ["http://", "https://[::1", "http://h:999999/", "http:///x", "https://%zz"])
-    async def test_one_that_is_broken_is_a_bad_payload(self, token):
-        """It ends the poll with a reason, not the loop."""
+    async def test_an_invalid_url_is_a_bad_payload(self, token):
+        """The poll fails, and the loop goes on."""
         async with scripted_harness(lambda _: page(operation(), following=token)) as harness:
             await harness.poll()
             assert "bad_payload" == harness.poller.health.problem.reason
 
-    async def test_one_with_credentials_of_its_own_is_harmless(self):
-        """aiohttp refuses two sets of credentials with a ValueError."""
+    async def test_a_url_with_credentials_does_not_end_the_loop(self):
+        """aiohttp raises a ValueError for credentials in both the URL and a header."""
 
         def answer(request):
             if "cursor" in request.query:
@@ -34,20 +34,21 @@ class TestTokensThatAreAddresses:
             assert harness.poller.health.up or "bad_payload" == harness.poller.health.problem.reason
 
 
-class TestOneOddDate:
+class TestDateHeader:
     @pytest.mark.parametrize("odd", ["Fri, 31 Dec 9999 23:59:59 GMT", "Tue, 01 Dec 2026 12:00:00 GMT"])
     @pytest.mark.parametrize("place", [1, 2, 3])
-    async def test_does_not_end_the_counting(self, odd, place):
-        """One answer whose Date is far ahead pushes the horizon there, for ever: all that is new counts as forgotten."""
-        asked = 0
+    async def test_one_that_is_far_ahead_does_not_stop_counting(self, odd, place):
+        """It must not move the horizon there: every new operation would be taken for a forgotten one."""
+        requests = 0
 
         def answer(_):
-            nonlocal asked
-            asked += 1
+            nonlocal requests
+            requests += 1
             sent = [
-                operation(f"o{n}", created=NOW + n * INTERVAL + 1, status="COMPLETED", total=1) for n in range(1, asked)
+                operation(f"o{n}", created=NOW + n * INTERVAL + 1, status="COMPLETED", total=1)
+                for n in range(1, requests)
             ]
-            return web.json_response(page(*sent), headers={"Date": odd} if asked == place else {})
+            return web.json_response(page(*sent), headers={"Date": odd} if requests == place else {})
 
         async with scripted_harness(answer) as harness:
             for _ in range(6):
@@ -70,15 +71,15 @@ class TestOneOddDate:
             time.tzset()
 
 
-class TestWhatTokensGiveAway:
-    async def test_not_by_an_answer_that_is_no_http(self):
+class TestPageTokensInMessages:
+    async def test_an_invalid_http_response_does_not_show_the_token(self):
         wire = Wire()
         async with socket_harness(wire.serve) as harness:
             wire.answers = [say(text_of(*mail("a"), following="AC0123token").encode()), b"HTTP/1.1 two hundred\r\n\r\n"]
             await harness.poll()
             assert "AC0123" not in harness.poller.health.problem.message
 
-    async def test_not_by_a_redirect(self):
+    async def test_a_redirect_does_not_show_the_token(self):
         def answer(request):
             if "pageToken" not in request.query:
                 return page(operation(), following="AC0123token")
@@ -90,59 +91,59 @@ class TestWhatTokensGiveAway:
 
 
 @pytest.mark.parametrize("name", [".", ".."])
-async def test_an_id_stays_one_segment(name):
-    asked = []
+async def test_an_id_stays_one_segment_of_the_path(name):
+    requested = []
 
     def answer(request):
-        asked.append(request.path)
-        return page(operation(name, created=NOW - 2 * HOUR)) if len(asked) == 1 else page()
+        requested.append(request.path)
+        return page(operation(name, created=NOW - 2 * HOUR)) if len(requested) == 1 else page()
 
     async with scripted_harness(answer) as harness:
         await harness.poll()
         await harness.poll()
-    assert f"{LISTING}/" not in asked
-    assert "/v1/Emails/" not in asked
+    assert f"{LISTING}/" not in requested
+    assert "/v1/Emails/" not in requested
 
 
-class TestTries:
-    async def test_three_tries_are_three_requests(self):
-        """aiohttp asks a second time by itself: uncounted, and past the token bucket."""
+class TestRetries:
+    async def test_three_attempts_are_three_requests(self):
+        """aiohttp must not retry by itself, uncounted and past the rate limiter."""
         async with simulator_harness() as harness:
             harness.faults.add("reset")
             await harness.poll()
             assert 3 == len(harness.requested_paths()) == sum(harness.poller.request_stats.requests.values())
 
-    async def test_what_cannot_be_unpacked_is_no_lost_connection(self):
+    async def test_a_body_that_cannot_be_decompressed_is_not_retried(self):
         wire = Wire()
         async with socket_harness(wire.serve) as harness:
             wire.answers = [say(b"this is no gzip", headers=[("Content-Encoding", "gzip")])]
             await harness.poll()
             assert ("bad_payload", 1) == (harness.poller.health.problem.reason, wire.requests)
 
-    async def test_throttling_with_a_long_explanation_is_throttling(self):
+    async def test_a_429_with_a_large_body_is_throttling(self):
         first = web.Response(status=429, headers={"Retry-After": "100"}, body=b" " * 17 * 2**20)
         answers = iter([first, page(), page()])
         async with scripted_harness(lambda _: next(answers)) as harness:
             assert [0, 100, 130] == await times_of_polls(harness, 3)
 
 
-async def test_what_is_shown_can_be_written():
-    """Half a surrogate pair in an error's message would break the status page."""
+async def test_messages_can_be_encoded():
+    """A lone surrogate in an error message would break the status page."""
     async with scripted_harness(lambda _: web.Response(status=400, body=b'{"message":"a\\ud800b"}')) as harness:
         await harness.poll()
         assert harness.poller.health.problem.message.encode()
 
 
-class TestAmounts:
-    async def test_a_page_of_far_too_many_entries_is_refused(self):
-        """16 MB of {} are 5.5 million entries: 24 seconds in which nothing else happens, and 0.9 GB."""
+class TestLargeListings:
+    async def test_a_page_with_far_too_many_entries_is_rejected(self):
+        """16 MB of {} would be 5.5 million entries: 0.9 GB, and 24 seconds without any other task."""
         body = b'{"operations":[' + b",".join([b"{}"] * 200_000) + b"]}"
         async with scripted_harness(lambda _: web.Response(body=body)) as harness:
             await harness.poll()
             assert "bad_payload" == harness.poller.health.problem.reason
 
-    async def test_pages_that_repeat_cost_no_more_than_one(self):
-        """The same operations under new tokens for ever; as it is, MOST_PAGES full pages of them take 15 GB."""
+    async def test_pages_with_the_same_operations_take_no_more_memory_than_one(self):
+        """If all their versions were kept, 20,000 full pages would take 15 GB."""
 
         async def peak(pages):
             def answer(request):
@@ -164,15 +165,15 @@ class TestAmounts:
 
 
 async def test_an_updated_at_from_the_future_does_not_freeze_an_operation():
-    """As it is, COMPLETED is counted and never shown, and the operation is asked for until it expires."""
-    asked = 0
+    """Otherwise, COMPLETED would be counted but never shown, and the operation fetched until it expires."""
+    requests = 0
 
     def answer(request):
-        nonlocal asked
-        asked += 1
-        if asked == 2:
+        nonlocal requests
+        requests += 1
+        if requests == 2:
             return page(operation("a", created=NOW + 60, updated=NOW + 10**9))
-        return page(operation("a", created=NOW + 60, updated=NOW + 61, status="COMPLETED")) if asked > 2 else page()
+        return page(operation("a", created=NOW + 60, updated=NOW + 61, status="COMPLETED")) if requests > 2 else page()
 
     async with scripted_harness(answer) as harness:
         for _ in range(4):

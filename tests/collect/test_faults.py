@@ -1,4 +1,4 @@
-"""An hour in which every fifth request goes wrong: the API is spared, the reasons are right, and in the end so is every count."""
+"""An hour in which every fifth request fails: backoff is respected, reasons are right, and finally all totals are exact."""
 
 import asyncio
 import os
@@ -24,20 +24,20 @@ REASONS = {
     "503": "server", "reset": "connection", "reset-body": "connection", "truncated": "bad_payload", "empty": "bad_payload",
     "hang": "timeout",
 }  # fmt: skip
-# What never ends a poll by itself.
+# Faults that never fail a poll by themselves.
 HARMLESS = ("blank-token", "malformed", "unknown-field", "unknown-status", "unknown-counter")
-# What leads back to a page: once from the first one, which costs a request; from any other, the listing would never end.
+# Faults that lead back to an earlier page: on the first one they cost a request, on others the listing would never end.
 LOOPS = ("repeat-token", "empty-page")
 WAITS = (("seconds", 0), ("seconds", 1), ("seconds", 45), ("seconds", 200), ("date", 7), ("date", 100), ("none", 1))
 
 
-class Trouble:
-    """Draws what goes wrong, and remembers what did: (when, path, kind, seconds that were asked for)."""
+class RandomFaults:
+    """Draws a fault for each request, and logs it: (time, path, kind, seconds of Retry-After)."""
 
     def __init__(self, harness, kinds, *, seed):
         self._harness = harness
         self._kinds = kinds
-        self._rng = random.Random(f"{seed}/trouble")
+        self._rng = random.Random(f"{seed}/faults")
         self._draw = harness.faults.draw
         self.hangs = 0
         self.over = False
@@ -47,7 +47,7 @@ class Trouble:
     def draw(self, method, path):
         faults = self._harness.faults
         faults.clear()
-        asked = None
+        retry_after = None
         if self.hangs > 0:
             self.hangs -= 1
             faults.add("hang")
@@ -55,18 +55,18 @@ class Trouble:
             kind = self._rng.choice(self._kinds)
             form, seconds = self._rng.choice(WAITS)
             faults.add(kind, retry_after=seconds, retry_after_form=form)
-            asked = seconds if kind in {"429", "503"} and form != "none" else None
+            retry_after = seconds if kind in {"429", "503"} and form != "none" else None
         fault = self._draw(method, path)
-        self.log.append((self._harness.clock.now, path, fault and fault.kind, asked))
+        self.log.append((self._harness.clock.now, path, fault and fault.kind, retry_after))
         return fault
 
 
-class Hour:
-    """The loop of one account, watched at every poll."""
+class Account:
+    """The poll loop of one account, checked after every poll."""
 
-    def __init__(self, harness, trouble, *, seed):
+    def __init__(self, harness, random_faults, *, seed):
         self.harness = harness
-        self.trouble = trouble
+        self.random_faults = random_faults
         self.rng = random.Random(f"{seed}/mail")
         self.first_look = None
         self.reasons = []
@@ -84,7 +84,7 @@ class Hour:
             self.harness.world.send(self.rng.randint(1, 4), schedule=later)
 
     async def run(self, *, seconds):
-        """Let the poller's own loop run until *seconds* have passed on its clock."""
+        """Run the poller's loop for *seconds* of its clock."""
         self._ends = self.harness.clock.now + seconds
         with pytest.raises(asyncio.CancelledError):
             await self.harness.poller.run()
@@ -97,12 +97,12 @@ class Hour:
         await self.once()
 
     async def once(self):
-        begun = len(self.trouble.log)
+        begun = len(self.random_faults.log)
         await self._poll()
-        self.look(self.trouble.log[begun:])
+        self.check(self.random_faults.log[begun:])
 
-    def look(self, requests):
-        """Hold health, interval and totals to what the API did in *requests*."""
+    def check(self, requests):
+        """Compare health, interval and totals with what the API did in *requests*."""
         harness, health = self.harness, self.harness.poller.health
         _, path, kind, _ = requests[-1]
         alone = path != LISTING
@@ -156,51 +156,52 @@ KINDS = [*(kind for kind in REASONS if kind != "hang"), *HARMLESS, *LOOPS]
 
 @pytest.mark.parametrize("seed", range(SOAK))
 @pytest.mark.parametrize(("reading", "envelope"), [("cumulative", "operations"), ("exclusive", "data")])
-async def test_an_hour_of_trouble_ends_with_exact_totals(seed, reading, envelope):
-    """Whatever went wrong for an hour, the next sweep makes up for it."""
+async def test_totals_are_exact_after_an_hour_of_faults(seed, reading, envelope):
+    """The sweep after the last fault corrects everything."""
     async with simulator_harness(
         reading=reading, dialect=Dialect(envelope=envelope), page_size=50, interval=INTERVAL
     ) as harness:
-        hour = Hour(harness, Trouble(harness, KINDS, seed=seed), seed=seed)
-        await hour.run(seconds=HOUR)
+        account = Account(harness, RandomFaults(harness, KINDS, seed=seed), seed=seed)
+        await account.run(seconds=HOUR)
 
-        assert len(hour.reasons) > 20
-        assert {INTERVAL, 2 * INTERVAL} <= hour.intervals
-        await recovers(hour)
+        assert len(account.reasons) > 20
+        assert {INTERVAL, 2 * INTERVAL} <= account.intervals
+        await recovers(account)
 
 
-async def test_minutes_with_a_server_that_hangs_end_so_too():
-    """Silence is trouble like any other."""
+async def test_totals_are_exact_after_minutes_with_a_server_that_hangs():
     async with simulator_harness(request_timeout=0.5, page_size=50, interval=INTERVAL) as harness:
-        hour = Hour(harness, Trouble(harness, KINDS, seed="silence"), seed="silence")
-        await hour.run(seconds=100)
-        hour.trouble.hangs = 4
-        await hour.run(seconds=200)
+        account = Account(harness, RandomFaults(harness, KINDS, seed="silence"), seed="silence")
+        await account.run(seconds=100)
+        account.random_faults.hangs = 4
+        await account.run(seconds=200)
 
-        assert "timeout" in hour.reasons
-        await recovers(hour)
+        assert "timeout" in account.reasons
+        await recovers(account)
 
 
-async def recovers(hour):
-    """When the trouble is over, all is as if there had been none, and there had been no haste."""
-    harness = hour.harness
-    hour.trouble.over = True
-    await hour.run(seconds=10 * INTERVAL)
+async def recovers(account):
+    """After the faults, totals are as if there had been none, and every backoff was respected."""
+    harness = account.harness
+    account.random_faults.over = True
+    await account.run(seconds=10 * INTERVAL)
     assert INTERVAL == harness.poller.health.interval_seconds
     harness.clock.now += HOUR
-    hour.send()
-    await hour.once()
+    account.send()
+    await account.once()
 
     assert harness.poller.health.up
-    assert dict(zip(TOTALS, hour.truth(), strict=True)) == dict(zip(TOTALS, harness.poller.state.totals, strict=True))
+    assert dict(zip(TOTALS, account.truth(), strict=True)) == dict(
+        zip(TOTALS, harness.poller.state.totals, strict=True)
+    )
     assert {} == harness.poller.state.regressions
-    spared(hour.trouble.log)
+    check_backoff(account.random_faults.log)
 
 
-def spared(requests):
-    """No request came before the time that an earlier answer had asked for."""
+def check_backoff(requests):
+    """Check that no request came before the end of a Retry-After."""
     until = float("-inf")
-    for when, _, _, asked in requests:
+    for when, _, _, retry_after in requests:
         assert when >= until
-        if asked is not None:
-            until = when + asked
+        if retry_after is not None:
+            until = when + retry_after

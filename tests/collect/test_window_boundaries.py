@@ -1,4 +1,4 @@
-"""Nothing is missed, and nothing counted twice, where one window or poll ends and the next begins."""
+"""Nothing is missed or counted twice where one window or poll ends and the next one begins."""
 
 import os
 from contextlib import asynccontextmanager
@@ -40,27 +40,27 @@ def truth(operation, now):
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What happens until the next poll, and during it."""
+    """What happens before the next poll, and during it."""
 
     after: int = 30
     # (seconds before the poll, index of FATES)
     sent: tuple[tuple[int, int], ...] = ()
-    # (before which request of the poll, seconds that pass there, index of FATES)
+    # (before which request of the poll, how many seconds later, index of FATES)
     arriving: tuple[tuple[int, int, int], ...] = ()
     fault: str | None = None
-    # For how many requests; None for all.
+    # How many requests fail; None for all.
     times: int | None = None
-    # From here on the exporter's clock is wrong by so many hours.
+    # By how many hours the exporter's clock is wrong from now on.
     wrong: float | None = None
 
 
 class Account:
     """A harness whose exporter has a clock of its own, and whose emails are sent while pages are read."""
 
-    def __init__(self, harness, *, wrong, tells_time):
+    def __init__(self, harness, *, wrong, sends_date):
         self.harness = harness
         self.wrong = wrong
-        self.tells_time = tells_time
+        self.sends_date = sends_date
         self.sent = []
         self.baseline = None
         self.arriving = []
@@ -73,7 +73,7 @@ class Account:
 
     @web.middleware
     async def arrive(self, request, handler):
-        """Let time pass and mail come in between two requests of one listing."""
+        """Let time pass and operations be created between two requests of one listing."""
         for place, seconds, fates in self.arriving:
             if place == self.requests:
                 self.harness.clock.now += seconds
@@ -81,13 +81,13 @@ class Account:
         self.requests += 1
         return await handler(request)
 
-    async def tell_the_time(self, _, response):
+    async def set_date(self, _, response):
         response.headers["Date"] = formatdate(self.harness.clock(), usegmt=True)
-        if not self.tells_time:
+        if not self.sends_date:
             del response.headers["Date"]
 
     async def live(self, step):
-        """Go through *step*, and hold the exporter to what it promises after every poll."""
+        """Run *step*, and check what the exporter guarantees after every poll."""
         jumped = step.wrong is not None and step.wrong != self.wrong
         if step.wrong is not None:
             self.wrong = step.wrong
@@ -104,8 +104,8 @@ class Account:
         if self.baseline is None and self.harness.poller.state.first_look is not None:
             self.baseline = {name: each.marks for name, each in tracked.items()}
         assert all(shown <= true for shown, true in zip(self.harness.poller.state.totals, self.truth(), strict=True))
-        # The clock that was asked by was right, or will have asked for more than there is.
-        sure = not jumped if self.tells_time else self.wrong <= 0
+        # Either the clock of the window is right, or it is behind and the window is too long.
+        sure = not jumped if self.sends_date else self.wrong <= 0
         if self.harness.poller.health.up and sure:
             assert [] == [name for name in there if name not in tracked]
 
@@ -119,7 +119,7 @@ class Account:
         return [sum(column) for column in zip(nothing, *counted, strict=True)]
 
     async def settle(self):
-        """Poll as often as it takes: once, and at the next sweep."""
+        """Poll until the totals have to be exact: once, and at the next sweep."""
         await self.live(Step())
         await self.live(Step(after=int(HOUR)))
         assert self.harness.poller.health.up
@@ -131,12 +131,12 @@ class Account:
 
 
 @asynccontextmanager
-async def account(*, dialect=None, reading="cumulative", page_size=3, wrong=0.0, tells_time=True):
+async def account(*, dialect=None, reading="cumulative", page_size=3, wrong=0.0, sends_date=True):
     async with simulator_harness(reading=reading, page_size=page_size) as harness:
-        made = Account(harness, wrong=wrong, tells_time=tells_time)
+        made = Account(harness, wrong=wrong, sends_date=sends_date)
         app = make_app(harness.world, harness.faults, dialect=dialect or Dialect())
         app.middlewares.append(made.arrive)
-        app.on_response_prepare.append(made.tell_the_time)
+        app.on_response_prepare.append(made.set_date)
         async with TestServer(app) as server:
             harness.poller._client._base = URL(str(server.make_url("/v1")))
             yield made
@@ -165,7 +165,7 @@ steps = st.builds(
 lives = st.lists(steps, min_size=1, max_size=8)
 
 
-class TestSeams:
+class TestWindowBoundaries:
     @settings(max_examples=70 * SOAK, deadline=None)
     @given(
         dialect=dialects,
@@ -175,8 +175,8 @@ class TestSeams:
         old=st.lists(st.tuples(st.integers(0, 6 * 24 * 3600), fates), max_size=4),
         life=lives,
     )
-    async def test_an_api_that_tells_the_time(self, dialect, reading, page_size, wrong, old, life):
-        """However wrong our own clock is, and whenever it jumps: the API's Date is what counts."""
+    async def test_with_a_date_header(self, dialect, reading, page_size, wrong, old, life):
+        """The exporter's clock may be wrong and may jump: windows use the API's."""
         async with account(dialect=dialect, reading=reading, page_size=page_size, wrong=wrong) as each:
             for age, its_fates in old:
                 each.send(NOW - age, its_fates)
@@ -186,19 +186,19 @@ class TestSeams:
 
     @settings(max_examples=70 * SOAK, deadline=None)
     @given(dialect=dialects, page_size=st.integers(1, 5), late=hours.map(abs), life=lives)
-    async def test_an_api_that_does_not(self, dialect, page_size, late, life):
-        """A clock that is late at the first look costs nothing, and after it one that jumps costs no more than an hour."""
-        async with account(dialect=dialect, page_size=page_size, wrong=-late, tells_time=False) as each:
+    async def test_without_a_date_header(self, dialect, page_size, late, life):
+        """A clock that is behind at the first look loses nothing, and one that jumps later delays counts by an hour at most."""
+        async with account(dialect=dialect, page_size=page_size, wrong=-late, sends_date=False) as each:
             await each.live(Step(wrong=-late))
             for step in life:
                 await each.live(step)
             await each.settle()
 
 
-class TestTheFirstLook:
+class TestFirstLook:
     @pytest.mark.parametrize("order", ["newest", "oldest"])
     @pytest.mark.parametrize("seconds", [0, 1, 2])
-    async def test_what_arrives_during_it_is_known_or_counted(self, order, seconds):
+    async def test_operations_created_during_it_are_tracked(self, order, seconds):
         async with account(dialect=Dialect(order=order), page_size=1) as each:
             for n in range(3):
                 each.send(NOW + n, 0)
@@ -207,7 +207,7 @@ class TestTheFirstLook:
 
             assert 6 == len(each.harness.poller.state.tracked)
 
-    async def test_what_was_created_in_its_very_second_is_counted(self):
+    async def test_an_operation_created_in_the_same_second_is_counted(self):
         async with account() as each:
             await each.live(Step())
             first_look = each.harness.clock.now
@@ -218,8 +218,8 @@ class TestTheFirstLook:
 
     @pytest.mark.parametrize("fault", ["500", "429", "reset", "truncated", "401"])
     @pytest.mark.parametrize("wrong", [-3, 0, 3])
-    async def test_failures_before_it_are_no_look(self, fault, wrong):
-        """What is sent between failed polls was there before the first look; what comes after it counts in full."""
+    async def test_failed_polls_are_no_first_look(self, fault, wrong):
+        """Operations created between failed polls count as older than the first look, later ones in full."""
         async with account(wrong=wrong) as each:
             for _ in range(3):
                 await each.live(Step(sent=((3, 0),), fault=fault))
