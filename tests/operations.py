@@ -1,4 +1,4 @@
-"""Makes operations for tests: what is not said does not matter."""
+"""Make operations, listings, states and views for tests; whatever a test does not set is irrelevant to it."""
 
 from datetime import UTC, datetime
 
@@ -8,7 +8,7 @@ from comms_exporter.model.histogram import Histogram
 from comms_exporter.model.operations import STATS, Operation, pack
 from comms_exporter.model.records import TOTALS, SavedAccount
 
-# Saturday, 2026-11-21 12:00:00 UTC: when nothing else is said, it is now, and everything just happened.
+# Saturday, 2026-11-21 12:00:00 UTC: unless a test says otherwise, it is now, and everything has just happened.
 NOW = 1795262400.0
 
 
@@ -53,7 +53,7 @@ def view(state, **how):
 
 
 def at_once(coroutine):
-    """Return what *coroutine* comes to, which waits for nothing but its turn."""
+    """Run *coroutine*, which only yields to other tasks, and return its result."""
     try:
         while True:
             coroutine.send(None)
@@ -62,7 +62,7 @@ def at_once(coroutine):
 
 
 def page_of(exposition, *, openmetrics=False, gzip=False, names=()):
-    """Return the page that *exposition* gives."""
+    """Return the page that a scrape of *exposition* receives."""
     body = at_once(exposition.body(openmetrics=openmetrics, gzip=gzip, names=names))
     page = b"".join(body.chunks)
     assert len(page) == body.length
@@ -74,7 +74,7 @@ def rfc3339(moment):
 
 
 def as_json(operation):
-    """Return *operation* as the API would say it."""
+    """Return *operation* as the API would return it."""
     return {
         "id": operation.id,
         "status": operation.status,

@@ -1,4 +1,4 @@
-"""The real process, killed and restarted while mail goes out: nothing is lost, nothing counts twice, nothing falls."""
+"""The real process, killed, stopped and restarted while emails are sent: totals stay exact and never decrease."""
 
 import asyncio
 import os
@@ -41,8 +41,8 @@ SERIES = {
 }
 
 
-def quick(dice, *, longest=2.0):
-    """Return an email's fate that is over in seconds."""
+def short_fate(dice, *, longest=2.0):
+    """Return the fate of an email that is finished within seconds."""
     sent = dice.uniform(0, longest)
     fates = [
         Fate(sent=sent, delivered=sent + 0.2, opened=sent + dice.choice([0.5, NEVER])),
@@ -54,25 +54,25 @@ def quick(dice, *, longest=2.0):
 
 
 async def totals(session, url):
-    """Return what the exporter has counted, by the names of the simulator's own tally."""
+    """Return the exporter's totals by the names in the simulator's tally."""
     async with session.get(f"{url}/metrics") as response:
         page = await response.text()
     found = {name: re.search(rf"^{series}{{.*}} (\S+)$", page, re.MULTILINE) for name, series in SERIES.items()}
     return {name: float(match[1]) for name, match in found.items()}
 
 
-async def test_killed_at_random_moments_it_counts_the_truth(tmp_path):
-    """kill -9 again and again, while operations live and are saved; the last count is exact, and none ever fell."""
+async def test_totals_are_exact_after_kills_at_random_moments(tmp_path):
+    """kill -9 again and again while operations change and are saved; no total ever decreases."""
     dice = random.Random(os.environ.get("SEED", "kill"))
     world = World(clock=time.time, reading=dice.choice(["cumulative", "exclusive"]))
     flags = (f"--state.path={tmp_path / 'state.db'}", "--collect.interval=50ms", "--log.level=warn")
     seen = dict.fromkeys(SERIES, 0.0)
 
-    async def look(session, url):
+    async def check(session, url):
         nonlocal seen
         now = await totals(session, url)
-        fallen = {name: (seen[name], now[name]) for name in SERIES if now[name] < seen[name]}
-        assert not fallen
+        decreased = {name: (seen[name], now[name]) for name in SERIES if now[name] < seen[name]}
+        assert not decreased
         seen = now
 
     async with TestServer(make_app(world)) as api, aiohttp.ClientSession() as session:
@@ -84,37 +84,37 @@ async def test_killed_at_random_moments_it_counts_the_truth(tmp_path):
                 killing = time.monotonic() + dice.uniform(0, 0.8)
                 while time.monotonic() < killing:
                     for _ in range(dice.randrange(3)):
-                        world.send(fates=[quick(dice) for _ in range(dice.randint(1, 20))])
-                    await look(session, process.url)
+                        world.send(fates=[short_fate(dice) for _ in range(dice.randint(1, 20))])
+                    await check(session, process.url)
                     await asyncio.sleep(0.02)
                 process.send(signal.SIGKILL)
                 await process.ended()
-        # Time stands still, so that the truth does not run away while it is read.
+        # Stop the simulator's clock, so that its tally does not change any more.
         world.freeze()
         truth = {name: float(n) for name, n in asdict(world.tally()).items()}
         async with exporter(address, *flags, "--log.level=info") as process:
             deadline = time.monotonic() + 30
             while seen != truth:
                 assert time.monotonic() < deadline, (seen, truth)
-                await look(session, process.url)
+                await check(session, process.url)
                 await asyncio.sleep(0.05)
             assert truth["operations_created"] > 0
-            # Nothing is added afterwards, either.
+            # Later polls add nothing.
             polls = process.stderr.count("msg=polled")
             await process.until(f"(?s)(msg=polled.*){{{polls + 3}}}")
-            await look(session, process.url)
+            await check(session, process.url)
             assert truth == seen
 
 
 async def stopped(process):
-    """Tell *process* to stop; return its exit code if it ends as soon as it should."""
+    """Stop *process*, which has to end within 5 seconds, and return its exit code."""
     process.send(signal.SIGTERM)
     return await process.ended(5)
 
 
 @contextmanager
 def locked(path):
-    """Lock the state at *path* as somebody else would, for readers too; give what lets go of it."""
+    """Lock the state file at *path* for all other processes; give a function that unlocks it."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("BEGIN EXCLUSIVE")
@@ -122,7 +122,7 @@ def locked(path):
 
 
 class TestStopping:
-    """Being told to stop, at any moment and any number of times, ends it with 0 within seconds, and nothing is lost."""
+    """A signal to stop, at any moment and any number of times, ends the process with 0 within seconds; nothing is lost."""
 
     @pytest.fixture
     async def api(self):
@@ -136,7 +136,7 @@ class TestStopping:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     @pytest.mark.parametrize("arguments", [(), ("demo",), ("simulator",)])
-    async def test_while_it_is_still_being_imported(self, tmp_path, number, arguments):
+    async def test_while_modules_are_imported(self, tmp_path, number, arguments):
         (tmp_path / "aiohttp.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
         async with run(*arguments, environ={"PYTHONPATH": str(tmp_path), **CREDENTIALS}) as process:
             await process.until("importing")
@@ -144,14 +144,14 @@ class TestStopping:
 
             assert await process.ended(5) == 0
 
-    async def test_a_check_that_has_not_begun_is_not_passed(self, tmp_path):
+    async def test_a_check_that_has_not_begun_fails(self, tmp_path):
         (tmp_path / "aiohttp.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
         async with run("check", environ={"PYTHONPATH": str(tmp_path), **CREDENTIALS}) as process:
             await process.until("importing")
 
             assert await stopped(process) == -signal.SIGTERM
 
-    async def test_a_reload_before_the_settings_are_read_is_not_needed(self, tmp_path):
+    async def test_a_reload_before_the_settings_are_read_is_ignored(self, tmp_path):
         (tmp_path / "aiohttp.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
         async with run(environ={"PYTHONPATH": str(tmp_path), **CREDENTIALS}) as process:
             await process.until("importing")
@@ -160,7 +160,7 @@ class TestStopping:
             assert await stopped(process) == 0
 
     async def test_as_the_first_process(self, tmp_path):
-        """To which the kernel delivers no signal that is not handled."""
+        """The kernel delivers only signals with a handler to it."""
         (tmp_path / "aiohttp.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
         command = ("unshare", "--fork", "--pid", "--kill-child", sys.executable, "-m", "comms_exporter")
         if not succeeds(*command[:4], "true"):
@@ -180,26 +180,26 @@ class TestStopping:
                 await unshare.wait()
 
     @pytest.mark.parametrize("turn", range(3 * SOAK))
-    async def test_again_and_again(self, api, flags, turn):
+    async def test_repeatedly(self, api, flags, turn):
         async with exporter(api.url, *flags) as process:
             await process.until("msg=polled")
             ending = asyncio.create_task(process.ended(5))
             process.send(signal.SIGTERM)
             while not ending.done():
                 await asyncio.sleep(0.001 * (1 + turn % 3))
-                # Not by the process's own method, which takes the exit code away from who waits for it.
+                # Not with the method of *process*, which would reap the exit code that ended() waits for.
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGTERM)
 
             assert await ending == 0
 
-    async def test_at_random_moments_of_the_start(self, api, flags):
+    async def test_at_random_moments_during_the_start(self, api, flags):
         dice = random.Random(os.environ.get("SEED", "stop"))
         for _ in range(5 * SOAK):
             async with run(
                 f"--api.base-url={api.url}", "--web.listen-address=127.0.0.1:0", *flags, environ=CREDENTIALS
             ) as process:
-                # The interpreter itself takes a moment before the program's first line.
+                # The interpreter takes a moment before it runs the program's first line.
                 await eventually(lambda: handles(process.pid, signal.SIGTERM))
                 await asyncio.sleep(dice.uniform(0, 1.2))
 
@@ -217,9 +217,9 @@ class TestStopping:
                 assert await stopped(process) == 0
                 assert process.stderr == ""
 
-    @pytest.mark.parametrize("lets_go", [False, True])
-    async def test_while_the_state_is_locked(self, api, flags, tmp_path, lets_go):
-        """What cannot be saved any longer is counted by the next start, what still can be is not asked for again."""
+    @pytest.mark.parametrize("is_released", [False, True])
+    async def test_while_the_state_is_locked(self, api, flags, tmp_path, is_released):
+        """The next start counts what could not be saved, and continues from what could."""
         async with exporter(api.url, *flags) as process:
             await process.until("msg=polled")
             requests = "comms_exporter_api_requests_total"
@@ -227,17 +227,17 @@ class TestStopping:
                 somebody.execute("BEGIN IMMEDIATE")
                 api.world.send(fates=[Fate(sent=0, delivered=0)] * 7)
                 api.world.freeze()
-                # The poll that brings them is over when it saves, and then there are no requests any longer.
+                # Once the poll that lists them waits for its save, there are no more requests.
                 before = None
                 while (now := re.findall(rf"^{requests}.*", await scrape(process.url), re.MULTILINE)) != before:
                     before = now
                     await asyncio.sleep(0.5)
                 process.send(signal.SIGTERM)
-                if lets_go:
+                if is_released:
                     await asyncio.sleep(0.3)
                     somebody.execute("ROLLBACK")
                 assert await process.ended(5) == 0
-        if lets_go:
+        if is_released:
             async with exporter(f"http://127.0.0.1:{unused_port()}/v1", *flags) as process:
                 assert 7 == (await totals_of("delivered", process.url))
         async with exporter(api.url, *flags) as process:
@@ -268,7 +268,7 @@ def child_of(pid):
 
 
 def handles(pid, number):
-    """Whether the process handles the signal *number* by now."""
+    """Whether the process has a handler for the signal *number* yet."""
     caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return bool(int(caught[1], 16) & 1 << (number - 1))
 
@@ -281,14 +281,14 @@ def opened_by(pid):
     return found
 
 
-def risen(samples):
-    """Return what a counter rose by in *samples*, as Prometheus understands resets."""
+def increase_of(samples):
+    """Return the increase of a counter in *samples*, with resets as Prometheus handles them."""
     values = [value for _, value in samples]
     return sum(after if after < before else after - before for before, after in pairwise(values))
 
 
-async def test_no_start_makes_a_spike(prometheus_binaries, tmp_path):
-    """First start, restart with state, restart without, and an account that is added: increase() never exceeds the truth."""
+async def test_starts_make_no_spike(prometheus_binaries, tmp_path):
+    """First start, restart with and without state, a new account: increase() never exceeds what was sent."""
     dice = random.Random(7)
     world = World(clock=time.time)
     for n in range(300):
@@ -330,16 +330,16 @@ async def test_no_start_makes_a_spike(prometheus_binaries, tmp_path):
                 await prometheus.until('comms_up{account="shop"} == 1', within=30)
                 ((_, scraped),) = await prometheus.query("max(timestamp(comms_up))")
                 for _ in range(3):
-                    world.send(fates=[quick(dice, longest=0.5) for _ in range(10)])
+                    world.send(fates=[short_fate(dice, longest=0.5) for _ in range(10)])
                 emails = 30 * (number + 1)
                 assert emails == world.tally(since=began).created
                 await prometheus.until(f"max(timestamp(comms_up)) >= {scraped} + 3")
         truth = asdict(world.tally(since=began))
         for name, series in SERIES.items():
             for labels, samples in await prometheus.query_range(series, began, time.time()):
-                assert risen(samples) <= truth[name], (name, labels, samples)
+                assert increase_of(samples) <= truth[name], (name, labels, samples)
             for labels, value in await prometheus.query(f"increase({series}[1h])"):
                 # Prometheus extrapolates beyond the first and the last sample, by up to half an interval each.
                 assert value <= truth[name] * 1.1, (name, labels)
         ((_, samples),) = await prometheus.query_range('comms_emails_created_total{account="shop"}', began, time.time())
-        assert risen(samples) > 60
+        assert increase_of(samples) > 60
