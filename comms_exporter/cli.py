@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -81,6 +82,7 @@ def _serve_command(arguments: Sequence[str]) -> int:
     parser.usage = "%(prog)s [command] [flags]"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = f"{parser.description}\n\n{COMMANDS}"
+    parser.epilog = textwrap.fill(parser.epilog or "", 78)
 
     def load_settings() -> Settings:
         return load(arguments, os.environ, parser=parser)

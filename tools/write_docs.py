@@ -18,7 +18,7 @@ from comms_exporter import config
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.slices import run_to_completion
 from comms_exporter.collect.health import PollHealth, Reloads
-from comms_exporter.collect.state import EXEMPLIFIED, AccountState, Listing
+from comms_exporter.collect.state import TOTALS_WITH_EXEMPLARS, AccountState, Listing
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.operation_lines import CACHED
 from comms_exporter.model.operations import STATS, Operation, pack
@@ -113,7 +113,7 @@ def setting(described):
         *([f"Key: `{described.key}`."] if described.key else []),
     ]
     if described.name != "config_check":
-        facts.append("Needs a restart." if described.restart else "Changes with a reload.")
+        facts.append("Needs a restart." if described.restart else "Can be reloaded.")
     return f"### {described.flag}\n\n{described.description}\n\n{' '.join(facts)}\n"
 
 
@@ -170,7 +170,7 @@ def metrics():
     labels = {label: dict.fromkeys(value for *_, named in found for value in named.get(label, ())) for label in LISTED}
     listed = [f"| `{label}` | {' '.join(f'`{value}`' for value in seen)} |" for label, seen in labels.items()]
     names = [name for name, *_ in found if name.startswith("comms_")]
-    exemplified = " and ".join(f"`comms_emails_{name}_total`" for name in EXEMPLIFIED)
+    exemplified = " and ".join(f"`comms_emails_{name}_total`" for name in TOTALS_WITH_EXEMPLARS)
     return METRICS.format(
         notice=NOTICE,
         cached=SHORTER,

@@ -19,11 +19,11 @@ from comms_exporter.model.operations import Operation, Stats
 from comms_exporter.model.readings import REACHED, Reading, decreased_stages, detect_reading, reached_at_most
 from comms_exporter.model.records import TOTALS, Marks, SavedAccount, Snapshot, Tracked, marks_of
 
-# The totals that have an exemplar: the operations behind a spike of failures are worth a look.
-EXEMPLIFIED = ("undelivered", "failed")
+# The totals that have exemplars: they name operations behind a spike of failures.
+TOTALS_WITH_EXEMPLARS = ("undelivered", "failed")
 
 _COMPLETED = TOTALS.index("operations_completed")
-_EXEMPLIFIED = frozenset(map(TOTALS.index, EXEMPLIFIED))
+_INDEXES_WITH_EXEMPLARS = frozenset(map(TOTALS.index, TOTALS_WITH_EXEMPLARS))
 _INDEXES = range(len(TOTALS))
 _NO_MARKS: Marks = (0,) * len(TOTALS)
 
@@ -53,7 +53,7 @@ class AccountState:
     def __init__(self, *, forced_reading: Reading | None = None) -> None:
         self.forced_reading = forced_reading
         self.tracked: dict[str, Tracked] = {}
-        # How many operations the last process had saved.
+        # The number of operations that were loaded from the state file.
         self.restored = 0
         self.totals = [0] * len(TOTALS)
         self.durations = Histogram(DURATION_BUCKETS)
@@ -81,7 +81,7 @@ class AccountState:
                 self._observe(operation, listing.ended)
             yield
         if self.first_look is None:
-            # The API's times are whole seconds: what was created in this second counts as new.
+            # The API truncates times to seconds: count what was created within this second as new.
             self.first_look = floor(listing.started)
         if listing.sweep:
             self.last_full_listing = listing.started
@@ -90,14 +90,14 @@ class AccountState:
         self.malformed += listing.malformed
 
     def ignores(self, operation: Operation) -> bool:
-        """Whether *operation*, which is not tracked, is so old that it may have been counted and forgotten.
+        """Whether *operation*, which is not tracked, is so old that it may have been counted and forgotten before.
 
-        This holds even if a server keeps operations for longer, or a replica that lags returns it as unfinished.
+        The API can still return it if it keeps operations for longer, or if a replica lags and says that it is unfinished.
         """
         return operation.created < self.horizon and (self.first_look is not None or not operation.unfinished)
 
     def mark_gone(self, operation_id: str) -> None:
-        """Note that the API no longer knows *operation_id*; its marks stay until its retention is over."""
+        """Note that the API no longer returns *operation_id*; its marks are kept until its retention is over."""
         known = self.tracked[operation_id]
         stats = known.operation.stats
         gone = msgspec.structs.replace(known, gone=True)
@@ -170,7 +170,7 @@ class AccountState:
         reading = self._reading(stats, Reading.UNDECIDED)
         latest = marks_of(stats, operation.status, reading)
         if self.first_look is None or operation.created < self.first_look:
-            # The upper bound: deciding on a reading later must not count what happened before the first look.
+            # The upper bound, so that deciding on a reading later does not count what happened before the first look.
             marks = reached_at_most(stats, reading) + latest[len(REACHED) :]
         else:
             marks = latest
@@ -180,7 +180,7 @@ class AccountState:
         self._summary.add(tracked, stats)
 
     def _update(self, known: Tracked, operation: Operation, now: float) -> None:
-        # The id that is already in memory, not an equal one.
+        # Keep the id that is already in memory rather than an equal copy.
         operation_id = known.operation.id
         before, stats = known.operation.stats, operation.stats
         reading = self._reading(stats, known.reading)
@@ -188,8 +188,8 @@ class AccountState:
         latest = marks_of(stats, operation.status, reading)
         marks = latest if all(map(ge, latest, old_marks)) else tuple(map(max, latest, old_marks))
         self._count(old_marks, marks, operation, now)
-        # A replica that lags may return an older version: it can add growth that we missed, but replaces nothing.
-        # An updatedAt that is hours ahead is wrong, and must not block later versions.
+        # A lagging replica may return an older version: it can add growth that we missed, but does not replace the newer one.
+        # An updatedAt that is hours in the future is wrong, and must not block later versions.
         if operation.updated >= known.operation.updated or known.operation.updated > now + MARGIN:
             # If no mark is above the latest response and the reading is the same, no counter has fallen.
             if marks != latest or reading is not known.reading:
@@ -209,7 +209,7 @@ class AccountState:
         for index, old, new in zip(_INDEXES, before, after, strict=True):
             if new != old:
                 self.totals[index] += new - old
-                if index in _EXEMPLIFIED:
+                if index in _INDEXES_WITH_EXEMPLARS:
                     self.exemplars[TOTALS[index]] = Exemplar(operation.id, new - old, now)
         if after[_COMPLETED] > before[_COMPLETED]:
             seconds = max(0.0, operation.updated - operation.created)

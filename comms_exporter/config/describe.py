@@ -80,7 +80,8 @@ def _values(name: str) -> str:
     try:
         parse_as(name)("-")
     except ValueError as error:
-        return re.sub(r".*(?:; write |\bis not )", "", str(error))
+        kind, _, examples = re.sub(r".*?\bis not ", "", str(error)).partition("; write one such as ")
+        return f"{kind}, such as {examples}" if examples else re.sub(r".*; write ", "", kind)
     return {"FILE": "a path", "NAME": "text"}[info.title or ""]
 
 

@@ -1,4 +1,4 @@
-"""The settings: name, type, default, help, and whether a change needs a restart, once for each.
+"""The settings: for each one its name, type, default, help, and whether a change needs a restart.
 
 A setting `area_some_name` is the flag `--area.some-name`, the variable `COMMS_EXPORTER_AREA_SOME_NAME` and the key
 `area.some-name` of the config file.
@@ -48,7 +48,7 @@ MaybePath = Annotated[Path | None, BeforeValidator(parse_path)]
 
 
 class Settings(BaseSettings):
-    """Everything that can be set, checked; the first of the sources that knows a setting decides it."""
+    """All settings, validated; if several sources set one, the first of them wins."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -61,11 +61,11 @@ class Settings(BaseSettings):
     account_name: Annotated[str | None, BeforeValidator(parse_name)] = _setting(
         "",
         "NAME",
-        "Name of the account, the value of the label account.",
-        default_in_words="the account SID, else default",
+        "Name of the account: the value of the account label.",
+        default_in_words='the account SID, or "default" if there is none',
     )
     config_file: MaybePath = _setting("", "FILE", "YAML file with settings and accounts.", restart=True)
-    config_check: bool = _setting(default=False, placeholder="", description="Check the settings, then exit.")
+    config_check: bool = _setting(default=False, placeholder="", description="Validate the settings and exit.")
     api_base_url: Annotated[str, BeforeValidator(parse_base_url)] = _setting(
         "https://comms.twilio.com/v1", "URL", "Base URL of the API."
     )
@@ -79,23 +79,23 @@ class Settings(BaseSettings):
     api_ca_file: MaybePath = _setting(
         "",
         "FILE",
-        "PEM file of the certificate authorities to trust instead of the system's.",
+        "PEM file with the CA certificates to trust instead of the system's.",
         restart=True,
     )
-    collect_interval: Duration = _setting("30s", "DURATION", "Poll interval.")
+    collect_interval: Duration = _setting("30s", "DURATION", "Interval between polls of an account.")
     collect_active_window: Duration = _setting(
         "1h", "DURATION", "How long a finished operation keeps its own series after its last change."
     )
     collect_max_operations: Annotated[int, BeforeValidator(whole_number(0, 1_000_000_000))] = _setting(
         "1000",
         "NUMBER",
-        "Maximum number of operations per account with their own series. Each costs Prometheus 17 series; 0 disables them.",
+        "Maximum number of operations per account that have their own series, 17 per operation. 0 disables these series.",
     )
     collect_max_tracked_operations: Annotated[int, BeforeValidator(whole_number(1, 1_000_000_000))] = _setting(
         "100000",
         "NUMBER",
-        "Maximum number of operations per account to track, those of a week, at up to 1.5 kB of memory each. A poll that "
-        "finds more fails.",
+        "Maximum number of operations to track per account. It must cover a week of operations, at up to 1.5 kB of memory "
+        "each; a poll that finds more fails.",
     )
     collect_stats_reading: Annotated[
         Literal["auto", "cumulative", "exclusive"], BeforeValidator(one_of("auto", "cumulative", "exclusive"))
@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     state_path: Annotated[Path | None, BeforeValidator(parse_state_path)] = _setting(
         "",
         "FILE",
-        "State file. Empty keeps no state across restarts.",
+        "State file. If empty, no state is kept across restarts.",
         restart=True,
         default_in_words="$XDG_STATE_HOME/comms-exporter/state.db, else ~/.local/state/comms-exporter/state.db",
     )
@@ -118,16 +118,16 @@ class Settings(BaseSettings):
     web_systemd_socket: bool = _setting(
         default=False,
         placeholder="",
-        description="Listen on the sockets passed by systemd instead of addresses.",
+        description="Use the sockets passed by systemd (socket activation) instead of --web.listen-address.",
         restart=True,
     )
     web_telemetry_path: Annotated[str, BeforeValidator(parse_telemetry_path)] = _setting(
-        "/metrics", "PATH", "Path of the metrics.", restart=True
+        "/metrics", "PATH", "Path under which to expose metrics.", restart=True
     )
     web_config_file: MaybePath = _setting(
         "",
         "FILE",
-        "Web config file for TLS and basic authentication, in the format of all Prometheus exporters.",
+        "Web config file that enables TLS or authentication, in the format of Prometheus exporter-toolkit.",
         restart=True,
     )
     log_level: Annotated[
@@ -138,11 +138,11 @@ class Settings(BaseSettings):
         "logfmt", "FORMAT", "Format of log lines: logfmt or json.", restart=True
     )
     shard_total: Annotated[int, BeforeValidator(whole_number(1, 10_000))] = _setting(
-        "1", "NUMBER", "Number of exporters that share the accounts, by account name."
+        "1", "NUMBER", "Number of exporters to split the accounts across, by account name."
     )
     # After the total, which bounds it.
     shard_index: Annotated[int, BeforeValidator(whole_number(0, 9_999))] = _setting(
-        "0", "NUMBER", "Index of this exporter among them, from 0."
+        "0", "NUMBER", "Index of this exporter among them, starting at 0."
     )
     # After api_base_url, which it needs.
     accounts: Annotated[tuple[InstanceOf[Account], ...], NoDecode] = ()
@@ -183,11 +183,11 @@ FIELDS: dict[str, FieldInfo] = {name: info for name, info in Settings.model_fiel
 # The areas of settings, the first word of a name, as --help and the docs introduce them.
 AREAS = {
     "account": "The account whose credentials are in the environment.",
-    "config": "The config file, for long settings or several accounts.",
+    "config": "The config file: required for several accounts, optional for everything else.",
     "api": "Access to Twilio's API.",
     "collect": "What to collect, and how often.",
     "state": "What is kept across restarts.",
-    "shard": "How exporters divide the accounts between them.",
+    "shard": "Splitting the accounts across several exporters.",
     "web": "How Prometheus and people reach the exporter.",
     "log": "What is logged to stderr, and how.",
 }
@@ -195,7 +195,7 @@ AREAS = {
 
 def flag_of(name: str) -> str:
     """Return the flag of the setting *name*."""
-    if name == "web_config_file":  # every Prometheus exporter calls it so
+    if name == "web_config_file":  # as in every other Prometheus exporter
         return "--web.config.file"
     return "--" + name.replace("_", ".", 1).replace("_", "-")
 

@@ -87,7 +87,7 @@ def build_parser(
         usage="%(prog)s [flags]",
         description=description,
         epilog=(
-            "Credentials are not flags. Set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN, or TWILIO_API_KEY and "
+            "Credentials cannot be given as flags. Set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN, or TWILIO_API_KEY and "
             "TWILIO_API_SECRET, in the environment; append _FILE to a name to give the path of a file instead. Or "
             "list accounts in --config.file. Durations are written as in Prometheus: 100ms, 30s, 5m, 1h30m, 7d."
         ),
@@ -98,7 +98,7 @@ def build_parser(
         "--version",
         action="version",
         version=f"comms-exporter, version {__version__} (python {platform.python_version()})",
-        help="Print the version, then exit.",
+        help="Print the version and exit.",
     )
     groups = {area: parser.add_argument_group(area, sentence) for area, sentence in AREAS.items()}
     for name in FIELDS:
@@ -129,7 +129,7 @@ class FlagSource(_Source):
 
 
 class EnvironmentSource(EnvSettingsSource):
-    """Settings from variables; an empty one is not set, but for an empty state path, which means something."""
+    """Settings from environment variables; empty ones count as unset, except for the state path, where empty means none."""
 
     def __init__(self, environ: Mapping[str, str], problems: list[str]) -> None:
         super().__init__(Settings)
@@ -200,7 +200,7 @@ class DefaultSource(_Source):
     """Defaults of a command, and those that depend on where the exporter runs."""
 
     def __init__(self, environ: Mapping[str, str], defaults: Mapping[str, str]) -> None:
-        # A relative XDG_STATE_HOME is to be ignored, says its specification.
+        # The XDG specification says to ignore a relative XDG_STATE_HOME.
         xdg, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME") or os.path.expanduser("~")  # noqa: PTH111  Path raises
         state_home = Path(xdg) if xdg.startswith("/") else Path(home) / ".local" / "state"
         values = {"state_path": str(state_home / "comms-exporter" / "state.db"), **defaults}

@@ -63,7 +63,7 @@ def parse_duration(value: object) -> float:
         raise ValueError(f"{shown(value)} has no unit; write {_shortened(text)}s")
     match = _DURATION.fullmatch(text) if isinstance(text, str) and text else None
     if match is None:
-        raise ValueError(f"{shown(value)} is not a duration; write 30s, 5m or 1h30m")
+        raise ValueError(f"{shown(value)} is not a duration; write one such as 30s, 5m or 1h30m")
     # Digits are cut only where the sum is out of range anyway: int() refuses thousands of them.
     counts = (int(digits[:30]) if digits else 0 for digits in match.groups())
     milliseconds = sum(count * unit for count, unit in zip(counts, _UNITS_MS.values(), strict=True))
@@ -76,7 +76,7 @@ def parse_positive_duration(value: object) -> float:
     """Return the seconds in a duration above 0."""
     seconds = parse_duration(value)
     if seconds == 0:
-        raise ValueError(f"{shown(value)} is not a positive duration; write 30s, 5m or 1h30m")
+        raise ValueError(f"{shown(value)} is not a positive duration; write one such as 30s, 5m or 1h30m")
     return seconds
 
 
@@ -105,7 +105,7 @@ def parse_listen_address(value: object) -> ListenAddress:
     """Take `:10067`, `host:10067` or `[::1]:10067` apart."""
     match = re.fullmatch(r"(\[[^\[\]]+\]|[A-Za-z0-9._-]*):([0-9]{1,5})", value) if isinstance(value, str) else None
     if not isinstance(value, str) or match is None:
-        raise ValueError(f"{shown(value)} is not a listen address; write :10067, host:10067 or [::1]:10067")
+        raise ValueError(f"{shown(value)} is not a listen address; write one such as :10067, host:10067 or [::1]:10067")
     host, port = match[1], int(match[2])
     if port > 65535:
         raise ValueError(f"{shown(value)} has no valid port; ports are 0 to 65535")
@@ -122,7 +122,8 @@ def parse_listen_addresses(value: object) -> tuple[ListenAddress, ...]:
     """Return a list of addresses, or a text with spaces or commas between them, as addresses."""
     words = re.split(r"[\s,]+", value.strip(", \t")) if isinstance(value, str) else value
     if not isinstance(words, list) or not words:
-        raise ValueError(f"{shown(value)} is not a list of listen addresses; write :10067, host:10067 or [::1]:10067")
+        problem = "the list is empty" if words == [] else f"{shown(value)} is not a list of listen addresses"
+        raise ValueError(f"{problem}; write addresses such as :10067, host:10067 or [::1]:10067")
     return tuple(parse_listen_address(word) for word in words)
 
 

@@ -1,4 +1,4 @@
-"""The metrics: type, name, HELP, label and how to read the value of each, in one table. Names are a contract (docs/metrics.md).
+"""The metrics: type, name, HELP, label and how to read the value of each, in one table. Names are a stable interface (docs/metrics.md).
 
 The metrics of single operations are in operation_lines.py.
 """
@@ -14,10 +14,10 @@ from comms_exporter import __version__
 from comms_exporter.api.errors import REASONS
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.collect.health import PollHealth, Reloads
-from comms_exporter.collect.state import EXEMPLIFIED, AccountState
+from comms_exporter.collect.state import TOTALS_WITH_EXEMPLARS, AccountState
 from comms_exporter.collect.view import View
 from comms_exporter.expose.operation_lines import CACHED
-from comms_exporter.expose.samples import Exemplified, Value, add_samples
+from comms_exporter.expose.samples import Value, WithExemplar, add_samples
 from comms_exporter.model.histogram import Histogram
 from comms_exporter.model.operations import STATUSES
 from comms_exporter.model.readings import REACHED, Reading
@@ -62,7 +62,7 @@ class AccountMetric:
     name: str
     type: Literal["counter", "gauge", "histogram"]
     help: str
-    read: Callable[[Account, float], float | Mapping[str, float] | Mapping[Reading, float] | Histogram | Exemplified]
+    read: Callable[[Account, float], float | Mapping[str, float] | Mapping[Reading, float] | Histogram | WithExemplar]
     label: str = ""
     label_values: Iterable[str] = ()
 
@@ -80,13 +80,13 @@ LIVE = (
     AccountMetric(
         "comms_up",
         "gauge",
-        "1 if the last poll of the account succeeded.",
+        "1 if the last poll of the account succeeded, 0 otherwise.",
         lambda a, _: a.health.up,
     ),
     AccountMetric(
         "comms_exporter_polls",
         "counter",
-        "Polls that finished, successful or not.",
+        "Polls that finished, whether they succeeded or failed.",
         lambda a, _: a.health.polls,
     ),
     AccountMetric(
@@ -112,7 +112,7 @@ LIVE = (
     AccountMetric(
         "comms_exporter_poll_interval_seconds",
         "gauge",
-        "Current interval between polls; longer than configured while the API throttles.",
+        "Current poll interval; longer than --collect.interval while the API throttles requests.",
         lambda a, _: a.health.interval_seconds,
     ),
     AccountMetric(
@@ -126,7 +126,7 @@ LIVE = (
     AccountMetric(
         "comms_exporter_api_request_duration_seconds",
         "histogram",
-        "Duration of API requests, failed ones included.",
+        "Duration of API requests, including failed ones.",
         lambda a, _: a.request_stats.durations,
     ),
     AccountMetric(
@@ -138,7 +138,7 @@ LIVE = (
     AccountMetric(
         "comms_exporter_rate_limit_wait_seconds",
         "counter",
-        "Time spent waiting because the API answered 429 or 503.",
+        "Time spent waiting after the API responded with 429 or 503.",
         lambda a, _: a.request_stats.waited_seconds,
     ),
     AccountMetric(
@@ -162,7 +162,7 @@ LIVE = (
     AccountMetric(
         "comms_exporter_stat_regressions",
         "counter",
-        "Counters of an operation that were lower than in an earlier response.",
+        "Times that a counter of an operation was lower than in an earlier response.",
         lambda a, _: a.state.regressions,
         label="stat",
         label_values=REACHED,
@@ -170,7 +170,7 @@ LIVE = (
     AccountMetric(
         "comms_exporter_unknown_values",
         "counter",
-        "Values in API responses that the exporter does not know: a status, a field of an operation, a counter in stats.",
+        "Values in API responses that the exporter does not recognize: statuses, fields of an operation, counters in stats.",
         lambda a, _: a.state.unknown,
         label="field",
         label_values=UNKNOWN_FIELDS,
@@ -178,7 +178,7 @@ LIVE = (
     AccountMetric(
         "comms_exporter_malformed_operations",
         "counter",
-        "Entries of listings that were skipped because they could not be parsed as an operation.",
+        "Listed operations that were skipped because they could not be parsed.",
         lambda a, _: a.state.malformed,
     ),
     AccountMetric(
@@ -207,11 +207,11 @@ LIVE = (
 def _total(name: str, total: str, what: str) -> AccountMetric:
     index = TOTALS.index(total)
 
-    def read(account: Account, _: float) -> float | Exemplified:
+    def read(account: Account, _: float) -> float | WithExemplar:
         value = account.view.totals[index]
-        return Exemplified(value, account.view.exemplars.get(total)) if total in EXEMPLIFIED else value
+        return WithExemplar(value, account.view.exemplars.get(total)) if total in TOTALS_WITH_EXEMPLARS else value
 
-    return AccountMetric(name, "counter", f"{what} since the first look at the account. {CACHED}", read)
+    return AccountMetric(name, "counter", f"{what} since the exporter's first look at the account. {CACHED}", read)
 
 
 # These change only when a poll publishes a new view.
@@ -221,7 +221,7 @@ PUBLISHED = (
     _total("comms_email_attempts", "attempts", "Send attempts by Twilio"),
     _total("comms_emails_sent", "sent", "Emails sent by Twilio"),
     _total("comms_emails_delivered", "delivered", "Emails delivered to the recipient's server"),
-    _total("comms_emails_opened", "opened", "Emails opened, by unique recipients"),
+    _total("comms_emails_opened", "opened", "Emails opened (each recipient counts once)"),
     _total("comms_emails_undelivered", "undelivered", "Emails sent but not delivered"),
     _total("comms_emails_failed", "failed", "Emails that failed inside Twilio"),
     _total("comms_emails_canceled", "canceled", "Emails canceled by API request"),
@@ -231,13 +231,13 @@ PUBLISHED = (
     AccountMetric(
         "comms_emails_queued",
         "gauge",
-        f"Emails queued, over all tracked operations. {CACHED}",
+        f"Emails queued at Twilio, summed over all tracked operations. {CACHED}",
         lambda a, _: a.view.queued,
     ),
     AccountMetric(
         "comms_emails_scheduled",
         "gauge",
-        f"Emails scheduled, over all tracked operations. {CACHED}",
+        f"Emails waiting for their scheduled time, summed over all tracked operations. {CACHED}",
         lambda a, _: a.view.scheduled,
     ),
     AccountMetric(
@@ -258,15 +258,15 @@ PUBLISHED = (
     AccountMetric(
         "comms_email_operation_duration_seconds",
         "histogram",
-        "Time from createdAt to the updatedAt of the response that first showed an operation as COMPLETED, for "
-        "operations completed since the first look. Resolution: comms_exporter_poll_interval_seconds.",
+        "Time operations took from createdAt to COMPLETED (updatedAt when first seen as such). Accurate to one poll "
+        "interval; includes only operations completed since the exporter's first look at the account.",
         lambda a, _: a.view.durations,
     ),
 )
 
 
 def exporter_families(reloads: Reloads, shard: Shard) -> Iterator[Metric]:
-    """Yield what is said of the exporter itself: version, shard and the last configuration reload."""
+    """Yield the metrics of the exporter itself: version, shard and the last configuration reload."""
     build = GaugeMetricFamily(
         "comms_exporter_build_info",
         "Always 1; the labels are the versions of the exporter and of Python.",

@@ -10,8 +10,8 @@ from prometheus_client.utils import floatToGoString
 
 from comms_exporter.model.operations import STATS, STATUSES, Operation
 
-# What HELP says of every value that comes from the last poll.
-CACHED = "As of the last poll, see comms_exporter_last_poll_success_timestamp_seconds."
+# The end of the HELP of every metric whose value comes from the last successful poll.
+CACHED = "As of the last successful poll; see comms_exporter_last_poll_success_timestamp_seconds."
 STATUS_FAMILY = "comms_email_operation_status"
 
 _EMAILS = {
@@ -22,7 +22,7 @@ _EMAILS = {
     "queued": "Emails queued at Twilio.",
     "sent": "Emails sent by Twilio.",
     "delivered": "Emails delivered to the recipient's server.",
-    "opened": "Emails opened, by unique recipients.",
+    "opened": "Emails opened; each recipient counts once.",
     "undelivered": "Emails sent but not delivered.",
     "failed": "Emails that failed inside Twilio.",
     "canceled": "Emails canceled by API request.",

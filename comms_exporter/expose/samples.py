@@ -13,7 +13,7 @@ from comms_exporter.model.histogram import Exemplar, Histogram
 _LONGEST_EXEMPLAR = 128 - len("operation_id")
 
 
-class Exemplified(NamedTuple):
+class WithExemplar(NamedTuple):
     """The value of a counter, and the operation that last increased it."""
 
     value: float
@@ -35,7 +35,7 @@ class Buckets(NamedTuple):
 
 
 # A mapping has a number for each value of the metric's label.
-Value = float | Mapping[str, float] | Buckets | Exemplified
+Value = float | Mapping[str, float] | Buckets | WithExemplar
 
 
 def add_samples(family: Metric, account: str, value: Value, *, label: str = "") -> None:
@@ -45,7 +45,7 @@ def add_samples(family: Metric, account: str, value: Value, *, label: str = "") 
     match value:
         case Buckets():
             _add_buckets(family, labels, value)
-        case Exemplified():
+        case WithExemplar():
             family.add_sample(name, labels, value.value, exemplar=_exemplar(value.exemplar))
         case Mapping():
             for label_value, number_of_it in value.items():

@@ -17,16 +17,16 @@ from comms_exporter.store.files import StateFile
 
 T = TypeVar("T")
 
-# Bytes of the write-ahead log that are kept for the next save; most saves take less.
+# The write-ahead log is truncated to this size after a save; most saves need less.
 _MAX_WAL_BYTES = 8 * 2**20
-# Bytes of a value or a row: a damaged file may claim any length.
+# The maximum size of a value or a row: a damaged file may claim any length.
 _MAX_VALUE_BYTES = 2**20
 # Seconds between two attempts to lock the database.
 _LOCK_RETRY_SECONDS = 0.02
 
-# Errors by which SQLite reports damage. Its message may quote the file, which need not be UTF-8.
+# Exceptions that can mean damage. SQLite's messages may quote the file, which may not be UTF-8: hence UnicodeDecodeError.
 _DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, UnreadableError)
-# Primary result codes that are about the disk or another process, not about the content of the file.
+# Primary result codes that blame the disk or another process, not the content of the file.
 _NOT_DAMAGE = frozenset(
     {
         sqlite3.SQLITE_PERM,
@@ -57,7 +57,7 @@ class SqliteStore:
         deadline: Callable[[], float] = lambda: float("inf"),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Open or create the file; StateInUseError and StoreError say why that is impossible.
+        """Open or create the file; raise StateInUseError or StoreError if that is impossible.
 
         A damaged file is renamed and replaced by a new one; *on_damage* is called with its new name and the reason.
         *lock_timeout* is how many seconds to wait for a lock, for example during a backup. No call begins or waits after
@@ -70,10 +70,10 @@ class SqliteStore:
         self._deadline = deadline
         self._clock = clock
         self._connection: sqlite3.Connection | None = None
-        # The id and the number of saves that the file should have: of two saves, if it is unknown whether one succeeded.
+        # The id and the number of saves that the file should have. Two such pairs if it is unknown whether a COMMIT succeeded.
         self._expected: set[tuple[bytes, int]] = set()
         self._last_save = (b"", 0)
-        # The accounts of which the file has everything, so that saving the changes is enough; and why others lost it.
+        # The accounts that the file holds completely, so that saving their changes is enough; and why it lacks the others.
         self._complete: set[str] = set()
         self._loss = "it lacks earlier saves"
         try:
@@ -104,7 +104,7 @@ class SqliteStore:
         return saved
 
     def save(self, account: str, snapshot: Snapshot) -> None:
-        """Write *snapshot* as a whole or not at all; when this returns, it is on the disk.
+        """Write *snapshot* as a whole or not at all; when this returns, it is on disk.
 
         StateLostError means that the file lacks earlier saves of *account*; it is raised until a snapshot is complete.
         """
@@ -118,7 +118,7 @@ class SqliteStore:
                     connection.execute("DELETE FROM operations WHERE account = ?", [account])
                 _save(connection, account, snapshot)
                 last_save = _last_save(connection)
-                # A COMMIT that fails may have reached the disk.
+                # A COMMIT that fails may have reached the disk all the same.
                 self._expected.add(last_save)
             self._expected = {last_save}
             self._complete.add(account)
@@ -178,7 +178,7 @@ class SqliteStore:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
             schema.check(connection, self._file.header(), new=new)
             connection.execute("PRAGMA journal_mode = WAL")
-            # A commit is on the disk before a scrape returns what it counted.
+            # A commit is on disk before a scrape returns what it counted.
             connection.execute("PRAGMA synchronous = FULL")
             # After a large save, the log shrinks again.
             connection.execute(f"PRAGMA journal_size_limit = {_MAX_WAL_BYTES}")
@@ -227,12 +227,12 @@ class SqliteStore:
 
     def _retry_while_locked(self, call: Callable[[], T]) -> T:
         """Return what *call* returns; while another process has the file locked, repeat it until the lock timeout."""
-        give_up = time.monotonic() + self._lock_timeout
+        give_up_at = time.monotonic() + self._lock_timeout
         while True:
             try:
                 return call()
             except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() >= min(give_up, self._deadline()):
+                if not _is_busy(error) or time.monotonic() >= min(give_up_at, self._deadline()):
                     raise
             time.sleep(_LOCK_RETRY_SECONDS)
 
@@ -256,7 +256,7 @@ def _check_accounts(connection: sqlite3.Connection) -> None:
     rows.read_names(connection.execute("SELECT name FROM accounts").fetchall())
     orphan = "SELECT 1 FROM operations WHERE account NOT IN (SELECT name FROM accounts) LIMIT 1"
     if connection.execute(orphan).fetchone() is not None:
-        raise UnreadableError("there are operations without their account")
+        raise UnreadableError("some operations belong to no account")
 
 
 def _load(connection: sqlite3.Connection, account: str) -> SavedAccount | None:
@@ -289,14 +289,14 @@ def _save(connection: sqlite3.Connection, account: str, snapshot: Snapshot) -> N
 
 
 def _last_save(connection: sqlite3.Connection) -> tuple[bytes, int]:
-    """Return the id of the file and the number of its saves, which tell whether it has the last save."""
+    """Return the id of the file and its number of saves, which identify the last save."""
     return rows.read_last_save(connection.execute("SELECT id, saves FROM file LIMIT 2").fetchall())
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether *error* is about the content of the file, not about the disk, another process, or a bug."""
+    """Whether *error* is caused by the content of the file, not by the disk, another process, or a bug."""
     if isinstance(error, sqlite3.DatabaseError):
-        # For text that is not UTF-8 there is no code: Python raises the error, not SQLite.
+        # An error about text that is not UTF-8 has no code: Python raises it, not SQLite.
         return (
             not isinstance(error, sqlite3.ProgrammingError | sqlite3.NotSupportedError)
             and _primary_code(error) not in _NOT_DAMAGE

@@ -16,7 +16,7 @@ from comms_exporter.web.limits import Limits
 from comms_exporter.web.request_errors import error_response, log_request_error
 from comms_exporter.web.responses import WRITE_SIZE, buffers_of
 
-# A rate over less time than this says little.
+# A rate that is measured over less time than this means little.
 _MIN_RATE_SECONDS = 0.25
 
 
@@ -43,7 +43,7 @@ class Connection(ServerConnection):
         )
         self.handshake: asyncio.Task[None] | None = None
         self.handshake_started = False
-        # What the current response keeps in memory.
+        # The memory that the current response uses.
         self.buffers: Sequence[bytes] = ()
         self._limits = limits
         self._supervisor = supervisor
@@ -104,7 +104,7 @@ class Connection(ServerConnection):
             self._unfinished_bytes = 0
             self._stop_request_timeout()
             return
-        if not self.waits_for_request:  # so this is a body, which aiohttp receives only as fast as the handler reads it
+        if not self.waits_for_request:  # it is a body: aiohttp accepts no more of it than the handler reads
             return
         self._unfinished_bytes += len(data)
         if self._unfinished_bytes > self._limits.request_bytes:
@@ -180,7 +180,7 @@ class Connection(ServerConnection):
         return not self._sending and not self._unread_bytes()
 
     def is_reading_fast(self) -> bool:
-        """Whether the client is reading a response, too fast to be disconnected for the sake of another."""
+        """Whether the client reads a response fast enough not to be disconnected in favor of another."""
         if self.has_read_response():
             return False
         self.update_progress()
@@ -189,12 +189,12 @@ class Connection(ServerConnection):
 
     @property
     def idle_seconds(self) -> float:
-        """For how long the client has read nothing of its response."""
+        """How long the client has read nothing of its response."""
         return _now() - self._last_progress
 
     @property
     def bytes_per_second(self) -> float:
-        """How fast the client has read its response so far."""
+        """The average speed at which the client has read its response so far."""
         return self._bytes_read / max(_now() - self._started, _MIN_RATE_SECONDS)
 
     def _unread_bytes(self) -> int:
@@ -211,6 +211,6 @@ def _now() -> float:
 def _unacknowledged(connected: socket.socket) -> int:
     try:
         (count,) = struct.unpack("i", fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, bytes(4)))
-    except OSError:  # this system does not tell: then only our own buffer counts
+    except OSError:  # not available on this system: count only our own buffer
         return 0
     return int(count)

@@ -239,13 +239,13 @@ class TestKubernetes:
 # What is set, and the one line that is said about it. Credentials are the environment's unless a case says otherwise.
 BAD_FLAGS = {
     "--collect.interval=30": '--collect.interval: "30" has no unit; write 30s',
-    "--collect.interval=1.5": '--collect.interval: "1.5" is not a duration; write 30s, 5m or 1h30m',
-    "--collect.interval=soon": '--collect.interval: "soon" is not a duration; write 30s, 5m or 1h30m',
-    "--collect.interval=": '--collect.interval: "" is not a duration; write 30s, 5m or 1h30m',
-    "--collect.interval=0": '--collect.interval: "0" is not a positive duration; write 30s, 5m or 1h30m',
+    "--collect.interval=1.5": '--collect.interval: "1.5" is not a duration; write one such as 30s, 5m or 1h30m',
+    "--collect.interval=soon": '--collect.interval: "soon" is not a duration; write one such as 30s, 5m or 1h30m',
+    "--collect.interval=": '--collect.interval: "" is not a duration; write one such as 30s, 5m or 1h30m',
+    "--collect.interval=0": '--collect.interval: "0" is not a positive duration; write one such as 30s, 5m or 1h30m',
     "--collect.interval=300y": '--collect.interval: "300y" is too long; the longest duration is 292y',
-    "--api.timeout=0ms": '--api.timeout: "0ms" is not a positive duration; write 30s, 5m or 1h30m',
-    "--collect.active-window=0s": '--collect.active-window: "0s" is not a positive duration; write 30s, 5m or 1h30m',
+    "--api.timeout=0ms": '--api.timeout: "0ms" is not a positive duration; write one such as 30s, 5m or 1h30m',
+    "--collect.active-window=0s": '--collect.active-window: "0s" is not a positive duration; write one such as 30s, 5m or 1h30m',
     "--api.page-size=0": '--api.page-size: "0" is not a whole number from 1 to 1000',
     "--api.page-size=1001": '--api.page-size: "1001" is not a whole number from 1 to 1000',
     "--api.page-size=ten": '--api.page-size: "ten" is not a whole number from 1 to 1000',
@@ -261,8 +261,8 @@ BAD_FLAGS = {
     "--web.telemetry-path=/": '--web.telemetry-path: "/" is not a path for the metrics; write one such as /metrics',
     "--web.telemetry-path=/-/ready": '--web.telemetry-path: "/-/ready" is reserved for probes and reloads; write another path, such as /metrics',
     "--web.telemetry-path=/../x": '--web.telemetry-path: "/../x" contains . or .., which clients remove; write a path without them',
-    "--web.listen-address=10067": '--web.listen-address: "10067" is not a listen address; write :10067, host:10067 or [::1]:10067',
-    "--web.listen-address=::1:10067": '--web.listen-address: "::1:10067" is not a listen address; write :10067, host:10067 or [::1]:10067',
+    "--web.listen-address=10067": '--web.listen-address: "10067" is not a listen address; write one such as :10067, host:10067 or [::1]:10067',
+    "--web.listen-address=::1:10067": '--web.listen-address: "::1:10067" is not a listen address; write one such as :10067, host:10067 or [::1]:10067',
     "--web.listen-address=[host]:1": '--web.listen-address: "[host]:1" has no valid IPv6 address in its brackets; write [::1]:10067',
     "--web.listen-address=:65536": '--web.listen-address: ":65536" has no valid port; ports are 0 to 65535',
     "--api.base-url=comms.twilio.com": "--api.base-url: is not an http or https URL with a host; write one such as https://comms.twilio.com/v1",
@@ -302,7 +302,7 @@ BAD_VARIABLES = {
     (
         "COMMS_EXPORTER_WEB_LISTEN_ADDRESS",
         ":1 ,x",
-    ): 'COMMS_EXPORTER_WEB_LISTEN_ADDRESS: "x" is not a listen address; write :10067, host:10067 or [::1]:10067',
+    ): 'COMMS_EXPORTER_WEB_LISTEN_ADDRESS: "x" is not a listen address; write one such as :10067, host:10067 or [::1]:10067',
     (
         "COMMS_EXPORTER_CONFIG_FILE",
         "/nowhere",
@@ -333,8 +333,8 @@ BAD_VARIABLES = {
 
 BAD_FILES = {
     "collect.interval: 30": "config.yml: collect.interval: 30 has no unit; write 30s",
-    "collect: {interval: [30s]}": "config.yml: collect.interval: a list is not a duration; write 30s, 5m or 1h30m",
-    "collect: {interval: }": "config.yml: collect.interval: nothing is not a duration; write 30s, 5m or 1h30m",
+    "collect: {interval: [30s]}": "config.yml: collect.interval: a list is not a duration; write one such as 30s, 5m or 1h30m",
+    "collect: {interval: }": "config.yml: collect.interval: nothing is not a duration; write one such as 30s, 5m or 1h30m",
     "collect: {intervall: 30s}": "config.yml: collect.intervall: unknown key; did you mean collect.interval?",
     "collect: 30s": "config.yml: collect: unknown key; did you mean collect.interval?",
     "collect_interval: 30s": "config.yml: collect_interval: unknown key; did you mean collect.interval?",
@@ -346,8 +346,8 @@ BAD_FILES = {
     "api.page-size: yes": "config.yml: api.page-size: true is not a whole number from 1 to 1000",
     "api.page-size: 1.5": "config.yml: api.page-size: 1.5 is not a whole number from 1 to 1000",
     "api.max-requests-per-second: .inf": "config.yml: api.max-requests-per-second: Infinity is not a rate; write a number above 0, such as 5 or 0.5",
-    "web.listen-address: 10067": "config.yml: web.listen-address: 10067 is not a list of listen addresses; write :10067, host:10067 or [::1]:10067",
-    "web.listen-address: []": "config.yml: web.listen-address: a list is not a list of listen addresses; write :10067, host:10067 or [::1]:10067",
+    "web.listen-address: 10067": "config.yml: web.listen-address: 10067 is not a list of listen addresses; write addresses such as :10067, host:10067 or [::1]:10067",
+    "web.listen-address: []": "config.yml: web.listen-address: the list is empty; write addresses such as :10067, host:10067 or [::1]:10067",
     "account.name: 7": "config.yml: account.name: 7 is not a string; put it in quotes",
     "account.name: 2026-01-01": "config.yml: account.name: a date is not a string; put it in quotes",
     "api.base-url: {a: c4n4ry5ecret}": "config.yml: api.base-url: is not a URL; write one such as https://comms.twilio.com/v1",
@@ -687,13 +687,15 @@ class TestHelp:
         for name in [*SETTINGS, "config_file"]:
             assert flag_of(name) in text
             assert f"Environment: COMMS_EXPORTER_{name.upper()}." in text
-        assert "Poll interval. Default: 30s. Environment:" in text
+        assert "Interval between polls of an account. Default: 30s. Environment:" in text
         assert "--config.check" in text
         assert "TWILIO_AUTH_TOKEN" in text
 
     def test_shows_the_defaults_of_the_command(self, capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", "400")
-        assert "Poll interval. Default: 5s." in helped(capsys, "--help", defaults={"collect_interval": "5s"})
+        assert "Interval between polls of an account. Default: 5s." in helped(
+            capsys, "--help", defaults={"collect_interval": "5s"}
+        )
 
     def test_shows_no_flag_for_a_secret(self):
         flags = " ".join(option for action in build_parser()._actions for option in action.option_strings)
