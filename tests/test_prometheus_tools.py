@@ -297,14 +297,14 @@ class TestFetch:
 
         return fetch
 
-    SKIPPED = "Prometheus: there is no apt-get to fetch it with; the tests that talk to it will be skipped\n"
+    SKIPPED = "Prometheus: it is downloaded with apt-get, which is missing; the tests that need it will be skipped\n"
 
     def test_skips_without_apt_get(self, fetch):
         """The other tests can run there."""
         assert (0, self.SKIPPED) == fetch()
 
     def test_fails_in_ci(self, fetch):
-        assert (1, "Prometheus: there is no apt-get to fetch it with\n") == fetch(CI="true")
+        assert (1, "Prometheus: it is downloaded with apt-get, which is missing\n") == fetch(CI="true")
 
     def test_fetches_nothing_if_the_environment_names_both(self, fetch):
         assert (0, "") == fetch(PROMETHEUS_2="/opt/2", PROMETHEUS_3="/opt/3", CI="true")

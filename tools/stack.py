@@ -1,6 +1,6 @@
-"""Run simulator, exporter, Prometheus with our rules and Alertmanager on this machine, and let something go wrong.
+"""Run simulator, exporter, Prometheus with our rules and Alertmanager on this machine, and start an incident.
 
-Usage: tools/stack.py SCENARIO [--after SECONDS]; `make stack SCENARIO=failure-spike` does it. Ctrl-C stops everything.
+Usage: tools/stack.py SCENARIO [--after SECONDS]; or `make stack SCENARIO=failure-spike`. Ctrl-C stops everything.
 """
 
 import argparse
@@ -30,10 +30,12 @@ def main():
         epilog="scenarios: " + "; ".join(f"{name}: {each.meaning}" for name, each in SCENARIOS.items()),
     )
     parser.add_argument("scenario", choices=SCENARIOS, nargs="?", default="failure-spike")
-    parser.add_argument("--after", type=float, default=60, metavar="SECONDS", help="of calm (default %(default)g)")
+    parser.add_argument(
+        "--after", type=float, default=60, metavar="SECONDS", help="delay of the incident (default %(default)g)"
+    )
     parsed = parser.parse_args()
     if not (BINARIES / "prometheus").exists():
-        sys.exit("There is no Prometheus in .tools: run tools/fetch-prometheus, which needs apt-get.")
+        sys.exit("Prometheus is not installed in .tools: run tools/fetch-prometheus, which needs apt-get.")
     asyncio.run(run(parsed.scenario, parsed.after))
 
 
@@ -49,23 +51,23 @@ async def run(scenario, after):
         pager = await stack.enter_async_context(serving(pager_app(), 0))
         for command in commands(folder, api, pager):
             await stack.enter_async_context(process(folder, *command))
-        say(f"Scenario {scenario}: {SCENARIOS[scenario].meaning}. It begins in {after:g} s.")
+        say(f"Scenario {scenario}: {SCENARIOS[scenario].meaning}. It starts in {after:g} s.")
         print("Exporter:     http://127.0.0.1:10067/")
-        print("Prometheus:   http://127.0.0.1:9090/   (without pages in Debian's build: its API answers)")
+        print("Prometheus:   http://127.0.0.1:9090/   (Debian's build has only the API, no pages)")
         print("Alertmanager: http://127.0.0.1:9093/   (likewise)")
         print(f"Simulator:    {api}/")
-        print("docs/alerts.md says which alerts come, and when. Ctrl-C stops everything.", flush=True)
+        print("docs/alerts.md says which alerts fire, and when. Ctrl-C stops everything.", flush=True)
         try:
             await asyncio.wait_for(stop.wait(), after)
         except TimeoutError:
             SCENARIOS[scenario].begin(world, faults)
-            say(f"{scenario} has begun")
+            say(f"{scenario} has started")
             await stop.wait()
         say("stopping")
 
 
 def commands(folder, api, pager):
-    """Yield name and words of every program, once its configuration is written."""
+    """Write the configuration of every program, and yield its name and command."""
     deploy = ROOT / "deploy"
     prometheus = (deploy / "prometheus" / "prometheus.yml").read_text()
     (folder / "prometheus.yml").write_text(
@@ -90,13 +92,13 @@ def commands(folder, api, pager):
 
 
 @asynccontextmanager
-async def process(folder, name, *words):
-    """Run a program while the context lasts; what it says goes into a file, and is shown if it ends by itself."""
+async def process(folder, name, *command):
+    """Run a program in the context, with its output in a file, which is printed if the program does not start."""
     log = folder / f"{name}.log"
     environ = {**os.environ, "TWILIO_ACCOUNT_SID": "ACdemo", "TWILIO_AUTH_TOKEN": "demonstration"}
     with log.open("w") as output:
         running = await asyncio.create_subprocess_exec(
-            *words, stdout=output, stderr=output, env=environ, cwd=BINARIES.parent
+            *command, stdout=output, stderr=output, env=environ, cwd=BINARIES.parent
         )
     try:
         try:
@@ -123,7 +125,7 @@ async def serving(app, port):
 
 
 def pager_app():
-    async def told(request):
+    async def receive(request):
         for alert in (await request.json())["alerts"]:
             labels = alert["labels"]
             account = f" account={labels['account']}" if "account" in labels else ""
@@ -134,7 +136,7 @@ def pager_app():
         return web.Response()
 
     app = web.Application()
-    app.router.add_post("/{receiver}", told)
+    app.router.add_post("/{receiver}", receive)
     return app
 
 

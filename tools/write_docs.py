@@ -1,6 +1,6 @@
 """Generate docs/configuration.md and docs/metrics.md from the code.
 
-Usage: .venv/bin/python tools/write_docs.py [--check]; with --check it writes nothing, and exits with 1 if a page is out of date.
+Usage: .venv/bin/python tools/write_docs.py [--check]; with --check it writes nothing and exits with 1 if a page is out of date.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main():
 
 
 def pages():
-    """Return what each page should be."""
+    """Return the text of each page."""
     return {ROOT / "docs/configuration.md": configuration(), ROOT / "docs/metrics.md": metrics()}
 
 
@@ -104,7 +104,7 @@ def configuration():
 
 def setting(described):
     default = described.default
-    # What depends on where it runs is told in words.
+    # A default that depends on the environment is a phrase.
     written = default if " " in default else f"`{default}`" if default else "off" if not described.values else "none"
     facts = [
         f"Values: {described.values}." if described.values else "A flag without a value.",
@@ -194,7 +194,7 @@ def row(name, kind, text, labels):
 
 
 def families():
-    """Yield (name, type, HELP, values of its labels) of everything on the page of an account with one operation."""
+    """Yield (name, type, HELP, values of its labels) of every family on the page of an account with one operation."""
     now = 1e9
     state = AccountState()
     run_to_completion(state.apply(Listing({}, started=now, ended=now, sweep=True)))
@@ -219,10 +219,10 @@ def families():
 
 
 def uses(names):
-    """Yield a row for each of *names*."""
+    """Yield the alerts and dashboards that use each of *names*, as rows."""
     recorded, alerted = rules(RULES), rules(ALERTS)
     boards = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(DASHBOARDS.glob("*.json"))]
-    asked = {
+    queried = {
         (each["title"], each["uid"]): {name for expr in expressions(each) for name in words(expr)} for each in boards
     }
     for name in names:
@@ -232,14 +232,14 @@ def uses(names):
         alerts = [link(alert) for alert, exprs in alerted.items() if words(*exprs) & sources]
         shown = [
             f"[{title.rpartition(' / ')[2]}](../grafana/dashboards/{uid}.json)"
-            for (title, uid), used in asked.items()
+            for (title, uid), used in queried.items()
             if used & sources
         ]
         yield f"| `{name}` | {', '.join(alerts)} | {', '.join(shown)} |"
 
 
 def rules(path):
-    """Return the expressions behind every name that the rules in *path* give."""
+    """Return {name: expressions} of the recording and alerting rules in *path*."""
     found = {}
     for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
         for rule in group["rules"]:
@@ -248,7 +248,7 @@ def rules(path):
 
 
 def expressions(node):
-    """Yield every query of a dashboard."""
+    """Yield every query in a dashboard."""
     if isinstance(node, dict):
         yield from (value for key, value in node.items() if key in {"expr", "query"} and isinstance(value, str))
         node = node.values()
