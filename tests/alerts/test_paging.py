@@ -1,4 +1,4 @@
-"""From a wrong template to the pager: simulator, exporter, Prometheus with our rules, Alertmanager with our example."""
+"""From failing emails to the pager: simulator, exporter, Prometheus with our rules, Alertmanager with our example."""
 
 import asyncio
 import re
@@ -17,24 +17,24 @@ from prometheus import Alertmanager, Binaries, Prometheus
 from comms_exporter.simulator import Fate, World, make_app
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-# Everything that takes a minute takes three seconds here: windows, waits and intervals alike.
-HASTE = 20
+# All windows, waits and intervals are so many times shorter: a minute becomes three seconds.
+SPEED = 20
 GOOD = Fate(sent=0.1, delivered=0.2)
 BAD = Fate(failed=0.1)
 
 
-def hurried(text):
-    """Return *text* with every duration of a rule or a route divided by HASTE, but no shorter than a second."""
+def accelerated(text):
+    """Return *text* with every duration of a rule or a route divided by SPEED, but at least one second."""
     seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
     def shorter(match):
-        return f"{max(1, round(int(match[1]) * seconds[match[2]] / HASTE))}s"
+        return f"{max(1, round(int(match[1]) * seconds[match[2]] / SPEED))}s"
 
     return re.sub(r"\b([0-9]+)([smhd])\b", shorter, text)
 
 
 class Webhooks:
-    """Who is told: the bodies that Alertmanager has posted, by receiver."""
+    """A server that records the alerts that Alertmanager posts, by receiver."""
 
     def __init__(self):
         self.posted = {"pager": [], "tickets": []}
@@ -49,34 +49,34 @@ class Webhooks:
         return {alert["labels"]["alertname"] for alert in self.posted[receiver] if alert["status"] == "firing"}
 
     async def until(self, receiver, name, within=60):
-        """Return the alert *name* once *receiver* was told of it."""
+        """Wait until *receiver* gets the alert *name*, and return it."""
         deadline = time.monotonic() + within
         while True:
             for alert in self.posted[receiver]:
                 if alert["labels"]["alertname"] == name and alert["status"] == "firing":
                     return alert
-            assert time.monotonic() < deadline, f"{receiver} never heard of {name}, only of {self.names(receiver)}"
+            assert time.monotonic() < deadline, f"{receiver} did not get {name}, only {self.names(receiver)}"
             await asyncio.sleep(0.1)
 
 
 @asynccontextmanager
 async def alerting(folder):
-    """An Alertmanager with our example configuration, whose webhooks are here."""
+    """Run an Alertmanager with our example configuration, and record its webhook calls."""
     binaries, webhooks = Binaries.find(3), Webhooks()
     async with TestServer(webhooks.app) as receiver:
-        text = hurried((DEPLOY / "alertmanager" / "alertmanager.yml").read_text())
+        text = accelerated((DEPLOY / "alertmanager" / "alertmanager.yml").read_text())
         config = yaml.safe_load(text.replace("127.0.0.1:9099", f"127.0.0.1:{receiver.port}"))
         async with Alertmanager(binaries, folder, config) as alertmanager:
             yield alertmanager, webhooks
 
 
 @asynccontextmanager
-async def watching(folder, alertmanager, port):
-    """A Prometheus with our example configuration and rules, both in haste."""
+async def monitoring(folder, alertmanager, port):
+    """Run a Prometheus with our example configuration and rules, both accelerated."""
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     rules = []
     for name in config.pop("rule_files"):
-        (folder / name).write_text(hurried((DEPLOY / "prometheus" / name).read_text()))
+        (folder / name).write_text(accelerated((DEPLOY / "prometheus" / name).read_text()))
         rules.append(folder / name)
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{port}"]
@@ -89,12 +89,12 @@ async def watching(folder, alertmanager, port):
 
 @pytest.mark.usefixtures("prometheus_three")
 class TestPaging:
-    async def test_a_failure_spike_pages_and_the_exporters_end_pages_as_just_that(self, tmp_path):
+    async def test_pages_for_a_failure_spike_and_then_for_a_missing_exporter(self, tmp_path):
         world, port = World(clock=time.time), unused_port()
         flags = ("--collect.interval=500ms", f"--web.listen-address=127.0.0.1:{port}", "--account.name=shop")
         failing = False
 
-        async def mail():
+        async def send():
             while True:
                 world.send(fates=[GOOD] * 6 + [BAD if failing else GOOD] * 4)
                 await asyncio.sleep(0.2)
@@ -103,16 +103,16 @@ class TestPaging:
             TestServer(make_app(world)) as api,
             alerting(tmp_path) as (alertmanager, webhooks),
             exporter(str(api.make_url("/v1")), *flags, listen=False) as process,
-            watching(tmp_path, alertmanager, port) as prometheus,
+            monitoring(tmp_path, alertmanager, port) as prometheus,
         ):
-            sending = asyncio.create_task(mail())
+            sending = asyncio.create_task(send())
             try:
                 await prometheus.until("increase(comms_emails_sent_total[10s]) > 50", within=40)
                 assert set() == webhooks.names("pager")
 
                 failing, began = True, time.monotonic()
                 page = await webhooks.until("pager", "CommsEmailFailureSpike")
-                # Two minutes at normal speed are six seconds here; the rest is this machine's.
+                # Two minutes become six seconds; the rest is the latency of this machine.
                 assert time.monotonic() - began < 60
                 assert ("critical", "shop") == (page["labels"]["severity"], page["labels"]["account"])
                 assert page["annotations"]["runbook_url"].endswith("#commsemailfailurespike")
@@ -125,7 +125,7 @@ class TestPaging:
             finally:
                 sending.cancel()
 
-    async def test_who_is_paged_gets_no_ticket_about_the_same(self, tmp_path):
+    async def test_a_page_inhibits_the_ticket_for_the_same_account(self, tmp_path):
         async with alerting(tmp_path) as (alertmanager, webhooks):
             labels = {"alertname": "CommsEmailFailureSpike", "account": "shop", "job": "comms-exporter"}
             alerts = [

@@ -1,4 +1,4 @@
-"""The rules as Prometheus reads them, the alerts as people read them, and the way from one to the other."""
+"""Rules and alerts are valid, tested and documented, and stay silent in a week without incidents."""
 
 import json
 import re
@@ -22,7 +22,7 @@ ALERTMANAGER = ROOT / "deploy/alertmanager/alertmanager.yml"
 TABLE = (ROOT / "docs/alerts.md").read_text(encoding="utf-8")
 RUNBOOKS = "https://example.com/comms-exporter/docs/runbooks/"
 
-# Beyond the page that two accounts give: what Prometheus adds, and what only a configuration file brings.
+# Metrics that the golden page lacks: that of Prometheus, and those of a state file and a configuration.
 NOT_ON_THE_PAGE = {
     "up",
     "comms_exporter_state_last_save_timestamp_seconds",
@@ -51,7 +51,7 @@ def by_id(rule):
 
 
 def names_in(promql):
-    """The metrics that an expression names."""
+    """Return the metrics in an expression."""
     bare = re.sub(
         r'"[^"]*"|\{[^}]*\}|\[[^]]*\]|\b(by|without|on|ignoring|group_left|group_right) *\([^)]*\)', " ", promql
     )
@@ -74,35 +74,35 @@ def promtool_tests():
 
 
 def promtool_passes(binaries, file):
-    """Thousands of evaluations may take longer than the minute that error_output() gives: the test's own timeout holds."""
+    """Run promtool without a timeout: thousands of evaluations can take minutes, and the test has its own."""
     done = subprocess.run([binaries.promtool, "test", "rules", file], capture_output=True, text=True, check=False)
 
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
-class TestProgramsAgree:
+class TestTools:
     @pytest.mark.parametrize("path", [RULES, ALERTS], ids=lambda path: path.name)
-    def test_lint(self, prometheus_binaries, path):
+    def test_rules_pass_the_linter(self, prometheus_binaries, path):
         assert "" == error_output(prometheus_binaries.promtool, "check", "rules", "--lint=all", "--lint-fatal", path)
 
     @pytest.mark.timeout(300)
     @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
-    def test_rules(self, prometheus_binaries, path):
+    def test_promtool_tests_pass(self, prometheus_binaries, path):
         promtool_passes(prometheus_binaries, path)
 
-    def test_prometheus_config(self, prometheus_binaries):
+    def test_prometheus_configuration_is_valid(self, prometheus_binaries):
         config = ROOT / "deploy/prometheus/prometheus.yml"
 
         assert "" == error_output(prometheus_binaries.promtool, "check", "config", "--lint=all", "--lint-fatal", config)
 
-    def test_alertmanager_config(self, prometheus_binaries):
+    def test_alertmanager_configuration_is_valid(self, prometheus_binaries):
         assert "" == error_output(prometheus_binaries.amtool, "check-config", ALERTMANAGER)
 
     @pytest.mark.parametrize(
         ("severity", "receiver"),
         [("critical", "pager"), ("warning", "tickets"), ("info", "nowhere"), ("unheard-of", "tickets")],
     )
-    def test_routes(self, prometheus_binaries, severity, receiver):
+    def test_severities_reach_their_receivers(self, prometheus_binaries, severity, receiver):
         assert "" == error_output(
             prometheus_binaries.amtool,
             "config",
@@ -115,8 +115,7 @@ class TestProgramsAgree:
             "account=shop",
         )
 
-    def test_inhibits_what_exists(self):
-        """Every matcher of an alert's name still meets one."""
+    def test_inhibit_rules_match_existing_alerts(self):
         for rule in yaml.safe_load(ALERTMANAGER.read_text(encoding="utf-8"))["inhibit_rules"]:
             for matcher in rule["source_matchers"] + rule["target_matchers"]:
                 label, _, pattern = re.fullmatch(r'(\w+)(!?=~?)"(.*)"', matcher).groups()
@@ -131,31 +130,30 @@ def _spread(prefix, suffixes):
 
 class TestRecordings:
     @pytest.mark.parametrize("rule", recordings, ids=lambda rule: rule["record"])
-    def test_name(self, rule):
-        """level:metric:operations; the level says whose number it is."""
+    def test_name_has_the_form_level_metric_operations(self, rule):
         assert re.fullmatch(r"(account|threshold):[a-z_]+:[a-z0-9_]+", rule["record"])
 
     @pytest.mark.parametrize("rule", recordings, ids=lambda rule: rule["record"])
-    def test_used(self, rule):
+    def test_is_used(self, rule):
         users = [other["expr"] for other in recordings + alerts if other is not rule]
 
         assert any(rule["record"] in names_in(expr) for expr in users)
 
     @pytest.mark.parametrize("rule", recordings, ids=lambda rule: rule["record"])
-    def test_made_of_what_exists(self, rule):
+    def test_uses_existing_metrics(self, rule):
         assert names_in(rule["expr"]) <= known
 
-    def test_aggregates_without(self):
+    def test_aggregates_with_without(self):
         assert [] == [rule["record"] for rule in recordings if re.search(r"\bby\b", rule["expr"])]
 
-    def test_evaluated_often(self):
-        """What is older than five minutes is gone for Prometheus."""
+    def test_has_the_default_interval(self):
+        """Prometheus drops samples that are older than five minutes."""
         for path in (RULES, ALERTS):
             for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
                 assert "interval" not in group
 
-    def test_thresholds_are_explained(self):
-        """The table in docs/alerts.md has every threshold, with its value."""
+    def test_thresholds_are_documented(self):
+        """docs/alerts.md lists every threshold with its value."""
         thresholds = [rule for rule in recordings if rule["record"].startswith("threshold:")]
         rows = dict(re.findall(r"^\| `(threshold:[\w:]+)` \| `([^`]+)` \| \S", TABLE, re.MULTILINE))
 
@@ -163,37 +161,36 @@ class TestRecordings:
 
 
 class TestAlerts:
-    def test_unique(self):
-        """Two severities of one condition, yes; the same twice, no."""
+    def test_name_and_severity_are_unique(self):
         assert [] == [key for key, n in Counter(map(by_id, alerts)).items() if n > 1]
 
     @every_alert
-    def test_name(self, alert):
+    def test_name_has_a_prefix(self, alert):
         assert re.fullmatch(r"Comms(Email|Exporter)([A-Z][a-z]+)+", alert["alert"])
 
     @every_alert
-    def test_labels(self, alert):
-        """A label that changes with the value would make a new alert at every evaluation."""
+    def test_severity_is_the_only_label(self, alert):
+        """A label that depends on the value would create a new alert at every evaluation."""
         assert {"severity"} == alert["labels"].keys()
         assert alert["labels"]["severity"] in {"critical", "warning", "info"}
 
     @every_alert
-    def test_waits(self, alert):
-        """At least two scrapes of 30 seconds; two of a minute, where not every second counts."""
+    def test_waits_for_two_scrapes(self, alert):
+        """At 30 seconds for the most urgent alert, at a minute for the others."""
         minutes = {"1m": 1, "1h": 60}.get(alert["for"]) or int(alert["for"].removesuffix("m"))
 
         assert minutes >= (1 if by_id(alert) == "CommsEmailFailureSpike-critical" else 2)
 
     @every_alert
-    def test_summary(self, alert):
-        """One sentence, the same for all who share the name."""
+    def test_summary_is_one_sentence(self, alert):
+        """It is the same for all severities of an alert."""
         summary = alert["annotations"]["summary"]
 
         assert re.fullmatch(r"[A-Z][^{}.]*\.", summary)
         assert {summary} == {other["annotations"]["summary"] for other in alerts if other["alert"] == alert["alert"]}
 
     @every_alert
-    def test_description(self, alert):
+    def test_description_names_account_or_instance(self, alert):
         description = alert["annotations"]["description"]
 
         assert re.search(r"\$labels\.(account|instance)", description)
@@ -201,8 +198,8 @@ class TestAlerts:
         assert description.endswith(".")
 
     @every_alert
-    def test_runbook(self, alert):
-        """The link ends at a heading with the alert's name, and below it stands what to know and do."""
+    def test_has_a_runbook(self, alert):
+        """The link leads to a heading with the alert's name, with the usual paragraphs and a query below it."""
         page, _, anchor = alert["annotations"]["runbook_url"].removeprefix(RUNBOOKS).partition("#")
         text = (ROOT / "docs/runbooks" / page).read_text(encoding="utf-8")
         section = re.split(r"^## ", text.partition(f"\n## {alert['alert']}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
@@ -214,7 +211,7 @@ class TestAlerts:
         assert re.search(r"^    \S", section, re.MULTILINE), "no query to copy"
 
     @every_alert
-    def test_dashboard(self, alert):
+    def test_links_to_a_dashboard(self, alert):
         url = alert["annotations"]["dashboard_url"]
 
         assert re.match(r"/d/comms-(overview|operations|exporter-health)(\?|$)", url)
@@ -223,17 +220,17 @@ class TestAlerts:
         )
 
     @every_alert
-    def test_made_of_what_exists(self, alert):
+    def test_uses_existing_metrics(self, alert):
         assert names_in(alert["expr"]) <= known
 
     @every_alert
     def test_ignores_opens(self, alert):
-        """Whether people read is not ours to alert on."""
+        """Whether recipients open emails is no reason for an alert."""
         assert "opened" not in json.dumps(alert)
 
     @every_alert
-    def test_tested(self, alert):
-        """promtool sees it fire, sees it silent, and has looked at every minute between."""
+    def test_has_promtool_tests(self, alert):
+        """Tests cover when it fires, when it is silent, and every minute in between."""
         cases = [
             [each["exp_labels"]["severity"] for each in case["exp_alerts"]]
             for test in promtool_tests()
@@ -248,11 +245,11 @@ class TestAlerts:
         assert any(always in query["expr"] for test in promtool_tests() for query in test.get("promql_expr_test", ()))
 
     @every_alert
-    def test_listed(self, alert):
+    def test_is_documented(self, alert):
         """docs/alerts.md has a row for it."""
         assert re.search(rf"^\| \[{alert['alert']}\]\(\S+\) \| {alert['labels']['severity']} \|", TABLE, re.MULTILINE)
 
-    def test_no_runbook_without_alert(self):
+    def test_every_runbook_has_an_alert(self):
         pages = (ROOT / "docs/runbooks").glob("*.md")
         headings = [name for page in pages for name in re.findall(r"^## (.*)$", page.read_text("utf-8"), re.MULTILINE)]
 
@@ -265,10 +262,10 @@ def runbook_queries():
 
 
 class TestRunbookQueries:
-    def test_made_of_what_exists(self):
+    def test_use_existing_metrics(self):
         assert set() == {name for query in runbook_queries() for name in names_in(query)} - known
 
-    def test_parse(self, prometheus_binaries, tmp_path):
+    def test_are_valid(self, prometheus_binaries, tmp_path):
         rules = [{"record": f"query:{n}", "expr": query} for n, query in enumerate(runbook_queries())]
         file = tmp_path / "queries.yml"
         file.write_text(json.dumps({"groups": [{"name": "runbooks", "rules": rules}]}), encoding="utf-8")
@@ -283,7 +280,7 @@ STEPS = WEEK // STEP
 
 @pytest.fixture(scope="module")
 def week():
-    """What the exporter counts in a week of the simulator's ordinary sender, step by step from the first look on."""
+    """What the exporter counts in a week without incidents, step by step after the first look."""
     world = World(seed="calm", clock=lambda: NOW, rate=12, history_seconds=2 * WEEK, retention="thin")
     stages = ("sent", "delivered", "undelivered", "failed", "queued")
     moments = {name: [] for name in (*stages, "created", "canceled")}
@@ -297,20 +294,19 @@ def week():
 
 
 def accumulated(moments):
-    """How many of *moments* have come by the end of each step; what came before the first look is not counted."""
+    """Return how many of *moments* lie between the first look and the end of each step."""
     steps = Counter(STEPS - 1 - int((NOW - moment) // STEP) for moment in moments if moment <= NOW)
     return list(accumulate(steps[n] for n in range(STEPS)))
 
 
 @pytest.mark.timeout(300)
-def test_calm_week(week, prometheus_binaries, tmp_path):
-    """Where nothing is wrong no condition is met, not even for a moment."""
+def test_no_alert_is_ever_pending_in_a_calm_week(week, prometheus_binaries, tmp_path):
     gone = [sent + failed for sent, failed in zip(week["sent"], week["failed"], strict=True)]
     series = {
         **{f"comms_emails_{name}_total": week[name] for name in ("sent", "delivered", "undelivered", "failed")},
         "comms_email_operations_created_total": week["created"],
         "comms_email_operations_canceled_total": week["canceled"],
-        # Those that were queued before the first look are missing.
+        # Without those that were queued before the first look.
         "comms_emails_queued": [max(0, came - left) for came, left in zip(week["queued"], gone, strict=True)],
         "comms_exporter_last_poll_success_timestamp_seconds": range(STEP, WEEK + STEP, STEP),
         "comms_exporter_poll_interval_seconds": [30] * STEPS,
@@ -328,7 +324,7 @@ def test_calm_week(week, prometheus_binaries, tmp_path):
         ],
         "promql_expr_test": [
             {"expr": "count_over_time(ALERTS[8d])", "eval_time": "167h", "exp_samples": []},
-            # Lest nothing be measured.
+            # Makes sure that there was email.
             {
                 "expr": "account:comms_emails_finished:increase3d > bool 10000",
                 "eval_time": "4d",

@@ -1,4 +1,4 @@
-"""Each kind of trouble fires exactly the alerts that docs/alerts.md names for it."""
+"""Each scenario of the simulator fires exactly the alerts that docs/alerts.md lists for it."""
 
 import json
 import re
@@ -20,8 +20,8 @@ JOB = 'instance="exporter:10067",job="comms-exporter"'
 MINUTE, HOUR = 60, 3600
 
 
-def promised(scenario):
-    """Return what the table in docs/alerts.md says that *scenario* fires, as (alert, severity)."""
+def documented(scenario):
+    """Return the (alert, severity) pairs that docs/alerts.md lists for *scenario*."""
     table = (ROOT / "docs" / "alerts.md").read_text().partition("## What each scenario fires")[2]
     found, current = set(), None
     for row in re.findall(r"^\|(.*)\|$", table, re.MULTILINE):
@@ -37,24 +37,24 @@ def promised(scenario):
 
 
 def scraped(page):
-    """Yield (series, value) for every sample of *page* that a rule may look at, as Prometheus would store it."""
+    """Yield (series, value) for every sample of *page* that rules use, as Prometheus stores it."""
     for name, labels, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", page, re.MULTILINE):
         if name in NAMES:
             number = float(value)
-            # The clock of promtool's tests begins at zero; a time of 0 is no time.
+            # Time starts at 0 in promtool's tests. A timestamp of 0 means never.
             if name.endswith("_timestamp_seconds") and number:
                 number -= NOW
             yield f"{name}{{{','.join(filter(None, (labels, JOB)))}}}", number
 
 
 async def history(scenario, *, before, lasting, step, rate):
-    """Return the series of an exporter through *before* seconds of calm and *lasting* seconds of *scenario*."""
+    """Return the series of an exporter over *before* calm seconds and *lasting* seconds of *scenario*."""
     series = {}
 
     async def save(_):
-        """The disk is fast and never full."""
+        """Succeed at once."""
 
-    # Few operations at a time have series, which is what writing a page costs.
+    # A short active window keeps the page small and the test fast.
     async with simulator_harness(
         page_size=1000, interval=float(step), active_window=600, rate=rate, save=save
     ) as harness:
@@ -113,16 +113,16 @@ def fired(folder, series, *, lasting, step, expected):
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("prometheus_three")
 @pytest.mark.parametrize("scenario", SCENARIOS)
-async def test_fires_exactly_what_is_promised(scenario, tmp_path):
+async def test_fires_exactly_the_documented_alerts(scenario, tmp_path):
     before, lasting = 2 * HOUR, 3 * HOUR
     series = await history(scenario, before=before, lasting=lasting, step=MINUTE, rate=60)
-    expected = promised(scenario)
+    expected = documented(scenario)
 
     assert expected or scenario == "calm"
     assert "" == fired(tmp_path, series, lasting=before + lasting, step=MINUTE, expected=expected)
 
 
-def test_the_table_knows_every_scenario_and_no_other():
+def test_every_scenario_is_documented():
     table = (ROOT / "docs" / "alerts.md").read_text().partition("## What each scenario fires")[2]
 
     assert set(SCENARIOS) == set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""What operators are given: image, Compose file, chart, unit and workflows, each as its own tools read it."""
+"""Image, Compose file, chart, systemd unit and workflows are valid for the tools that read them."""
 
 import configparser
 import importlib
@@ -41,7 +41,7 @@ both_helms = pytest.mark.parametrize("helm", [3, 4])
 
 
 def missing(what, remedy):
-    """Say that a tool is not there: in CI that is a failure, elsewhere a reason to skip."""
+    """Skip the test because a tool is missing; fail in CI."""
     message = f"no {what}: {remedy}"
     if os.environ.get("CI") == "true":
         pytest.fail(message)
@@ -49,7 +49,7 @@ def missing(what, remedy):
 
 
 def program(name, *folders, remedy="it is in the development lock"):
-    """The path of a program, from *folders*, from beside Python, or from PATH."""
+    """Return the path of a program in *folders*, next to Python, or on PATH."""
     path = os.pathsep.join([*map(str, folders), str(Path(sys.executable).parent), os.environ["PATH"]])
     return shutil.which(name, path=path) or missing(name, remedy)
 
@@ -58,8 +58,8 @@ def fetched(name, tool):
     return program(name, TOOLS / tool, remedy="run deploy/tools/fetch.py")
 
 
-def answer(*command, text=None, environ=None, code=0):
-    """What *command* writes to stdout; it must end with *code*."""
+def output(*command, text=None, environ=None, code=0):
+    """Return the stdout of *command*, or its stderr if it is expected to fail with *code*."""
     done = subprocess.run(
         list(map(str, command)),
         input=text,
@@ -74,14 +74,14 @@ def answer(*command, text=None, environ=None, code=0):
     return done.stdout if code == 0 else done.stderr
 
 
-def understood(arguments, environ):
-    """The settings that the exporter makes of *arguments* and *environ*."""
+def settings_from(arguments, environ):
+    """Return the settings that the exporter loads from *arguments* and *environ*."""
     return load(list(arguments), environ)
 
 
 @contextmanager
 def health_server(status):
-    """Answers /-/healthy with *status*, once it is asked."""
+    """Serve /-/healthy with *status*."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -93,7 +93,7 @@ def health_server(status):
 
     class Server(HTTPServer):
         def handle_error(self, *_):
-            """Who speaks the wrong protocol is no error of ours."""
+            """Ignore clients with the wrong protocol."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -102,17 +102,16 @@ def health_server(status):
 
 
 def check_health(address, *, code):
-    """What the image's health check says about the exporter at *address*."""
+    """Return the output of the image's health check for the exporter at *address*."""
     script = DEPLOY / "image/healthcheck.py"
-    return answer(sys.executable, script, environ={"COMMS_EXPORTER_WEB_LISTEN_ADDRESS": address}, code=code)
+    return output(sys.executable, script, environ={"COMMS_EXPORTER_WEB_LISTEN_ADDRESS": address}, code=code)
 
 
 class TestImage:
-    def test_hadolint(self):
+    def test_dockerfile_passes_hadolint(self):
         assert "" == error_output(program("hadolint"), "--failure-threshold", "warning", ROOT / "Dockerfile")
 
-    def test_nothing_is_copied_that_dockerignore_keeps_out(self):
-        """Everything is kept out but what is named, and what is named is there."""
+    def test_dockerignore_allows_exactly_what_is_copied(self):
         lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
         kept = {line[1:] for line in lines if line.startswith("!")}
         copied = re.findall(r"^COPY (?!--from)(?:--\S+ )?(.+) \S+$", DOCKERFILE, re.MULTILINE)
@@ -121,17 +120,17 @@ class TestImage:
         assert kept == {word for words in copied for word in words.split()}
         assert all((ROOT / name).exists() for name in kept)
 
-    def test_the_wheel_is_built_with_what_the_tests_were_built_with(self):
+    def test_the_build_lock_agrees_with_the_development_lock(self):
         def pinned(path):
             return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE))
 
-        ours, tests = pinned("deploy/image/build.lock"), pinned("requirements-dev.lock")
+        build, development = pinned("deploy/image/build.lock"), pinned("requirements-dev.lock")
 
-        assert "hatchling" in ours
-        assert ours.items() <= tests.items()
+        assert "hatchling" in build
+        assert build.items() <= development.items()
 
-    def test_what_is_tested_of_the_image_is_what_the_dockerfile_says(self):
-        """build-and-test has the container-structure-test of the same user, volume, port and program."""
+    def test_structure_test_agrees_with_the_dockerfile(self):
+        """On the user, the volume, the port and the entry point."""
         structure = yaml.safe_load((DEPLOY / "image/structure.yaml").read_text(encoding="utf-8"))["metadataTest"]
 
         assert "structure.yaml" in (DEPLOY / "image/build-and-test").read_text(encoding="utf-8")
@@ -140,45 +139,44 @@ class TestImage:
         assert f"EXPOSE {structure['exposedPorts'][0]}\n" in DOCKERFILE
         assert f"ENTRYPOINT {json.dumps(structure['entrypoint'])}\n" in DOCKERFILE
 
-    def test_the_script_that_builds_it_is_a_script(self):
-        answer("bash", "-n", DEPLOY / "image/build-and-test")
+    def test_build_script_has_valid_syntax(self):
+        output("bash", "-n", DEPLOY / "image/build-and-test")
 
-    def test_sets_what_the_exporter_understands(self):
+    def test_environment_is_valid_for_the_exporter(self):
         environ = dict(re.findall(r"(COMMS_EXPORTER_\w+)=(\S+)", DOCKERFILE))
-        settings = understood([], {**environ, "TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "canary"})
+        settings = settings_from([], {**environ, "TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "canary"})
 
         assert Path("/var/lib/comms-exporter/state.db") == settings.state_path
         assert [":10067"] == [str(address) for address in settings.web_listen_address]
 
     @pytest.mark.parametrize(("status", "code"), [(200, 0), (401, 0), (503, 1), (404, 1)])
-    def test_health_check(self, status, code):
-        """Healthy is who says so, and who asks for a password first."""
+    def test_health_check_accepts_200_and_401(self, status, code):
         with health_server(status) as server:
             check_health(f":{server.server_port}", code=code)
 
-    def test_health_check_speaks_tls(self, tmp_path):
-        """A certificate of nobody's will do: the check knows whom it asks."""
+    def test_health_check_works_with_tls(self, tmp_path):
+        """It accepts any certificate."""
         key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
         openssl = program("openssl", remedy="install openssl")
         curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key)
-        answer(openssl, "req", "-x509", *curve, "-out", certificate, "-subj", "/CN=nobody")
+        output(openssl, "req", "-x509", *curve, "-out", certificate, "-subj", "/CN=nobody")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
         with health_server(200) as server:
             server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
             assert "" == check_health(f"127.0.0.1:{server.server_port}", code=0)
 
-    def test_health_check_says_why(self):
-        complaint = check_health("127.0.0.1:1 [::1]:1", code=1)
+    def test_health_check_prints_the_reason(self):
+        error_message = check_health("127.0.0.1:1 [::1]:1", code=1)
 
-        assert complaint.startswith("127.0.0.1:1: ConnectionRefusedError: ")
+        assert error_message.startswith("127.0.0.1:1: ConnectionRefusedError: ")
 
 
 @cache
 def composed(*flags, **environ):
     compose = fetched("docker-compose", "compose")
     environ = {"HOME": "/nonexistent", **environ}
-    return json.loads(answer(compose, *flags, "--file", COMPOSE, "config", "--format", "json", environ=environ))
+    return json.loads(output(compose, *flags, "--file", COMPOSE, "config", "--format", "json", environ=environ))
 
 
 def demo():
@@ -190,24 +188,23 @@ def own():
 
 
 class TestCompose:
-    def test_services(self):
-        """The demo is everything and a simulator."""
+    def test_the_demo_adds_a_simulator(self):
         everything = {"exporter", "prometheus", "alertmanager", "grafana"}
 
         assert everything == set(own()["services"])
         assert everything | {"simulator"} == set(demo()["services"])
 
-    def test_an_account_is_wanted(self):
+    def test_an_account_sid_is_required(self):
         compose = fetched("docker-compose", "compose")
-        complaint = answer(compose, "--file", COMPOSE, "config", environ={"HOME": "/nonexistent"}, code=1)
+        error_message = output(compose, "--file", COMPOSE, "config", environ={"HOME": "/nonexistent"}, code=1)
 
         assert (
             "TWILIO_ACCOUNT_SID is missing a value: set it to the SID of the account that the auth token belongs to"
-            in complaint
+            in error_message
         )
 
-    def test_everything_mounted_is_there(self):
-        """Docker makes folders of files that are missing."""
+    def test_mounted_files_exist_and_are_read_only(self):
+        """Docker creates a folder in place of a missing file."""
         mounts = [mount for service in demo()["services"].values() for mount in service.get("volumes", [])]
         sources = [Path(mount["source"]) for mount in mounts if mount["type"] == "bind"]
         secrets = [Path(secret["file"]) for secret in demo()["secrets"].values()]
@@ -224,16 +221,16 @@ class TestCompose:
         }
         assert "/secrets/\n" == (DEPLOY / "compose/.gitignore").read_text(encoding="utf-8")
 
-    def test_every_service_is_careful(self):
-        """Images are pinned, ports are this machine's alone, health is checked, and no service may do what only root may."""
+    def test_services_are_hardened(self):
+        """Images are pinned, ports are local, health is checked, and there are no capabilities."""
         for name, service in demo()["services"].items():
             assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), name
             assert {"127.0.0.1"} >= {port["host_ip"] for port in service.get("ports", [])}, name
-            assert "healthcheck" in service or name == "exporter", name  # whose image has one
+            assert "healthcheck" in service or name == "exporter", name  # its image has one
             assert ["ALL"] == service["cap_drop"], name
             assert ["no-new-privileges:true"] == service["security_opt"], name
 
-    def test_ours_is_this_version_on_a_read_only_root(self):
+    def test_the_exporter_has_the_current_version_and_a_read_only_root(self):
         for name in ("exporter", "simulator"):
             service = demo()["services"][name]
 
@@ -241,29 +238,28 @@ class TestCompose:
             assert __version__ == service["build"]["args"]["VERSION"]
             assert service["read_only"]
 
-    def test_the_exporter_understands_its_settings(self):
+    def test_settings_are_valid_for_the_exporter(self):
         service = demo()["services"]["exporter"]
         token = demo()["secrets"]["twilio_auth_token"]["file"]
-        settings = understood([], {**service["environment"], "TWILIO_AUTH_TOKEN_FILE": token})
+        settings = settings_from([], {**service["environment"], "TWILIO_AUTH_TOKEN_FILE": token})
 
         assert "http://simulator:10068/v1" == settings.api_base_url
         assert "ACdemo" == settings.accounts[0].name
 
-    def test_the_simulator_understands_its_flags(self):
+    def test_flags_are_valid_for_the_simulator(self):
         command, *flags = demo()["services"]["simulator"]["command"]
 
         assert "simulator" == command
         assert ":10068" == simulator.parse_arguments(flags).listen_address
 
     def test_prometheus_finds_its_rules(self, tmp_path, prometheus_binaries):
-        """promtool, with the files where the service has them."""
         for mount in demo()["services"]["prometheus"]["volumes"]:
             if mount["type"] == "bind":
                 shutil.copy(mount["source"], tmp_path / Path(mount["target"]).name)
 
         assert "" == error_output(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
 
-    def test_services_call_each_other_by_name(self):
+    def test_services_reach_each_other_by_name(self):
         config = yaml.safe_load((DEPLOY / "compose/prometheus.yml").read_text(encoding="utf-8"))
         example = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text(encoding="utf-8"))
         sources = (ROOT / "grafana/provisioning/datasources/prometheus.yml").read_text(encoding="utf-8")
@@ -275,7 +271,7 @@ class TestCompose:
             [example["alerting"], example["scrape_configs"]]
         )
 
-    def test_grafana_looks_where_dashboards_are(self):
+    def test_grafana_finds_the_dashboards(self):
         mounts = {mount["target"]: mount["source"] for mount in demo()["services"]["grafana"]["volumes"]}
         (provider,) = yaml.safe_load(
             (ROOT / "grafana/provisioning/dashboards/comms-exporter.yml").read_text(encoding="utf-8")
@@ -289,9 +285,9 @@ class TestCompose:
 
 @cache
 def rendered(helm, case, *flags):
-    """The objects that Helm makes of the chart with the values of *case*."""
+    """Return the objects that Helm renders with the values of *case*."""
     values = CHART / f"ci/{case}-values.yaml"
-    text = answer(fetched("helm", f"helm-{helm}"), "template", "rel", CHART, "--values", values, *flags)
+    text = output(fetched("helm", f"helm-{helm}"), "template", "rel", CHART, "--values", values, *flags)
     return [each for each in yaml.load_all(text, Loader=yaml.CSafeLoader) if each]
 
 
@@ -308,22 +304,22 @@ def pod_of(objects):
 class TestChart:
     @both_helms
     @every_case
-    def test_lint(self, helm, case):
-        answer(fetched("helm", f"helm-{helm}"), "lint", "--strict", CHART, "--values", CHART / f"ci/{case}-values.yaml")
+    def test_passes_helm_lint(self, helm, case):
+        output(fetched("helm", f"helm-{helm}"), "lint", "--strict", CHART, "--values", CHART / f"ci/{case}-values.yaml")
 
     @every_case
-    def test_both_helms_agree(self, case):
+    def test_renders_the_same_with_both_helms(self, case):
         assert rendered(3, case) == rendered(4, case)
 
     @every_case
     @pytest.mark.parametrize("kubernetes", ["1.28", "1.37"])
-    def test_kubernetes_would_take_it(self, case, kubernetes):
-        """Every object follows the schema of the oldest version that the chart allows, and of the newest."""
+    def test_objects_are_valid_for_kubernetes(self, case, kubernetes):
+        """For the oldest version that the chart allows and for the newest."""
         try:
             validate = importlib.import_module("kubernetes_validate")
         except ModuleNotFoundError:
             missing("kubernetes-validate", "it is in the development lock")
-        # It reads a large file for every object.
+        # Without a cache, it reads a large file for every object.
         module = importlib.import_module("kubernetes_validate.utils")
         if not hasattr(module.schema_contents, "cache_info"):
             module.schema_contents = lru_cache(module.schema_contents)
@@ -331,8 +327,8 @@ class TestChart:
             if not each["apiVersion"].startswith("monitoring.coreos.com/"):
                 validate.validate(each, kubernetes, strict=True)
 
-    def test_the_operator_would_take_it(self):
-        """ServiceMonitors and PrometheusRules follow the operator's own schemas, which do find mistakes."""
+    def test_objects_are_valid_for_the_operator(self):
+        """ServiceMonitors and PrometheusRules follow the schemas of the operator, which reject a mistake."""
         node = program("node", remedy="install Node")
         if not (TOOLS / "crds").exists():
             missing("schemas of the operator", "run deploy/tools/fetch.py")
@@ -342,19 +338,19 @@ class TestChart:
             for each in rendered(4, case)
             if each["apiVersion"].startswith("monitoring.coreos.com/")
         ]
-        wrong = json.loads(json.dumps(one(rendered(4, "operator"), "ServiceMonitor")))
-        wrong["spec"]["endpoints"][0]["interval"] = "30 secs"
+        invalid = json.loads(json.dumps(one(rendered(4, "operator"), "ServiceMonitor")))
+        invalid["spec"]["endpoints"][0]["interval"] = "30 secs"
 
-        def complain(*about):
-            return answer(node, DEPLOY / "tools/validate-crds.mjs", text=json.dumps(about))
+        def errors(*resources):
+            return output(node, DEPLOY / "tools/validate-crds.mjs", text=json.dumps(resources))
 
         assert {"ServiceMonitor", "PrometheusRule"} == {each["kind"] for each in resources}
-        assert "" == complain(*resources)
-        assert complain(wrong).startswith("ServiceMonitor/spec/endpoints/0/interval: ")
+        assert "" == errors(*resources)
+        assert errors(invalid).startswith("ServiceMonitor/spec/endpoints/0/interval: ")
 
     @every_case
     def test_pods_are_restricted(self, case):
-        """The pod meets PodSecurity's level restricted, and more: a read-only root, no token."""
+        """They meet the level "restricted" of PodSecurity, and have a read-only root and no token."""
         pod = pod_of(rendered(4, case))
 
         assert pod["securityContext"]["runAsNonRoot"] is True
@@ -373,8 +369,8 @@ class TestChart:
         assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is True
 
     @every_case
-    def test_the_exporter_understands_its_settings(self, case, tmp_path):
-        """Its flags, its variables and its file, with a Secret whose every file holds a secret."""
+    def test_settings_are_valid_for_the_exporter(self, case, tmp_path):
+        """Flags, variables and the config file, with a Secret for every account."""
         container = pod_of(rendered(4, case))["containers"][0]
         for folder in ("config", "secrets", "web"):
             (tmp_path / folder).mkdir()
@@ -390,15 +386,15 @@ class TestChart:
                 (tmp_path / "config/config.yaml").write_text(here(each["data"]["config.yaml"]), encoding="utf-8")
         environ = {each["name"]: here(each["value"]) for each in container["env"] if "value" in each}
         flags = [here(flag) for flag in container["args"]]
-        settings = understood(flags, {key: value for key, value in environ.items() if not key.endswith("_PROXY")})
+        settings = settings_from(flags, {key: value for key, value in environ.items() if not key.endswith("_PROXY")})
 
         assert Path("/var/lib/comms-exporter/state.db") == settings.state_path
         assert settings.accounts
         assert {"/var/lib/comms-exporter"} < {mount["mountPath"] for mount in container["volumeMounts"]}
 
     @every_case
-    def test_probes_ask_the_right_thing(self, case):
-        """Whoever wants a password or TLS is only knocked at."""
+    def test_probes_use_the_health_endpoints(self, case):
+        """With TLS or a password, they only connect."""
         container = pod_of(rendered(4, case))["containers"][0]
         probes = {name: container[f"{name}Probe"] for name in ("liveness", "readiness")}
 
@@ -409,14 +405,14 @@ class TestChart:
                 name: probe["httpGet"]["path"] for name, probe in probes.items()
             }
 
-    def test_never_two_at_a_time(self):
+    def test_never_runs_two_at_a_time(self):
         deployment = one(rendered(4, "default"), "Deployment")
 
         assert 1 == deployment["spec"]["replicas"]
         assert {"type": "Recreate"} == deployment["spec"]["strategy"]
 
-    def test_shards_know_their_number(self):
-        """Each pod takes its own from its name, has its own volume, and Prometheus reaches it by itself."""
+    def test_shards_have_an_index_and_a_volume(self):
+        """The index comes from the pod, and Prometheus scrapes each pod."""
         objects = rendered(4, "shards")
         stateful = one(objects, "StatefulSet")["spec"]
         container = stateful["template"]["spec"]["containers"][0]
@@ -429,15 +425,15 @@ class TestChart:
         assert "None" == one(objects, "Service")["spec"]["clusterIP"]
         assert "PersistentVolumeClaim" not in {each["kind"] for each in objects}
 
-    def test_rules_are_the_repository_s(self):
-        """The groups of deploy/prometheus, those of the values behind them."""
+    def test_rules_are_those_of_the_repository(self):
+        """Those in the values come after them."""
         groups = [group for path in RULES for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]]
         rule = one(rendered(4, "operator"), "PrometheusRule")
 
         assert [*groups, "ours"] == [*rule["spec"]["groups"][:-1], rule["spec"]["groups"][-1]["name"]]
         assert "monitoring" == rule["metadata"]["labels"]["release"]
 
-    def test_rules_lead_to_your_runbooks(self):
+    def test_links_of_rules_can_be_changed(self):
         flags = ("prometheusRule.runbookUrl=https://wiki/", "prometheusRule.grafanaUrl=https://g", "nameOverride=mail")
         text = json.dumps(one(rendered(4, "operator", "--set", ",".join(flags)), "PrometheusRule"))
 
@@ -446,8 +442,8 @@ class TestChart:
         assert "example.com" not in text
         assert r"up{job=\"mail\"} == 0" in text
 
-    def test_everything_said_about_scraping_arrives(self):
-        """The schemas of the operator do not mind a key that they do not know."""
+    def test_service_monitor_has_all_values(self):
+        """The schemas of the operator accept unknown keys, so this compares all of it."""
         (endpoint,) = one(rendered(4, "operator"), "ServiceMonitor")["spec"]["endpoints"]
 
         assert {
@@ -463,29 +459,28 @@ class TestChart:
             ],
         } == endpoint
 
-    def test_the_job_is_the_one_that_rules_expect(self):
+    def test_the_job_label_is_the_one_in_the_rules(self):
         objects = rendered(4, "operator")
         label = one(objects, "ServiceMonitor")["spec"]["jobLabel"]
 
         assert "comms-exporter" == one(objects, "Service")["metadata"]["labels"][label]
 
-    def test_dashboards_are_the_repository_s(self):
-        """Byte for byte, under the label that Grafana's sidecar looks for."""
+    def test_dashboards_are_those_of_the_repository(self):
+        """With the label that Grafana's sidecar looks for."""
         (found,) = [each for each in rendered(4, "operator") if each["metadata"]["name"].endswith("-dashboards")]
 
         assert {path.name: path.read_text(encoding="utf-8").removesuffix("\n") for path in DASHBOARDS} == found["data"]
         assert "1" == found["metadata"]["labels"]["grafana_dashboard"]
 
-    def test_files_stand_in_the_chart_as_links(self):
-        """So they cannot drift; Helm puts what they lead to into the package."""
+    def test_files_of_the_chart_are_links(self):
+        """Helm packages their targets."""
         linked = {path.resolve() for path in (CHART / "files").rglob("*.*")}
 
         assert set(RULES) | set(DASHBOARDS) == linked
 
     @both_helms
-    def test_package(self, helm, tmp_path):
-        """What is packaged is whole, and leaves the tests at home."""
-        answer(fetched("helm", f"helm-{helm}"), "package", CHART, "--destination", tmp_path)
+    def test_package_has_all_files_and_no_tests(self, helm, tmp_path):
+        output(fetched("helm", f"helm-{helm}"), "package", CHART, "--destination", tmp_path)
         with tarfile.open(tmp_path / f"comms-exporter-{chart()['version']}.tgz") as package:
             members = {member.name: member for member in package.getmembers()}
             packed = {name: package.extractfile(name).read() for name in members if "/files/" in name}
@@ -495,8 +490,8 @@ class TestChart:
         }
         assert not any("/ci/" in name for name in members)
 
-    def test_network_policy_names_the_container_s_port(self):
-        """Not the Service's, which is another here; out it lets names and HTTPS, and what is asked for."""
+    def test_network_policy_allows_the_container_port(self):
+        """Not the port of the Service. Outgoing, it allows DNS, HTTPS and what the values add."""
         objects = rendered(4, "network-policy")
         policy = one(objects, "NetworkPolicy")["spec"]
         (ingress,) = policy["ingress"]
@@ -509,7 +504,7 @@ class TestChart:
         ]
         assert [53, 53, 443, 3128] == [each["port"] for rule in policy["egress"] for each in rule["ports"]]
 
-    def test_the_scraper_speaks_tls_with_a_password(self):
+    def test_service_monitor_can_use_tls_and_a_password(self):
         (endpoint,) = one(rendered(4, "web-config"), "ServiceMonitor")["spec"]["endpoints"]
 
         assert "https" == endpoint["scheme"]
@@ -518,7 +513,7 @@ class TestChart:
 
     @both_helms
     @pytest.mark.parametrize(
-        ("flags", "complaint"),
+        ("flags", "error_message"),
         [
             pytest.param(
                 ["existingSecret="], "set it to the name of the Secret with Twilio's credentials", id="no secret"
@@ -531,15 +526,15 @@ class TestChart:
             pytest.param(["serviceMonitor.interval=30 secs"], "interval", id="no duration"),
         ],
     )
-    def test_refuses(self, helm, flags, complaint):
+    def test_rejects_invalid_values(self, helm, flags, error_message):
         sets = [word for flag in flags for word in ("--set", flag)]
         values = CHART / "ci/default-values.yaml"
         command = (fetched("helm", f"helm-{helm}"), "template", "rel", CHART, "--values", values, *sets)
 
-        assert complaint in answer(*command, code=1)
+        assert error_message in output(*command, code=1)
 
-    def test_schema_knows_every_value(self):
-        """What values.yaml offers, and what Helm adds, and nothing else."""
+    def test_schema_covers_every_value(self):
+        """Those in values.yaml, those that Helm adds, and no others."""
         values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
         schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
         fixed = {key: part for key, part in schema["properties"].items() if part.get("additionalProperties") is False}
@@ -548,9 +543,9 @@ class TestChart:
         assert schema["additionalProperties"] is False
         assert {key: set(values[key]) for key in fixed} == {key: set(part["properties"]) for key, part in fixed.items()}
 
-    def test_notes_say_what_is_still_to_do(self):
+    def test_notes_list_the_next_steps(self):
         helm, values = fetched("helm", "helm-4"), CHART / "ci/everything-values.yaml"
-        notes = answer(helm, "install", "rel", CHART, "--dry-run=client", "--values", values).partition("NOTES:")[2]
+        notes = output(helm, "install", "rel", CHART, "--dry-run=client", "--values", values).partition("NOTES:")[2]
 
         assert "kubectl --namespace mail port-forward service/rel-comms-exporter 10067:10067" in notes
         assert "THE COUNTERS ARE NOT PERSISTED" in notes
@@ -569,8 +564,7 @@ class TestUnit:
         parser.read(UNIT, encoding="utf-8")
         return parser["Service"]
 
-    def test_verify(self, tmp_path):
-        """systemd has nothing to say about it; where the program is does not matter."""
+    def test_passes_systemd_analyze_verify(self, tmp_path):
         installed = self.settings()["ExecStart"]
         copy = tmp_path / UNIT.name
         copy.write_text(UNIT.read_text(encoding="utf-8").replace(installed, sys.executable), encoding="utf-8")
@@ -579,39 +573,39 @@ class TestUnit:
 
         assert (0, "") == (done.returncode, done.stderr)
 
-    def test_hardened(self):
-        """systemd's score of what it could do to the machine is 1.5 of 10 at most."""
+    def test_is_hardened(self):
+        """systemd's exposure score is at most 1.5 of 10."""
         systemd = program("systemd-analyze", remedy="install systemd")
 
         assert "" == error_output(systemd, "security", "--offline=true", "--threshold=15", "--no-pager", UNIT)
 
-    def test_the_exporter_understands_its_settings(self, tmp_path):
+    def test_settings_are_valid_for_the_exporter(self, tmp_path):
         (tmp_path / "auth_token").write_text("canary\n", encoding="utf-8")
         lines = re.findall(r"^Environment=(\w+)=(.+)$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
         environ = {name: value.replace("%d", str(tmp_path)).replace("%S", "/var/lib") for name, value in lines}
-        settings = understood([], {**environ, "TWILIO_ACCOUNT_SID": "AC1"})
+        settings = settings_from([], {**environ, "TWILIO_ACCOUNT_SID": "AC1"})
 
         assert ("AC1", "canary") == settings.accounts[0].credentials()
         assert Path("/var/lib", self.settings()["StateDirectory"], "state.db") == settings.state_path
 
-    def test_keeps_what_process_metrics_need(self):
-        """Without /proc/stat prometheus_client has no process_* at all."""
+    def test_can_read_proc_stat(self):
+        """Without it, prometheus_client has no process_* metrics."""
         assert "ProcSubset" not in self.settings()
 
 
 class TestWorkflows:
-    def test_zizmor(self):
+    def test_pass_zizmor(self):
         assert "" == error_output(program("zizmor"), "--offline", "--no-progress", ROOT / ".github/workflows")
 
     @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
     def test_actions_are_pinned(self, path):
-        """By commit, with the version for people behind it."""
+        """To a commit, with the version in a comment."""
         used = re.findall(r"uses: (?!\./)(.+)", path.read_text(encoding="utf-8"))
 
         assert used
         assert [] == [each for each in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each)]
 
-    def test_what_they_run_is_there(self):
+    def test_run_existing_targets_and_scripts(self):
         text = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
         targets = {target for line in re.findall(r"run: make (.+)", text) for target in line.split()}
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -623,20 +617,19 @@ class TestWorkflows:
 
 
 class TestRelease:
-    def test_there_is_one_version(self):
-        """The package's; pyproject.toml asks it, and the chart and the changelog say the same."""
+    def test_versions_agree(self):
+        """Those of the package, the chart and the changelog."""
         pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
         assert ["version"] == pyproject["project"]["dynamic"]
         assert __version__ == chart()["appVersion"]
         assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
-    def test_release_notes_are_the_changelog_s(self):
-        """What the workflow takes out of it is the section of the version that is released."""
+    def test_release_notes_are_a_section_of_the_changelog(self):
         script = re.search(r"awk .*? (?='/)'.*?'", (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8"))
         command = f"{script[0]} {ROOT / 'CHANGELOG.md'}"
-        notes = answer("bash", "-c", command, environ={"GITHUB_REF_NAME": f"v{__version__}"})
+        notes = output("bash", "-c", command, environ={"GITHUB_REF_NAME": f"v{__version__}"})
 
         assert "### " in notes
         assert "## [" not in notes.replace("### ", "")
-        assert "" == answer("bash", "-c", command, environ={"GITHUB_REF_NAME": "v99.0.0"}).strip()
+        assert "" == output("bash", "-c", command, environ={"GITHUB_REF_NAME": "v99.0.0"}).strip()

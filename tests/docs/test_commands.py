@@ -1,4 +1,4 @@
-"""Every command that the documentation prints is proved: run here, or read by whatever would read it."""
+"""Every command in the documentation has a proof: it runs here, or the tool that reads it accepts it."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ import bcrypt
 import pytest
 import yaml
 from aiohttp.test_utils import TestServer
-from deploy.test_deploy import answer, fetched
+from deploy.test_deploy import fetched, output
 from prometheus import error_output
 
 from comms_exporter import __version__, simulator
@@ -34,13 +34,13 @@ from docs import test_docs as docs
 ROOT = docs.ROOT
 IMAGE = f"comms-exporter:{__version__}"
 CREDENTIALS = {"TWILIO_ACCOUNT_SID": "AC...", "TWILIO_AUTH_TOKEN": "canary"}
-# What makes a word or two in the middle of a sentence a command.
+# Inline code that starts with one of these is a command.
 PROGRAM = re.compile(r"(comms-exporter|docker|helm|kubectl|make|promtool|python3?|sed|sudo|systemctl|uv)( |$)")
 
 
 @dataclass(frozen=True)
 class Block:
-    """What a page sets apart: *text* in a *language*, under a heading."""
+    """A code block: *text* in a *language*, under a heading of a page."""
 
     page: str
     heading: str
@@ -49,7 +49,7 @@ class Block:
 
 
 def blocks(path, text):
-    """Every block of the page at *path*; what is indented is PromQL on some pages, YAML if it looks so, else for a shell."""
+    """Yield the code blocks of the page at *path*; indented ones are YAML if they look like it, PromQL on some pages, or else sh."""
     page = str(path.relative_to(ROOT))
     indented = "promql" if page == "docs/cookbook.md" or page.startswith("docs/runbooks/") else "sh"
     heading = ""
@@ -68,14 +68,14 @@ BLOCKS = [block for path, text in docs.PAGES.items() for block in blocks(path, t
 
 
 def under(page, heading, language="sh"):
-    """The blocks below a heading, as one text."""
+    """Return the blocks below a heading as one text."""
     found = [block.text for block in BLOCKS if (block.page, block.heading, block.language) == (page, heading, language)]
     assert found
     return "".join(found)
 
 
 def lines(text):
-    """The lines of *text* as a shell reads them: what ends in a backslash or within quotes goes on."""
+    """Yield the lines of *text* as a shell reads them; a backslash or an open quote continues a line."""
     line = ""
     for each in text.splitlines(keepends=True):
         line += each
@@ -85,7 +85,7 @@ def lines(text):
         try:
             words = shlex.split(line, comments=True)
         except ValueError:
-            continue  # within quotes
+            continue  # an open quote
         if words:
             yield line.strip()
         line = ""
@@ -93,7 +93,7 @@ def lines(text):
 
 
 def simple(line):
-    """The commands in a *line*: (words, variables) of each."""
+    """Yield (words, variables) of each command in *line*."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="&|>")
     lexer.whitespace_split, lexer.commenters = True, "#"
     words = []
@@ -111,7 +111,7 @@ def simple(line):
 
 
 def printed():
-    """Yield (page, words, variables) of every command, be it in a block or in a sentence."""
+    """Yield (page, words, variables) of every command in blocks and inline code."""
     for block in BLOCKS:
         if block.language == "sh":
             yield from ((block.page, *command) for line in lines(block.text) for command in simple(line))
@@ -124,11 +124,11 @@ def printed():
 COMMANDS = list(printed())
 
 
-# How single commands are proved: by a function that raises.
+# Proofs of single commands: functions that raise.
 
 
 def is_made(words, _):
-    """The target is there, and so is the scenario."""
+    """The target and the scenario exist."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     target, *settings = words[1:]
 
@@ -138,42 +138,42 @@ def is_made(words, _):
         assert value in {*SCENARIOS, "..."}
 
 
-def is_understood(words, variables):
-    """Our own command line reads it."""
+def is_valid(words, variables):
+    """Our command line accepts it."""
     command = words[1] if words[1:] and not words[1].startswith("-") else "serve"
     flags = [word for word in words[1:] if word != command]
     if command == "simulator":
         simulator.parse_arguments(flags)
     elif flags == ["--version"]:
-        assert answer(sys.executable, "-m", "comms_exporter", *flags)
+        assert output(sys.executable, "-m", "comms_exporter", *flags)
     else:
         assert command in {"serve", "check", "demo"}
         load([flag for flag in flags if flag != "--json"], {**CREDENTIALS, **variables})
 
 
-def is_measured(words, _):
+def is_benchmark(words, _):
     """The benchmark has these parts and flags."""
-    known = answer(sys.executable, *words[1:3], "--help")
+    known = output(sys.executable, *words[1:3], "--help")
 
     assert set(words[3:]) <= set(re.findall(r"[\w-]+", known))
 
 
-def is_there(words, _):
-    """It is a script of ours, to be run as it stands."""
+def exists(words, _):
+    """It is an executable script of ours."""
     assert os.access(ROOT / words[0], os.X_OK) or words[0].endswith(".py")
 
 
 def is_built(words, _):
-    """Here, by a tag that other commands ask for."""
+    """With a tag that other commands use."""
     match words[1:]:
         case ["build", "-t", tag, "."] | ["push", tag]:
             assert tag in {IMAGE, f"registry.example.com/{IMAGE}"}
         case _:
-            pytest.fail("another way to build")
+            pytest.fail("unknown form of docker build")
 
 
 def is_run(words, _):
-    """With a port and a volume that the image has, and with variables and arguments that the exporter understands."""
+    """Port and volume are those of the image, variables and arguments are valid for the exporter."""
     parser = ArgumentParser(exit_on_error=False)
     for flag in ("--rm", "-d", "--read-only"):
         parser.add_argument(flag, action="store_true")
@@ -197,18 +197,18 @@ def is_run(words, _):
 
 
 def is_composed(words, variables):
-    """Docker Compose reads the file with these flags and variables."""
+    """Docker Compose accepts the file with these flags and variables."""
     compose = fetched("docker-compose", "compose")
     assert ["up", "--build"] == words[-2:]
-    answer(compose, *words[2:-2], "config", "--quiet", environ={"HOME": "/nonexistent", **variables})
+    output(compose, *words[2:-2], "config", "--quiet", environ={"HOME": "/nonexistent", **variables})
 
 
-# What proves them: a function of their words, or a test that has them together with their neighbours.
+# Proofs by command: a function, or a test that runs it together with its neighbors.
 PROOFS = {
     r"make( .+)?": is_made,
-    r"comms-exporter( .+)?": is_understood,
-    r"python -m bench( .+)?": is_measured,
-    r"(deploy|tools|\.ci)/\S+": is_there,
+    r"comms-exporter( .+)?": is_valid,
+    r"python -m bench( .+)?": is_benchmark,
+    r"(deploy|tools|\.ci)/\S+": exists,
     r"docker (build|push) .+": is_built,
     r"docker run .+": is_run,
     r"docker compose .+": is_composed,
@@ -233,8 +233,8 @@ class TestEveryCommand:
         ("words", "variables"),
         [pytest.param(*command, id=f"{page} {' '.join(command[0])[:40]}") for page, *command in COMMANDS],
     )
-    def test_is_proved(self, words, variables):
-        """A new one needs a line in PROOFS."""
+    def test_has_a_proof(self, words, variables):
+        """A new command needs an entry in PROOFS."""
         (proof,) = proofs(words)
 
         if isinstance(proof, str):
@@ -242,27 +242,25 @@ class TestEveryCommand:
         elif proof.__module__ == __name__:
             proof(words, variables)
 
-    def test_is_found(self):
-        """The pages have commands, and none of their blocks is of a kind that nobody looks into."""
+    def test_every_kind_of_block_is_examined(self):
         assert {"sh", "promql", "yaml", "text"} == {block.language for block in BLOCKS}
         assert 40 < len(COMMANDS)
 
-    def test_every_proof_is_needed(self):
+    def test_every_proof_is_used(self):
         words = [words for _, words, _ in COMMANDS]
 
         assert len(PROOFS) == len({id(proof) for each in words for proof in proofs(each)})
 
-    def test_quick_starts_are_quick(self):
-        """Ten lines at most."""
+    def test_quick_starts_have_at_most_ten_lines(self):
         assert 10 >= max(block.text.count("\n") for block in BLOCKS if block.page == "README.md")
 
-    def test_every_scenario_is_named(self):
+    def test_every_scenario_is_mentioned(self):
         for page in ("README.md", "docs/alerts.md"):
             assert set() == set(SCENARIOS) - set(re.findall(r"[\w-]+", docs.PAGES[ROOT / page]))
 
 
 def bash(text, folder, functions="", **environ):
-    """What bash prints when it runs *text* in *folder*, with *functions* in the place of programs."""
+    """Return the output of *text* in bash, in *folder*, with *functions* in place of programs."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", f"{functions}\n{text}"],
         cwd=folder, env={"PATH": os.environ["PATH"], **environ}, capture_output=True, text=True, timeout=60, check=False,
@@ -272,14 +270,14 @@ def bash(text, folder, functions="", **environ):
 
 
 def quick_start(*first_words):
-    """The lines of the README's section that begin so, until the next paragraph."""
+    """Return the lines of the README's section on production that start with *first_words*."""
     section = under("README.md", "Run it in production")
     return [line for line in lines(section) if line.startswith(first_words)]
 
 
 class TestPip:
-    def test_lines(self, tmp_path):
-        """What pip installs is what `comms-exporter` then is, and it understands what was exported."""
+    def test_commands(self, tmp_path):
+        """The installed program accepts the exported variables."""
         stand_in = f"""
             python3() {{ command {sys.executable} -m venv --without-pip "${{@:3}}"; }}
             pip() {{
@@ -289,15 +287,15 @@ class TestPip:
             }}
         """
 
-        said = bash(under("README.md", "Use it"), tmp_path, stand_in, HOME="/nonexistent", PYTHONPATH=str(ROOT))
+        printed = bash(under("README.md", "Use it"), tmp_path, stand_in, HOME="/nonexistent", PYTHONPATH=str(ROOT))
 
-        assert "The settings are valid: 1 account(s).\n" == said
+        assert "The settings are valid: 1 account(s).\n" == printed
         assert (tmp_path / "comms/bin/comms-exporter").exists()
 
 
 class TestCompose:
     def test_secrets(self, tmp_path):
-        """They are written where Compose looks for them, for its users to read, and for nobody else of this machine."""
+        """They are where Compose expects them, readable in containers, but not by other users of the machine."""
         (tmp_path / "deploy/compose").mkdir(parents=True)
         (tmp_path / "token").write_text("canary", encoding="utf-8")
         bash("\n".join(quick_start("install", "openssl")), tmp_path)
@@ -310,7 +308,7 @@ class TestCompose:
 
     @pytest.mark.parametrize("name", ["prometheus", "alertmanager"])
     def test_service_runs(self, prometheus_three, tmp_path, name):
-        """The program, with the command, the files and the health check's path that the service has."""
+        """With the command, the files and the path of the health check of the service."""
         service = deploy.demo()["services"][name]
         for volume in service["volumes"]:
             target = tmp_path / volume["target"][1:]
@@ -352,13 +350,13 @@ class TestCompose:
 
 class TestKubernetes:
     @deploy.both_helms
-    def test_lines(self, helm):
-        """The chart takes every flag; it looks for the Secret and the image that the lines before it made."""
+    def test_commands(self, helm):
+        """The chart accepts every flag, and uses the Secret and the image of the commands before it."""
         (build,) = quick_start("docker build -t registry.example.com")
         (create,) = quick_start("kubectl")
         (install,) = quick_start("helm")
         words = shlex.split(install)
-        text = answer(fetched("helm", f"helm-{helm}"), "template", *words[2:])
+        text = output(fetched("helm", f"helm-{helm}"), "template", *words[2:])
         objects = list(filter(None, yaml.load_all(text, Loader=yaml.CSafeLoader)))
         pod = deploy.pod_of(objects)
         (container,) = pod["containers"]
@@ -380,8 +378,8 @@ class TestKubernetes:
 
 
 class TestSystemd:
-    def test_lines(self, tmp_path):
-        """Below another root, they put everything where the unit looks for it."""
+    def test_commands(self, tmp_path):
+        """They put every file where the unit expects it. The test runs them below another root."""
         stand_ins = """
             sudo() { "$@"; }
             systemctl() { echo "$*"; }
@@ -393,10 +391,10 @@ class TestSystemd:
         text = "\n".join(quick_start("sudo", "echo"))
         below = re.sub(r"(?<= )(sudo )?/(opt|etc)/", rf"\1{tmp_path}/\2/", text)
 
-        said = bash(below, tmp_path, stand_ins)
+        printed = bash(below, tmp_path, stand_ins)
 
         unit = configured(tmp_path / "etc/systemd/system/comms-exporter.service")
-        assert ["daemon-reload", "enable --now comms-exporter"] == said.splitlines()[-2:]
+        assert ["daemon-reload", "enable --now comms-exporter"] == printed.splitlines()[-2:]
         assert (tmp_path / unit["ExecStart"][1:]).with_name("pip.ran").exists()
         credential, _, source = unit["LoadCredential"].partition(":")
         assert (tmp_path / source[1:]).read_text() == "canary\n"
@@ -407,7 +405,7 @@ class TestSystemd:
 
 
 def configured(path):
-    """The settings of a unit; the first where there are several of a name."""
+    """Return the settings of a unit; of several with the same name, the first."""
     found = {}
     for name, value in re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE):
         found.setdefault(name, value)
@@ -415,18 +413,18 @@ def configured(path):
 
 
 class TestSimulator:
-    async def test_every_request_is_answered(self):
-        """The lines, run by a shell against a simulator: none meets an error, but for the fault that one asks for."""
+    async def test_commands(self):
+        """Run by a shell against a simulator, none fails."""
         if not shutil.which("curl"):
-            pytest.skip("no curl")
+            pytest.skip("curl is not installed")
         text = re.sub(r"^SIM=\S+", "", under("docs/simulator.md", "The simulator").partition("\n")[2])
         world = simulator.World(clock=time.time, speed=60)
         async with TestServer(simulator.make_app(world, simulator.Faults())) as server:
             address = str(server.make_url("")).rstrip("/")
             stand_in = 'curl() { command curl -sS --fail-with-body "$@"; echo; }'
-            said = await asyncio.to_thread(bash, text, ROOT, stand_in, SIM=address)
+            printed = await asyncio.to_thread(bash, text, ROOT, stand_in, SIM=address)
 
-        answers = [json.loads(line) for line in said.splitlines()]
+        answers = [json.loads(line) for line in printed.splitlines()]
         assert 8 == text.count("curl ") == len(answers)
         assert "operationId" in answers[2]
         assert [{"kind": "429", "times": 3, "retry_after": 7}] == [
@@ -434,7 +432,7 @@ class TestSimulator:
         ]
         assert [0.3, 0.004] == [answer["failed"] for answer in answers[-2:]]
 
-    def test_every_flag_is_explained(self):
+    def test_every_flag_is_documented(self):
         text = docs.PAGES[ROOT / "docs/simulator.md"]
         table = "".join(line for line in text.splitlines() if line.startswith("| `--"))
 
@@ -442,8 +440,8 @@ class TestSimulator:
 
 
 class TestAlerts:
-    def test_nothing_is_left_to_fill_in(self, prometheus_binaries, tmp_path):
-        """Both `sed` find their placeholders, and what they leave are rules."""
+    def test_sed_commands_replace_every_placeholder(self, prometheus_binaries, tmp_path):
+        """The results are valid rules."""
         edits = [" ".join(words[:2]) + " " + shlex.join(words[2:]) for _, words, _ in COMMANDS if words[:1] == ["sed"]]
         for path in deploy.RULES:
             shutil.copy(path, tmp_path)
@@ -458,24 +456,24 @@ class TestAlerts:
 
 
 class TestYaml:
-    def test_all_of_it_is_here(self):
+    def test_every_block_has_a_test(self):
         pages = [each.page for each in BLOCKS if each.language == "yaml"]
 
         assert ["README.md", "README.md", "SECURITY.md", "docs/performance.md"] == pages
 
-    def test_prometheus_reads_its_configuration(self, prometheus_binaries, tmp_path):
+    def test_scrape_configuration_is_valid(self, prometheus_binaries, tmp_path):
         scrape, _, _ = under("README.md", "Use it", "yaml").partition("accounts:")
         (tmp_path / "prometheus.yml").write_text(scrape, encoding="utf-8")
 
         assert "" == error_output(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
 
-    def test_prometheus_takes_its_time(self, prometheus_binaries, tmp_path):
+    def test_scrape_interval_for_many_series_is_valid(self, prometheus_binaries, tmp_path):
         slow = yaml.safe_load(under("docs/performance.md", "Beyond one process", "yaml"))
         (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"global": slow}), encoding="utf-8")
 
         assert "" == error_output(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
 
-    def test_the_exporter_reads_its_accounts(self, tmp_path):
+    def test_accounts_are_valid(self, tmp_path):
         _, _, accounts = under("README.md", "Use it", "yaml").partition("accounts:")
         for name in ("shop", "newsletter"):
             (tmp_path / name).write_text(f"canary of {name}\n", encoding="utf-8")
@@ -488,15 +486,15 @@ class TestYaml:
         ]
         assert 60 == settings.collect_interval
 
-    def test_the_web_config_file_is_one(self, prometheus_three, tmp_path):
-        """To promtool, which only promises to, and to us."""
+    def test_web_config_file_is_valid(self, prometheus_three, tmp_path):
+        """For promtool and for the exporter."""
         text = under("SECURITY.md", "How to protect it", "yaml")
-        # htpasswd calls the same kind of hash $2y$.
+        # htpasswd uses the prefix $2y$ for the same kind of hash.
         hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode().replace("$2b$", "$2y$")
         (tmp_path / "web.yml").write_text(text.replace("$2y$10$...", hashed), encoding="utf-8")
         curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
         openssl = deploy.program("openssl", remedy="install openssl")
-        answer(
+        output(
             openssl,
             "req",
             "-x509",
@@ -517,13 +515,12 @@ class TestYaml:
 
 
 class TestReadme:
-    def test_counts_the_alerts(self):
+    def test_number_of_alerts_is_correct(self):
         names = {rule["alert"] for rule in docs.rules("comms-exporter.alerts.yml")}
 
         assert f"recording rules and {len(names)} alerts" in docs.PAGES[ROOT / "README.md"]
 
-    def test_promql(self, prometheus_binaries, tmp_path):
-        """Every answer in the table of questions is PromQL."""
+    def test_table_of_questions_has_valid_promql(self, prometheus_binaries, tmp_path):
         table = docs.PAGES[ROOT / "README.md"].partition("| question |")[2].partition("\n\n")[0]
         queries = re.findall(r"`([^`]+)`", table)
         rules = [{"record": f"r{number}", "expr": promql} for number, promql in enumerate(queries)]

@@ -1,4 +1,4 @@
-"""The documentation: says what the code says, names only what exists, and its queries and commands work."""
+"""The documentation is up to date, names only what exists, and its queries work."""
 
 import re
 import runpy
@@ -48,18 +48,18 @@ def flags(parser):
 
 
 def prose(text):
-    """What is not a block of code."""
+    """Return *text* without code blocks."""
     return re.sub(r"^```.*?^```|^ {4}[^\n]*$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(text):
-    """The anchors of the headings of *text*, as GitHub makes them."""
+    """Return the anchors of the headings of *text*, as on GitHub."""
     headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def blocks(text):
-    """The indented blocks of *text*, each with the heading above it."""
+    """Return (heading, block) for the indented blocks of *text*."""
     heading, found = "", []
     for part in re.findall(r"^#+ .+$|(?:^ {4}.+\n)+", text, re.MULTILINE):
         if part.startswith("#"):
@@ -70,13 +70,12 @@ def blocks(text):
 
 
 class TestGenerated:
-    def test_says_what_the_code_says(self):
-        """`tools/write_docs.py` has nothing to write."""
+    def test_pages_are_up_to_date(self):
         written = runpy.run_path(str(ROOT / "tools/write_docs.py"))["pages"]()
 
         assert {path: path.read_text(encoding="utf-8") for path in written} == written
 
-    def test_check(self):
+    def test_check_passes(self):
         done = subprocess.run(
             [sys.executable, ROOT / "tools/write_docs.py", "--check"], capture_output=True, check=False
         )
@@ -85,32 +84,32 @@ class TestGenerated:
 
 
 class TestComplete:
-    def test_settings(self):
+    def test_every_setting_is_documented(self):
         assert flags(build_parser()) - {"--help", "--version"} == set(
             re.findall(r"^### (--\S+)", page("configuration.md"), re.MULTILINE)
         )
 
-    def test_metrics(self):
+    def test_every_metric_is_documented(self):
         rows = re.findall(r"^\| `(\w+)` \| (?:gauge|counter|histogram)", page("metrics.md"), re.MULTILINE)
 
         assert FAMILIES == {name for name in rows if name.startswith("comms_")}
         assert len(rows) == len(set(rows))
 
-    def test_alerts(self):
-        """Each has a line for every severity, and each line an alert."""
+    def test_every_alert_is_documented(self):
+        """With a row for each severity."""
         listed = re.findall(r"^\| \[(\w+)\]\(runbooks\S+\) \| (\w+) \|", page("alerts.md"), re.MULTILINE)
 
         assert {(rule["alert"], rule["labels"]["severity"]) for rule in rules("comms-exporter.alerts.yml")} == set(
             listed
         )
 
-    def test_reasons(self):
+    def test_every_reason_is_documented(self):
         rows = re.findall(r"^\| `(\w+)` \|", page("operating.md"), re.MULTILINE)
 
         assert ["reason", *ADVICE] == rows
 
-    def test_every_page_can_be_found(self):
-        """From the README, link by link."""
+    def test_every_page_is_linked(self):
+        """Directly or indirectly from the README."""
         found, queue = set(), [ROOT / "README.md"]
         while queue:
             path = queue.pop()
@@ -121,15 +120,14 @@ class TestComplete:
 
 
 def links(text):
-    """Every relative link and image: (path, anchor)."""
+    """Return (path, anchor) of every relative link and image."""
     targets = re.findall(r"\]\(([^)\s]+)\)", prose(text))
     return [(path, anchor) for path, _, anchor in (target.partition("#") for target in targets) if ":" not in path]
 
 
 class TestTrue:
     @every_page
-    def test_links(self, page):
-        """What is linked to or shown is there, and so is the heading."""
+    def test_links_lead_to_existing_files_and_headings(self, page):
         missing = []
         for path, anchor in links(PAGES[page]):
             target = (page.parent / path).resolve() if path else page
@@ -138,20 +136,20 @@ class TestTrue:
         assert [] == missing
 
     @every_page
-    def test_names_of_metrics(self, page):
+    def test_metrics_exist(self, page):
         named = re.findall(r"(?<![\w/.-])(?:\w+:)?comms_(?:up|emails?|exporter)(?:_\w+|\b)(?::\w+)?", PAGES[page])
 
         assert set() == {name for name in named if name not in NAMES and not name.endswith("_")} - {"comms_exporter"}
 
     @every_page
-    def test_flags(self, page):
-        """Whatever looks like one of ours is one; only ours have dots."""
+    def test_flags_exist(self, page):
+        """Those with a dot are ours."""
         named = set(re.findall(r"(?<![\w-])--[a-z]+(?:\.[a-z-]+)+", PAGES[page]))
 
         assert set() == named - flags(build_parser()) - flags(simulator.build_parser())
 
     @every_page
-    def test_variables(self, page):
+    def test_variables_exist(self, page):
         named = set(re.findall(r"\b(?:COMMS_EXPORTER|TWILIO)_\w*[A-Z]\b", PAGES[page]))
 
         assert set() == named - set(re.findall(r"`([A-Z_]+)`", PAGES[DOCS / "configuration.md"]))
@@ -160,9 +158,9 @@ class TestTrue:
         "command", [text for _, text in blocks(page("operating.md"))], ids=lambda text: text.split()[0]
     )
     def test_backup(self, tmp_path, command):
-        """What the page tells to do copies a state that is in use, with what is still in the log."""
+        """The commands copy a state file that is in use, including its write-ahead log."""
         if not shutil.which(command.split()[0]):
-            pytest.skip(f"no {command.split()[0]}")
+            pytest.skip(f"{command.split()[0]} is not installed")
         state = AccountState()
         apply(state, listing(sweep=True))
         apply(state, listing(operation("a", created=NOW + 1, total=5)))
@@ -184,13 +182,13 @@ class TestTrue:
 QUERIES = [(heading, " ".join(text.split())) for heading, text in blocks(page("cookbook.md"))]
 
 
-def whole(promql):
-    """*promql* with the expressions of recording rules in the place of their names."""
-    return re.sub(r"\b(?:account|threshold):[\w:]+", lambda match: f"({whole(RECORDED[match[0]])})", promql)
+def expanded(promql):
+    """Return *promql* with recording rules replaced by their expressions."""
+    return re.sub(r"\b(?:account|threshold):[\w:]+", lambda match: f"({expanded(RECORDED[match[0]])})", promql)
 
 
 def history():
-    """Yield as OpenMetrics what led to the golden page: a week with a sample each half hour, then two hours of minutes."""
+    """Yield a history of the golden page as OpenMetrics: every half hour for nine days, then every minute for two hours."""
     times = [*range(-9 * DAY, -7200, 1800), *range(-7200, 1, 60)]
     for line in SAMPLES:
         name, labels, value = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line).groups()
@@ -217,12 +215,12 @@ def week(tmp_path_factory):
 
 
 class TestCookbook:
-    def test_is_worth_its_name(self):
+    def test_has_many_different_queries(self):
         assert 15 <= len(QUERIES) == len(set(QUERIES))
         assert len(QUERIES) == len({heading for heading, _ in QUERIES if heading.endswith("?")})
 
-    async def test_every_query_has_an_answer(self, prometheus_binaries, week, tmp_path):
-        """Of account shop, which has sent mail for a week: numbers, not NaN."""
+    async def test_every_query_has_a_result(self, prometheus_binaries, week, tmp_path):
+        """For an account with a week of email, they are numbers, not NaN."""
         shutil.copytree(week / "tsdb", tmp_path / "server/tsdb")
         wrong = []
         kept = ["--storage.tsdb.retention.time=10y"]
@@ -230,13 +228,13 @@ class TestCookbook:
             prometheus_binaries, tmp_path / "server", config={"scrape_configs": []}, flags=kept
         ) as server:
             for heading, promql in QUERIES:
-                found = await server.query(whole(promql), NOW + 30)
+                found = await server.query(expanded(promql), NOW + 30)
                 values = [value for labels, value in found if labels["account"] == "shop"]
                 if not values or not all(abs(value) < float("inf") for value in values):
                     wrong.append((heading, found))
         assert [] == wrong
 
-    def test_are_read_as_they_stand(self, prometheus_binaries, tmp_path):
+    def test_every_query_is_valid(self, prometheus_binaries, tmp_path):
         rule = [{"record": f"r{number}", "expr": promql} for number, (_, promql) in enumerate(QUERIES)]
         (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "cookbook", "rules": rule}]}))
 
