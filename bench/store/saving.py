@@ -48,7 +48,7 @@ def measure(sizes, progress):
             with_file["max_delay"],
             with_file["max_cpu"],
         )
-    table.remarks.append(f"Afterwards the files have {size / 1e6:,.0f} MB, {size / count:,.0f} bytes per operation.")
+    table.remarks.append(f"Afterwards the files take {size / 1e6:,.0f} MB, {size / count:,.0f} bytes per operation.")
     return [table]
 
 

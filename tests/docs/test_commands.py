@@ -488,7 +488,7 @@ class TestYaml:
 
     def test_web_config_file_is_valid(self, prometheus_three, tmp_path):
         """For promtool and for the exporter."""
-        text = under("SECURITY.md", "How to protect it", "yaml")
+        text = under("SECURITY.md", "Hardening", "yaml")
         # htpasswd uses the prefix $2y$ for the same kind of hash.
         hashed = bcrypt.hashpw(b"secret", bcrypt.gensalt(4)).decode().replace("$2b$", "$2y$")
         (tmp_path / "web.yml").write_text(text.replace("$2y$10$...", hashed), encoding="utf-8")
