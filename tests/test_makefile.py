@@ -1,4 +1,4 @@
-"""Which Python `make` works with; nothing is installed, make only says what it would do."""
+"""The virtualenv belongs to the Python that `make` is told to use. These are dry runs, nothing is installed."""
 
 import shutil
 import subprocess
@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def planned(tmp_path):
-    """Return what `make test` would run with a Python of a version, beside a virtualenv that 3.12.0 has made."""
+    """Return the commands of `make test` with a Python of some version, if 3.12.0 has created the virtualenv."""
     if not shutil.which("make"):
-        pytest.skip("there is no make here")
+        pytest.skip("make is not installed")
     venv = tmp_path / "venv"
     venv.mkdir()
     for name in (".made-by-opt-3.12.0", ".runtime", ".dev"):
@@ -30,12 +30,12 @@ def planned(tmp_path):
 
 
 class TestPython:
-    def test_a_virtualenv_is_kept_for_its_python(self, planned):
+    def test_the_same_python_keeps_the_virtualenv(self, planned):
         assert "pip install" not in planned("3.12.0")
         assert "-m pytest" in planned("3.12.0")
 
-    def test_another_python_gets_another(self, planned):
-        """Or `make test PYTHON=/usr/bin/python3` passes with whatever Python made .venv first."""
+    def test_another_python_recreates_the_virtualenv(self, planned):
+        """Otherwise `make test PYTHON=...` would run with the Python that created .venv."""
         plan = planned("3.11.2")
 
         assert "python -m venv --clear" in plan
