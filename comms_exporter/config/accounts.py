@@ -77,7 +77,7 @@ def find_accounts(
         )
     if named:
         problems.append(
-            f"{named.name}: the accounts in {_file_of(listed)} have names of their own; remove it, or name them there"
+            f"{named.name}: does not apply to the accounts in {_file_of(listed)}; remove it, and set their names there"
         )
     return _accounts_in_file(listed, problems)
 

@@ -1,4 +1,4 @@
-"""What is set decides; what is set wrongly is told in one line that says whose fault it is and what would be right."""
+"""Settings are merged in order of precedence; each invalid one is reported in one line that names it and says how to fix it."""
 
 import dataclasses
 import re
@@ -29,7 +29,7 @@ TOKEN = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "token"}
 KEY = {"TWILIO_API_KEY": "SK1", "TWILIO_API_SECRET": "secret"}
 HOME = {"HOME": "/home/me"}
 CANARY = "c4n4ry5ecret"
-patient = settings(deadline=None)  # a busy machine is no failure
+patient = settings(deadline=None)  # a busy machine must not fail the test
 NO_CREDENTIALS = (
     "no credentials: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN, or TWILIO_API_KEY and TWILIO_API_SECRET, "
     "or list accounts in --config.file"
@@ -38,7 +38,7 @@ NO_CREDENTIALS = (
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    """Writes config.yml into the directory that the test runs in."""
+    """Return a function that writes config.yml to the current directory and returns the flag for it."""
     monkeypatch.chdir(tmp_path)
 
     def write(text):
@@ -48,13 +48,13 @@ def config(tmp_path, monkeypatch):
     return write
 
 
-def complaint(argv, environ, **kwargs):
+def settings_error(argv, environ, **kwargs):
     with pytest.raises(SettingsError) as raised:
         load(argv, {**HOME, **environ}, **kwargs)
     return str(raised.value)
 
 
-# field: key, then flag, environment, file, default, each as text and as what becomes of it; the file's is YAML.
+# For each setting (text, value) as a flag, in the environment, in the config file (as YAML), and by default.
 SETTINGS = {
     "api_base_url": [
         ("http://flag:1/v1/", "http://flag:1/v1"),
@@ -125,12 +125,12 @@ class TestPrecedence:
         assert by_file == getattr(load([file], HOME | TOKEN), name)
         assert by_default == getattr(load([], HOME | TOKEN), name)
 
-    def test_is_proved_for_every_setting(self):
+    def test_every_setting_is_tested(self):
         assert {*SETTINGS, "config_file", "config_check", "web_systemd_socket", "accounts"} == set(
             type(load([], HOME | TOKEN)).model_fields
         )
 
-    def test_a_command_may_have_defaults_of_its_own(self, config):
+    def test_a_command_can_have_its_own_defaults(self, config):
         defaults = {"collect_interval": "5s", "state_path": ""}
         assert 5 == load([], HOME | TOKEN, defaults=defaults).collect_interval
         assert load([], HOME | TOKEN, defaults=defaults).state_path is None
@@ -138,16 +138,16 @@ class TestPrecedence:
         assert 6 == load([file], HOME | TOKEN, defaults=defaults).collect_interval
         assert Path("/file.db") == load([file], HOME | TOKEN, defaults=defaults).state_path
 
-    def test_the_process_environment_is_never_looked_at(self, monkeypatch):
+    def test_only_the_given_environment_is_used(self, monkeypatch):
         monkeypatch.setenv("COMMS_EXPORTER_COLLECT_INTERVAL", "7s")
         monkeypatch.setenv("COLLECT_INTERVAL", "7s")
         assert 30 == load([], HOME | TOKEN).collect_interval
 
-    def test_the_file_may_be_named_in_the_environment(self, config):
+    def test_the_environment_can_name_the_config_file(self, config):
         config("collect.interval: 6s")
         assert 6 == load([], HOME | TOKEN | {"COMMS_EXPORTER_CONFIG_FILE": "config.yml"}).collect_interval
 
-    def test_the_last_of_a_repeated_flag_wins_but_addresses_add_up(self):
+    def test_a_repeated_flag_overrides_except_for_listen_addresses(self):
         argv = [
             "--collect.interval=1s",
             "--collect.interval",
@@ -159,7 +159,7 @@ class TestPrecedence:
         assert 2 == settings.collect_interval
         assert [":1", ":2"] == [str(address) for address in settings.web_listen_address]
 
-    def test_nothing_changes_afterwards(self):
+    def test_settings_are_immutable(self):
         settings = load([], HOME | TOKEN)
         with pytest.raises(ValidationError):
             settings.collect_interval = 1
@@ -168,19 +168,19 @@ class TestPrecedence:
 class TestEmpty:
     @pytest.mark.parametrize("name", [name for name in SETTINGS if name != "state_path"])
     @pytest.mark.parametrize("empty", ["", " \n"])
-    def test_variables_count_as_unset(self, name, empty):
+    def test_an_empty_variable_counts_as_unset(self, name, empty):
         """Compose's ${X:-} leaves such variables behind."""
         settings = load([], {**HOME, **TOKEN, f"COMMS_EXPORTER_{name.upper()}": empty, "TWILIO_API_KEY": empty})
         assert SETTINGS[name][3][1] == getattr(settings, name)
 
-    def test_unknown_ones_too(self):
+    def test_an_empty_unknown_variable_is_ignored(self):
         assert load([], HOME | TOKEN | {"COMMS_EXPORTER_WHATEVER": ""})
 
     @pytest.mark.parametrize(("argv", "variables"), [(["--state.path="], {}), ([], {"COMMS_EXPORTER_STATE_PATH": ""})])
-    def test_an_empty_state_path_keeps_nothing(self, argv, variables):
+    def test_an_empty_state_path_means_no_state(self, argv, variables):
         assert load(argv, HOME | TOKEN | variables).state_path is None
 
-    def test_an_empty_config_file_is_no_mistake(self, config):
+    def test_an_empty_config_file_is_valid(self, config):
         assert load([config("# nothing yet\n")], HOME | TOKEN)
 
     @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ class TestEmpty:
             ({"XDG_STATE_HOME": "relative"}, "/home/me/.local/state/comms-exporter/state.db"),
         ],
     )
-    def test_state_is_kept_where_xdg_says(self, environ, expected):
+    def test_the_default_state_path_follows_xdg(self, environ, expected):
         assert Path(expected) == load([], HOME | TOKEN | environ).state_path
 
 
@@ -205,10 +205,10 @@ class TestFile:
             "api:\n  max_requests_per_second: 2.0",
         ],
     )
-    def test_keys_may_be_nested_or_dotted_with_either_dash(self, config, text):
+    def test_keys_can_be_nested_or_dotted_with_hyphens_or_underscores(self, config, text):
         assert 2 == load([config(text)], HOME | TOKEN).api_max_requests_per_second
 
-    def test_the_odd_name_is_the_same_here(self, config):
+    def test_web_config_file_can_be_nested(self, config):
         assert Path("/w.yml") == load([config("web: {config: {file: /w.yml}}")], HOME | TOKEN).web_config_file
 
     def test_paths_are_relative_to_the_file(self, tmp_path):
@@ -216,13 +216,13 @@ class TestFile:
         settings = load(["--config.file", f"{tmp_path}/config.yml"], HOME | TOKEN)
         assert (tmp_path / "state.db", tmp_path / "web.yml") == (settings.state_path, settings.web_config_file)
 
-    def test_a_byte_order_mark_does_no_harm(self, config):
+    def test_a_byte_order_mark_is_ignored(self, config):
         assert load([config("\ufeffcollect.interval: 6s")], HOME | TOKEN)
 
 
 class TestKubernetes:
     @pytest.mark.parametrize("service", ["COMMS_EXPORTER", "COMMS_EXPORTER_STAGING"])
-    def test_what_it_injects_for_a_service_is_not_a_setting(self, service):
+    def test_variables_injected_for_a_service_are_ignored(self, service):
         injected = {
             "SERVICE_HOST": "10.0.0.1",
             "SERVICE_PORT": "10067",
@@ -394,33 +394,33 @@ BAD_ACCOUNTS = {
 }  # fmt: skip
 
 
-class TestComplaints:
+class TestErrors:
     @pytest.mark.parametrize(("flag", "expected"), BAD_FLAGS.items(), ids=[flag[:40] for flag in BAD_FLAGS])
-    def test_about_flags(self, flag, expected):
-        assert expected == complaint([flag], TOKEN)
+    def test_in_flags(self, flag, expected):
+        assert expected == settings_error([flag], TOKEN)
 
     @pytest.mark.parametrize(("variable", "expected"), BAD_VARIABLES.items(), ids=[name for name, _ in BAD_VARIABLES])
-    def test_about_variables(self, variable, expected):
-        assert expected == complaint([], TOKEN | dict([variable]))
+    def test_in_variables(self, variable, expected):
+        assert expected == settings_error([], TOKEN | dict([variable]))
 
     @pytest.mark.parametrize(("text", "expected"), BAD_FILES.items(), ids=[text[:40] for text in BAD_FILES])
-    def test_about_the_file(self, config, text, expected):
-        assert expected == complaint([config(text)], TOKEN)
+    def test_in_the_config_file(self, config, text, expected):
+        assert expected == settings_error([config(text)], TOKEN)
 
     @pytest.mark.parametrize(("text", "expected"), BAD_ACCOUNTS.items(), ids=[text[11:50] for text in BAD_ACCOUNTS])
-    def test_about_accounts(self, config, text, expected):
-        assert expected == complaint([config(text)], {})
+    def test_in_accounts(self, config, text, expected):
+        assert expected == settings_error([config(text)], {})
 
-    def test_nothing_set_at_all(self):
-        assert NO_CREDENTIALS == complaint([], {})
+    def test_no_credentials(self):
+        assert NO_CREDENTIALS == settings_error([], {})
 
     @pytest.mark.parametrize("name", [*TOKEN, *KEY])
-    def test_half_a_pair(self, name):
+    def test_half_of_the_credentials(self, name):
         pair = TOKEN if name in TOKEN else KEY
         (other,) = pair.keys() - {name}
-        assert f"{other}: is missing; {name} needs it" == complaint([], {name: CANARY})
+        assert f"{other}: is missing; {name} needs it" == settings_error([], {name: CANARY})
 
-    def test_everything_at_once_a_line_for_each(self, config):
+    def test_all_are_reported_in_one_line_each(self, config):
         file = config("api.timeout: 30\ncolour: red")
         environ = {"COMMS_EXPORTER_API_PAGE_SIZE": "0", "COMMS_EXPORTER_X": "1"}
         assert [
@@ -430,19 +430,19 @@ class TestComplaints:
             "config.yml: api.timeout: 30 has no unit; write 30s",
             'COMMS_EXPORTER_API_PAGE_SIZE: "0" is not a whole number from 1 to 1000',
             '--collect.interval: "1" has no unit; write 1s',
-        ] == complaint([file, "--collect.interval=1"], environ).splitlines()
+        ] == settings_error([file, "--collect.interval=1"], environ).splitlines()
 
-    def test_are_one_line_whatever_is_in_a_name(self):
-        assert 1 == len(complaint([], TOKEN | {"COMMS_EXPORTER_\nX\u2028": "1"}).splitlines())
+    def test_a_newline_in_a_name_does_not_split_the_line(self):
+        assert 1 == len(settings_error([], TOKEN | {"COMMS_EXPORTER_\nX\u2028": "1"}).splitlines())
 
-    def test_are_short_whatever_was_written(self):
+    def test_long_values_are_shortened(self):
         expected = f'--log.level: "{"x" * 57}..." is unknown; write debug, info, warn or error'
-        assert expected == complaint(["--log.level=" + "x" * 999], TOKEN)
+        assert expected == settings_error(["--log.level=" + "x" * 999], TOKEN)
 
-    def test_a_wrong_default_is_found_too(self):
-        assert "--colour.x: Extra inputs are not permitted" == complaint([], TOKEN, defaults={"colour_x": "1"})
+    def test_an_unknown_default_is_an_error(self):
+        assert "--colour.x: Extra inputs are not permitted" == settings_error([], TOKEN, defaults={"colour_x": "1"})
 
-    def test_of_the_parser_are_ours_as_well(self):
+    def test_the_parser_raises_settings_errors(self):
         with pytest.raises(SettingsError, match=r"^unknown command$"):
             build_parser().error("unknown command")
 
@@ -450,7 +450,7 @@ class TestComplaints:
 class TestDurations:
     @patient
     @given(st.lists(st.none() | st.integers(0, 99), min_size=7, max_size=7).filter(any))
-    def test_add_up_their_units_in_descending_order(self, counts):
+    def test_units_add_up(self, counts):
         units = {"y": 31536000, "w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1, "ms": 0.001}
         text = "".join(f"{count}{unit}" for count, unit in zip(counts, units, strict=True) if count is not None)
         expected = sum((count or 0) * seconds for count, seconds in zip(counts, units.values(), strict=True))
@@ -458,7 +458,7 @@ class TestDurations:
 
     @patient
     @given(st.text("0123456789ywdhms. -+", max_size=12) | st.text())
-    def test_are_what_prometheus_takes_and_nothing_else(self, text):
+    def test_the_grammar_is_that_of_prometheus(self, text):
         grammar = re.compile(r"(\d+y)?(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?", re.ASCII)
         try:
             parse_duration(text)
@@ -470,13 +470,13 @@ class TestDurations:
     @pytest.mark.parametrize(
         ("text", "expected"), [("0", 0), ("292y", 292 * 31536000), ("100ms", 0.1), ("1h30m", 5400)]
     )
-    def test_that_are_right(self, text, expected):
+    def test_valid(self, text, expected):
         assert expected == parse_duration(text)
 
     @pytest.mark.parametrize(
         "text", ["1m1h", "1s1s", "1S", "-1s", "1 s", "s", "1.5h", "٣s", "9" * 5000 + "s", "9" * 5000]
     )
-    def test_that_are_wrong(self, text):
+    def test_invalid(self, text):
         with pytest.raises(ValueError, match=r"write|longest"):
             parse_duration(text)
 
@@ -493,7 +493,7 @@ class TestAddresses:
             ("[fe80::1%eth0]:80", "fe80::1%eth0", 80),
         ],
     )
-    def test_are_taken_apart_and_keep_their_text(self, text, host, port):
+    def test_listen_addresses_are_parsed(self, text, host, port):
         address = parse_listen_address(text)
         assert (host, port, text) == (address.host, address.port, str(address))
 
@@ -505,11 +505,11 @@ class TestAddresses:
             ("http://[::1]:8080/a/b/", "http://[::1]:8080/a/b"),
         ],
     )
-    def test_of_the_api_lose_the_slash_at_their_end(self, text, expected):
+    def test_trailing_slashes_of_the_base_url_are_removed(self, text, expected):
         assert expected == parse_base_url(text)
 
     @pytest.mark.parametrize("host", ["a..b", ".a", f"{'a' * 64}.b", "ex\xadample", "\u2024.b", "\ud800"])
-    def test_of_the_api_are_refused_where_no_name_is_one_that_can_be_resolved(self, host):
+    def test_a_base_url_whose_host_cannot_be_resolved_is_rejected(self, host):
         with pytest.raises(ValueError, match=r"^is not a URL; write one such as https://comms\.twilio\.com/v1$"):
             parse_base_url(f"https://{host}/v1")
 
@@ -545,13 +545,13 @@ class TestAccounts:
         assert [("AC1", "s1"), ("SK2", "s2"), ("SK3", "s3")] == [account.credentials() for account in accounts]
         assert ["https://elsewhere", "http://localhost:1", "https://elsewhere"] == [a.base_url for a in accounts]
 
-    def test_files_are_relative_to_the_file_that_names_them(self, tmp_path):
+    def test_credential_files_are_relative_to_the_config_file(self, tmp_path):
         (tmp_path / "token").write_text("t")
         (tmp_path / "config.yml").write_text("accounts: [{account_sid: AC1, auth_token_file: token}]")
         (account,) = load([f"--config.file={tmp_path}/config.yml"], HOME).accounts
         assert tmp_path / "token" == account.secret_file
 
-    def test_files_are_read_again_when_they_rotate(self, tmp_path):
+    def test_changed_credential_files_are_read_again(self, tmp_path):
         (tmp_path / "user").write_text("AC1\n")
         (tmp_path / "token").write_text("old\n")
         environ = {"TWILIO_ACCOUNT_SID_FILE": f"{tmp_path}/user", "TWILIO_AUTH_TOKEN_FILE": f"{tmp_path}/token"}
@@ -573,26 +573,26 @@ class TestAccounts:
             (b"c4n4ry5ecret\xff", "cannot read {}: it is not UTF-8 text"),
         ],
     )
-    def test_a_file_that_cannot_be_right(self, tmp_path, content, expected):
+    def test_an_invalid_credential_file(self, tmp_path, content, expected):
         path = tmp_path / "token"
         path.write_bytes(content)
         environ = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN_FILE": str(path)}
-        assert f"TWILIO_AUTH_TOKEN_FILE: {expected.format(path)}" == complaint([], environ)
+        assert f"TWILIO_AUTH_TOKEN_FILE: {expected.format(path)}" == settings_error([], environ)
 
-    def test_a_file_from_an_editor_that_marks_its_encoding(self, tmp_path):
+    def test_a_credential_file_with_a_byte_order_mark_and_crlf(self, tmp_path):
         (tmp_path / "token").write_bytes(b"\xef\xbb\xbftoken\r\n")
         environ = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN_FILE": f"{tmp_path}/token"}
         assert ("AC1", "token") == load([], HOME | environ).accounts[0].credentials()
 
-    def test_a_file_that_is_a_directory(self, tmp_path):
+    def test_a_credential_file_that_is_a_directory(self, tmp_path):
         environ = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN_FILE": str(tmp_path)}
-        assert f"TWILIO_AUTH_TOKEN_FILE: cannot read {tmp_path}: Is a directory" == complaint([], environ)
+        assert f"TWILIO_AUTH_TOKEN_FILE: cannot read {tmp_path}: Is a directory" == settings_error([], environ)
 
-    def test_are_in_one_place_only(self, config):
+    def test_from_both_environment_and_file_are_rejected(self, config):
         file = config("accounts: [{account_sid: AC1, auth_token: t}]")
         assert (
             "TWILIO_ACCOUNT_SID: credentials are set both here and under accounts in config.yml; remove one of them"
-        ) == complaint([file], TOKEN)
+        ) == settings_error([file], TOKEN)
 
     @pytest.mark.parametrize(
         ("argv", "environ", "name"),
@@ -601,14 +601,14 @@ class TestAccounts:
             ([], {"COMMS_EXPORTER_ACCOUNT_NAME": "x"}, "COMMS_EXPORTER_ACCOUNT_NAME"),
         ],
     )
-    def test_in_the_file_have_names_of_their_own(self, config, argv, environ, name):
+    def test_account_name_does_not_apply_to_accounts_in_the_file(self, config, argv, environ, name):
         file = config("accounts: [{account_sid: AC1, auth_token: t}]")
         assert (
-            f"{name}: the accounts in config.yml have names of their own; remove it, or name them there"
-        ) == complaint([file, *argv], environ)
+            f"{name}: does not apply to the accounts in config.yml; remove it, and set their names there"
+        ) == settings_error([file, *argv], environ)
 
-    def test_given_by_the_command_are_the_only_ones(self):
-        """The demo needs no credentials, and uses nobody's."""
+    def test_given_by_a_command_replace_all_others(self):
+        """The demo needs no credentials and ignores those in the environment."""
         mine = Account(name="demo", user="u", secret=SecretStr("s"), base_url="http://localhost:1")
         assert (mine,) == load([], HOME | {"TWILIO_AUTH_TOKEN": "'broken'"}, accounts=[mine]).accounts
 
@@ -620,7 +620,7 @@ PLACES = [*TOKEN, *KEY]
 class TestSecrets:
     @patient
     @given(st.sampled_from(PLACES), TEXT, TEXT)
-    def test_in_a_variable_never_show(self, place, before, after):
+    def test_in_a_variable_are_never_shown(self, place, before, after):
         secret = f"{before}{CANARY}{after}"
         pair = TOKEN if place in TOKEN else KEY
         self.assert_hidden(lambda: load([], {**HOME, **pair, place: secret, "COMMS_EXPORTER_ACCOUNT_NAME": "a"}))
@@ -646,7 +646,7 @@ class TestSecrets:
             '"\'{}"',
         ],
     )
-    def test_in_a_file_never_show(self, config, key, shape):
+    def test_in_a_file_are_never_shown(self, config, key, shape):
         for around in ("accounts:\n- name: a\n  {}: {}\n", "accounts: [{{name: a, {}:{}}}]\n", "{}: {}\n", "{}:{}\n"):
             for secret in (CANARY * 2, CANARY * 50):
                 file = config(around.format(key, shape.format(secret)))
@@ -654,7 +654,7 @@ class TestSecrets:
 
     @patient
     @given(st.sampled_from(["--twilio.auth-token", "--api-secret", "-p", "--config.check", "--help"]), st.booleans())
-    def test_as_a_flag_never_show(self, flag, glued):
+    def test_as_a_flag_are_never_shown(self, flag, glued):
         self.assert_hidden(lambda: load([f"{flag}={CANARY}"] if glued or flag == "--help" else [flag, CANARY], HOME))
 
     def assert_hidden(self, attempt):
@@ -668,7 +668,7 @@ class TestSecrets:
             seen += [str(settings.model_dump(exclude={"accounts"}))]
         assert CANARY not in "".join(seen)
 
-    def test_are_not_in_what_dataclasses_show_of_an_account(self):
+    def test_are_not_in_the_repr_of_an_account(self):
         account = Account(name="a", user=CANARY, secret=SecretStr(CANARY))
         assert CANARY not in repr(dataclasses.replace(account, name="b"))
 
@@ -705,14 +705,14 @@ class TestHelp:
         expected = rf"comms-exporter, version {re.escape(__version__)} \(python 3\.\d+\.\d+\S*\)"
         assert re.fullmatch(expected, helped(capsys, "--version"))
 
-    def test_config_check_is_left_to_the_caller(self):
+    def test_config_check_is_only_parsed(self):
         assert load(["--config.check"], HOME | TOKEN).config_check
         assert not load([], HOME | TOKEN).config_check
 
 
 class TestEffectiveSettings:
-    def test_shows_what_is_in_effect(self):
-        """What needs a restart is as it was at the start, the rest as it was last read."""
+    def test_shows_the_settings_in_effect(self):
+        """Settings that need a restart have their values from the start, all others those of the last reload."""
         before = load(["--web.telemetry-path=/old", "--collect.interval=30s"], {**HOME, **TOKEN})
         now = load(["--web.telemetry-path=/new", "--collect.interval=1m"], {**HOME, **TOKEN})
 
@@ -731,7 +731,7 @@ class TestEffectiveSettings:
 
 
 class TestDescribe:
-    def test_says_of_every_setting_how_to_set_it(self):
+    def test_describes_every_setting(self):
         described = {each.name: each for each in describe()}
 
         assert Settings.model_fields.keys() - {"accounts"} == described.keys()
