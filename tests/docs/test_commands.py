@@ -15,7 +15,7 @@ from itertools import takewhile
 from pathlib import Path
 from textwrap import dedent
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import bcrypt
 import pytest
@@ -328,13 +328,16 @@ class TestCompose:
             )[1]
             path = service["healthcheck"]["test"][-1].partition("/-")[2]
             self.wait_for(lambda: self.is_ready(f"http://{address}/-{path}"), server, log)
+            if name == "alertmanager":
+                # It serves requests before it handles SIGTERM, but answers a reload only after that.
+                assert self.is_ready(Request(f"http://{address}/-/reload", method="POST"))
         finally:
             server.terminate()
             assert 0 == server.wait(10)
 
-    def is_ready(self, url):
+    def is_ready(self, request):
         try:
-            with urlopen(url) as response:
+            with urlopen(request) as response:
                 return response.status == 200
         except HTTPError:
             return False
