@@ -28,7 +28,7 @@ from comms_exporter.web.status_page.search import OperationList, Search
 ROOT = Path(__file__).parents[2]
 NOW = 1_800_000_000.0
 HOSTILE = "\"><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> '{0} &amp;"
-GOOD = Account(
+HEALTHY = Account(
     name="shop", good=True, success_age_seconds=3, next_poll_seconds=27, requests_a_day=2881, tracked=120, hidden=0
 )
 
@@ -54,7 +54,7 @@ def thousand_rows():
 
 def status(*accounts, operations=()):
     return Status(
-        version="1.2.3", now=NOW, telemetry_path="/metrics", accounts=accounts or (GOOD,), operations=operations
+        version="1.2.3", now=NOW, telemetry_path="/metrics", accounts=accounts or (HEALTHY,), operations=operations
     )
 
 
@@ -106,7 +106,7 @@ class TestAccounts:
 
     def test_shows_why_polls_fail_and_what_to_do(self):
         failing = replace(
-            GOOD, good=False, success_age_seconds=7300, reason="auth", message="401: no", advice="compare the token"
+            HEALTHY, good=False, success_age_seconds=7300, reason="auth", message="401: no", advice="compare the token"
         )
 
         text = ParsedPage(page(failing)).text
@@ -116,9 +116,9 @@ class TestAccounts:
 
     def test_shows_accounts_with_problems_first(self):
         failing, new = Account(name="failing", good=False), Account(name="new", good=None)
-        stopped = replace(GOOD, name="stopped", alive=False)
+        stopped = replace(HEALTHY, name="stopped", alive=False)
 
-        html = page(GOOD, new, failing, stopped)
+        html = page(HEALTHY, new, failing, stopped)
 
         assert ["stopped", "failing", "new", "shop"] == re.findall(r"<h3><bdi>(.*?)</bdi>", html)
         assert "<title>(2 failing) comms-exporter</title>" in html
@@ -131,7 +131,7 @@ class TestAccounts:
 
     def test_says_that_a_poll_is_running(self):
         assert "The first poll is in progress." in page(Account(name="new", good=None))
-        assert "A poll is running or due." in page(replace(GOOD, next_poll_seconds=0))
+        assert "A poll is running or due." in page(replace(HEALTHY, next_poll_seconds=0))
 
 
 class TestOperations:
@@ -204,7 +204,7 @@ class TestOperations:
         assert "No active operations." in page()
 
     def test_says_how_many_operations_are_not_listed(self):
-        assert "1,234 more operations are not listed." in page(replace(GOOD, hidden=1234))
+        assert "1,234 more operations are not listed." in page(replace(HEALTHY, hidden=1234))
 
     def test_shows_fifty_operations_per_page(self):
         html = page(operations=thousand_rows(), q="op", page="2")
@@ -315,7 +315,7 @@ class TestDurations:
 class TestSlices:
     def test_a_page_of_many_accounts_is_rendered_in_many_slices(self):
         """Scrapes are served between two slices, so no slice may take as long as a whole page."""
-        accounts = [replace(GOOD, name=f"account{number}") for number in range(1000)]
+        accounts = [replace(HEALTHY, name=f"account{number}") for number in range(1000)]
 
         assert 10 < sum(1 for _ in render_page(status(*accounts), find([], Search())))
 
@@ -420,7 +420,7 @@ class TestInABrowser:
         monkeypatch.setattr(render, "REFRESH_SECONDS", 0.3)
         site = Site()
         hostile = Account(name=HOSTILE, good=False, reason="server", message=HOSTILE, advice="see <b>there</b>")
-        site.status = status(GOOD, hostile, operations=[row(HOSTILE, account=HOSTILE, failed=9), *thousand_rows()])
+        site.status = status(HEALTHY, hostile, operations=[row(HOSTILE, account=HOSTILE, failed=9), *thousand_rows()])
         async with TestServer(make_site_app(site)) as server, browsing(tmp_path) as tab:
             url = str(server.make_url("/"))
             await tab.open(url)
@@ -444,7 +444,7 @@ class TestInABrowser:
             # A refresh shows new data, and keeps the scroll position, the focus and an unfinished search.
             await tab.run("document.getElementById('q').value = 'unfinish'; document.getElementById('next').focus()")
             await tab.run("scrollTo(0, 700)")
-            site.status = status(replace(GOOD, name="renamed"), operations=thousand_rows()[:60])
+            site.status = status(replace(HEALTHY, name="renamed"), operations=thousand_rows()[:60])
             await tab.until("document.querySelector('.account bdi').textContent === 'renamed'")
             kept = "[scrollY, document.getElementById('q').value, document.activeElement.id]"
             assert [700, "unfinish", "next"] == await tab.run(kept)

@@ -13,7 +13,7 @@ Health = Literal["stopped", "failing", "starting", "healthy"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """How polling goes for one account.
+    """The state of polling for one account.
 
     *good* is None until the first poll has ended; *next_poll_seconds* is 0 while a poll is running.
     """

@@ -1,4 +1,4 @@
-"""Renders the status page from template.html."""
+"""Render the status page from template.html."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def render_page(status: Status, result: SearchResult) -> Steps[str]:
         result=result,
         search=result.search,
         accounts=sorted(status.accounts, key=lambda account: _WORST_FIRST.index(account.health)),
-        # A link may name an account that is gone: the form still shows what was searched.
+        # A link may name an account that no longer exists. The form still shows the search.
         account_names=[*names, selected] if selected and selected not in names else names,
         health_counts=Counter(account.health for account in status.accounts),
         hidden=sum(account.hidden for account in status.accounts),
@@ -53,7 +53,7 @@ def render_page(status: Status, result: SearchResult) -> Steps[str]:
 
 
 def format_duration(seconds: float) -> str:
-    """Return *seconds* as people say it, in at most two units."""
+    """Return *seconds* in readable form, in at most two units."""
     seconds = int(max(0.0, min(seconds, LATEST - EARLIEST)))
     if seconds < 60:
         return f"{seconds} s"
@@ -82,7 +82,7 @@ def bar_segments(funnel: Funnel) -> list[Segment]:
     left = 0.0
     for name, count in counts.items():
         if count > 0:
-            # A few failures among a million emails would be thinner than a pixel, and they are why people look.
+            # A few failures among a million emails would be thinner than a pixel, but they matter most.
             width = max(100 * count / whole, 1.0 if name == "bad" else 0.0)
             left = min(left, 100 - width)
             segments.append(Segment(name, left, width))

@@ -1,4 +1,4 @@
-"""Finds the operations that a request asks for, and puts them in order."""
+"""Find the operations that a request asks for, and sort them."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ SORTS = {"worst": "Failures and stuck", "stuck": "Stuck", "newest": "Newest"}
 _MAX_CACHED_RESULTS = 64
 
 _Key = tuple[float | str, ...]
-# The number keeps two rows of the same key from being compared themselves.
+# With the number, rows with equal keys are never compared.
 _Ranked = tuple[_Key, int, OperationRow]
 
 
@@ -55,7 +55,7 @@ class Search:
         return f"./?{query}" if query else "./"
 
     def filter(self, rows: list[OperationRow]) -> list[OperationRow]:
-        """Return those of *rows* that are asked for."""
+        """Return those of *rows* that match."""
         if self.account:
             rows = [row for row in rows if row.account == self.account]
         if text := self.text.casefold():
@@ -89,7 +89,7 @@ class SearchResult:
 
     @property
     def first(self) -> int:
-        """The place of the first row among all that matched, from 1."""
+        """The number of the first row among all that matched, from 1."""
         return (self.page - 1) * PAGE_SIZE + 1
 
 
@@ -111,7 +111,7 @@ class OperationList:
         return cls(rows, now)
 
     def search(self, search: Search) -> Steps[SearchResult]:
-        """Return the page of operations that *search* asks for, from the cache if it was asked for before."""
+        """Return the page of operations that *search* asks for, from the cache if possible."""
         if search in self._results:
             return self._results[search]
         matching: list[OperationRow] = []
@@ -147,7 +147,7 @@ class OperationList:
 
 
 class _FirstRows:
-    """The first *count* of the rows added, ordered by *key*; it never sorts them all, which would take long."""
+    """The first *count* of the added rows by *key*, without sorting all of them, which would take long."""
 
     def __init__(self, count: int, key: Callable[[OperationRow], _Key]) -> None:
         self._count = count
