@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import sys
+from contextlib import suppress
 
 import aiohttp
 import pytest
@@ -62,6 +63,18 @@ class TestListening:
         assert b"" == await read_until_closed(incomplete)
         with pytest.raises(OSError, match="Connect call failed"):
             await connect(url)
+
+    @pytest.mark.parametrize("turns", range(5))
+    async def test_closes_a_connection_that_arrives_while_it_stops(self, turns):
+        """Whatever the event loop has done with it so far, no socket is left to the garbage collector."""
+        async with serving(shutdown_seconds=0.1) as url:
+            assert (200, "ok\n") == await get(url)  # so that the server is waiting for connections
+            client = socket.create_connection(("127.0.0.1", port_of(url)))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        with client, suppress(ConnectionResetError):
+            client.settimeout(5)
+            assert b"" == client.recv(1)
 
 
 SYSTEMD = """
