@@ -1,1 +1,1 @@
-"""Collecting: when to poll, what an answer means for the totals, and how the polls are going."""
+"""Poll accounts: when to list what, what a response means for the totals, and how the polls are going."""

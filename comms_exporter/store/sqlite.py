@@ -222,8 +222,10 @@ class SqliteStore:
             self._on_damage(renamed_to, reason)
 
     def _lose(self, reason: str) -> None:
+        # The first reason: after damage, the new file also looks like one that somebody replaced.
+        if self._complete:
+            self._loss = reason
         self._complete.clear()
-        self._loss = reason
 
     def _retry_while_locked(self, call: Callable[[], T]) -> T:
         """Return what *call* returns; while another process has the file locked, repeat it until the lock timeout."""

@@ -10,7 +10,7 @@ from operations import NOW, apply, listing, operation
 from comms_exporter.collect.state import AccountState
 from comms_exporter.store import background, sqlite
 from comms_exporter.store.background import BackgroundStore
-from comms_exporter.store.errors import StoreError
+from comms_exporter.store.errors import StateInUseError, StateLostError, StoreError
 from comms_exporter.store.sqlite import SqliteStore
 
 LOG = structlog.wrap_logger(structlog.ReturnLogger(), processors=[])
@@ -97,3 +97,54 @@ class TestClosing:
         with pytest.raises(StoreError, match="interrupted"):
             await saving
         assert state.totals == saved_totals(path)
+
+
+class MemoryStore:
+    """A store without a database, which loses everything when told to."""
+
+    def __init__(self):
+        self.saves = []
+        self.lost = False
+        self.closed = False
+
+    def load(self, names):
+        return {}
+
+    def save(self, account, snapshot):
+        if self.lost and not snapshot.is_complete:
+            raise StateLostError("lost")
+        self.saves.append((account, list(snapshot.changed)))
+
+    def interrupt(self):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+class TestOtherStores:
+    """A store needs nothing but the methods of the protocol."""
+
+    async def test_changes_are_saved_and_everything_if_it_was_lost(self, state):
+        memory = MemoryStore()
+        store = BackgroundStore(lambda _: memory, log=LOG)
+        await store.open()
+        await store.saver("shop")(state.snapshot())
+        apply(state, listing(operation("b", total=2)))
+        await store.saver("shop")(state.snapshot())
+        memory.lost = True
+        apply(state, listing(operation("c", total=2)))
+
+        store.close({"shop": state})
+
+        assert [("shop", ["a"]), ("shop", ["b"]), ("shop", ["c", "a", "b"])] == memory.saves
+        assert memory.closed
+
+    async def test_the_reason_why_one_cannot_be_opened_is_raised(self):
+        def refuse(_):
+            raise StateInUseError("in use")
+
+        store = BackgroundStore(refuse, log=LOG)
+        with pytest.raises(StateInUseError):
+            await store.open()
+        store.close({})

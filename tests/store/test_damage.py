@@ -17,7 +17,7 @@ from store.state_files import (
 )
 
 from comms_exporter.collect.state import AccountState
-from comms_exporter.store.errors import StoreError
+from comms_exporter.store.errors import StateLostError, StoreError
 from comms_exporter.store.sqlite import SqliteStore
 
 SOAK = int(os.environ.get("SOAK", "1"))
@@ -145,6 +145,24 @@ class TestDamagedContent:
 
         assert renamed_to is not None
         assert memory(AccountState()) == memory(states["shop"])
+
+    def test_damage_that_a_save_finds_is_reported_once(self, path, state):
+        reports = []
+        store = SqliteStore(path, on_damage=lambda *report: reports.append(report))
+        save(store, state)
+        store._disconnect()
+        path.write_bytes(b"noise" * 5000)
+        apply(state, listing(operation("late", total=1)))
+        snapshot = state.snapshot()
+
+        for _ in range(2):
+            with pytest.raises(StateLostError, match="file is not a database; the next save rewrites it completely"):
+                store.save("shop", snapshot)
+        store.close()
+
+        ((renamed_to, reason),) = reports
+        assert b"noise" * 5000 == renamed_to.read_bytes()
+        assert "file is not a database" == reason
 
     @pytest.mark.parametrize("stats", ["[1]", "[1,2,3,4,5,6,7,8,9,10,1e999]", b"short"])
     def test_a_file_with_impossible_counters_is_renamed(self, store, state, path, stats):
