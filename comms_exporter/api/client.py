@@ -11,8 +11,8 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from comms_exporter.api.classification import classify_network_error, classify_response
 from comms_exporter.api.credentials import Credentials
+from comms_exporter.api.error_classification import classify_network_error, classify_response
 from comms_exporter.api.errors import CommsError, ThrottledError
 from comms_exporter.api.payloads import BadPayloadError, Page, read_page, read_single
 from comms_exporter.api.rate_limiter import RateLimiter

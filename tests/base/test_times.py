@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from operations import NOW, operation, saved_account
 
-from comms_exporter.api.classification import parse_retry_after
+from comms_exporter.api.error_classification import parse_retry_after
 from comms_exporter.api.payloads import BadPayloadError, read_page
 from comms_exporter.base.slices import run_to_completion
 from comms_exporter.base.times import EARLIEST, LATEST, as_utc, is_representable, iso, rfc3339

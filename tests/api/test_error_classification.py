@@ -8,7 +8,7 @@ import pytest
 from multidict import CIMultiDict
 from operations import NOW
 
-from comms_exporter.api.classification import (
+from comms_exporter.api.error_classification import (
     MAX_RETRY_AFTER_SECONDS,
     classify_network_error,
     classify_response,
