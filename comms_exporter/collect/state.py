@@ -7,25 +7,24 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import floor
-from operator import ge
+from operator import add, neg, sub
 
 import msgspec
 
 from comms_exporter.base.slices import SIZE, Steps, batched
+from comms_exporter.collect.recent import RecentSums
 from comms_exporter.collect.schedule import MARGIN, RETENTION
 from comms_exporter.collect.view import DURATION_BUCKETS, Summary, View
 from comms_exporter.model.histogram import Exemplar, Histogram
 from comms_exporter.model.operations import Operation, Stats
 from comms_exporter.model.readings import REACHED, Reading, decreased_stages, detect_reading, reached_at_most
-from comms_exporter.model.records import TOTALS, Marks, SavedAccount, Snapshot, Tracked, marks_of
+from comms_exporter.model.records import TOTALS, Extras, Marks, SavedAccount, Snapshot, Tracked, marks_of
 
 # The totals that have exemplars: they name operations behind a spike of failures.
 TOTALS_WITH_EXEMPLARS = ("undelivered", "failed")
 
 _COMPLETED = TOTALS.index("operations_completed")
-_INDEXES_WITH_EXEMPLARS = frozenset(map(TOTALS.index, TOTALS_WITH_EXEMPLARS))
-_INDEXES = range(len(TOTALS))
-_NO_MARKS: Marks = (0,) * len(TOTALS)
+_SENT, _UNDELIVERED, _FAILED = map(TOTALS.index, ("sent", "undelivered", "failed"))
 
 
 @dataclass(slots=True)
@@ -66,6 +65,7 @@ class AccountState:
         self.unknown: Counter[str] = Counter()
         self.malformed = 0
         self._summary = Summary()
+        self._recent = RecentSums()
         self._unsaved: dict[str, Tracked | None] = {}
 
     def apply(self, listing: Listing) -> Steps[None]:
@@ -112,6 +112,8 @@ class AccountState:
         self.durations.add(saved.durations)
         self.tracked = saved.tracked
         self.restored = len(saved.tracked)
+        # Only a view knows the time, and so what is recent.
+        self._recent.forget()
         for batch in batched(self.tracked.values()):
             for each in batch:
                 self._summary.add(each, each.operation.stats)
@@ -154,6 +156,9 @@ class AccountState:
         yield from self._summary.fill(view, self.tracked, now=now, active_window=active_window, limit=limit)
         if self.forced_reading is not None:
             view.by_reading = Counter({self.forced_reading: len(self.tracked)})
+        if not self._recent.covers(now):
+            yield from self._rebuild_recent(now)
+        view.recent = self._recent.sums(now)
         return view
 
     def _observe(self, operation: Operation, now: float) -> None:
@@ -174,44 +179,88 @@ class AccountState:
             marks = reached_at_most(stats, reading) + latest[len(REACHED) :]
         else:
             marks = latest
-            self._count(_NO_MARKS, marks, operation, now)
-        tracked = Tracked(operation, reading, None if marks == latest else marks)
+            self._count(latest, operation, now)
+        higher = None if marks == latest else marks
+        began = _began(None, operation, latest, now)
+        tracked = Tracked(operation, reading, None if higher is None and began is None else Extras(higher, began))
         self.tracked[operation.id] = self._unsaved[operation.id] = tracked
         self._summary.add(tracked, stats)
+        began = tracked.began
+        if began is not None:
+            self._recent.add(began, latest)
 
     def _update(self, known: Tracked, operation: Operation, now: float) -> None:
         # Keep the id that is already in memory rather than an equal copy.
         operation_id = known.operation.id
         before, stats = known.operation.stats, operation.stats
         reading = self._reading(stats, known.reading)
-        old_marks = known.marks
+        # Not known.marks, which would unpack the counters again.
+        higher = known.extras.higher_marks if known.extras else None
+        old_marks = marks_of(before, known.operation.status, known.reading) if higher is None else higher
         latest = marks_of(stats, operation.status, reading)
-        marks = latest if all(map(ge, latest, old_marks)) else tuple(map(max, latest, old_marks))
-        self._count(old_marks, marks, operation, now)
+        growth = tuple(map(sub, latest, old_marks))
+        if min(growth) >= 0:
+            marks = latest
+        else:
+            marks = tuple(map(max, latest, old_marks))
+            growth = tuple(map(sub, marks, old_marks))
+        if any(growth):
+            self._count(growth, operation, now)
         # A lagging replica may return an older version: it can add growth that we missed, but does not replace the newer one.
         # An updatedAt that is hours in the future is wrong, and must not block later versions.
         if operation.updated >= known.operation.updated or known.operation.updated > now + MARGIN:
             # If no mark is above the latest response and the reading is the same, no counter has fallen.
             if marks != latest or reading is not known.reading:
                 self.regressions.update(decreased_stages(before, stats, reading))
+            began = _began(known, operation, latest, now)
             operation = Operation(
                 operation_id, operation.status, operation.created, operation.updated, operation.packed
             )
-            after = Tracked(operation, reading, None if marks == latest else marks)
+            higher = None if marks == latest else marks
+            after = Tracked(operation, reading, None if higher is None and began is None else Extras(higher, began))
         else:
-            after, stats = Tracked.with_marks(known.operation, reading, marks), before
+            began = known.extras.began if known.extras else None
+            after, stats = Tracked.with_extras(known.operation, reading, marks, began), before
         self.tracked[operation_id] = self._unsaved[operation_id] = after
         self._summary.replace(known, before, after, stats)
+        self._update_recent(known, after, growth)
 
-    def _count(self, before: Marks, after: Marks, operation: Operation, now: float) -> None:
-        if before == after:
-            return
-        for index, old, new in zip(_INDEXES, before, after, strict=True):
-            if new != old:
-                self.totals[index] += new - old
-                if index in _INDEXES_WITH_EXEMPLARS:
-                    self.exemplars[TOTALS[index]] = Exemplar(operation.id, new - old, now)
-        if after[_COMPLETED] > before[_COMPLETED]:
+    def _update_recent(self, before: Tracked, after: Tracked, growth: Marks) -> None:
+        """Replace *before* by *after* among recent mail; *growth* is that of the marks."""
+        old, new = before.operation, after.operation
+        if before.extras or after.extras or old.created != new.created or old.status != new.status:
+            self._remove_recent(before)
+            self._add_recent(after)
+        elif new.status != "SCHEDULED":
+            # The usual change: more emails were sent. Without higher marks, the latest response grows as the marks do.
+            self._recent.add(new.created, growth)
+
+    def _add_recent(self, tracked: Tracked) -> None:
+        began = tracked.began
+        if began is not None:
+            self._recent.add(began, tracked.latest_marks)
+
+    def _remove_recent(self, tracked: Tracked) -> None:
+        began = tracked.began
+        if began is not None:
+            self._recent.add(began, list(map(neg, tracked.latest_marks)))
+
+    def _rebuild_recent(self, now: float) -> Steps[None]:
+        """Add up recent mail from all operations: after a start, or when the clock was set back."""
+        since = self._recent.restart(now)
+        for batch in batched(self.tracked.values()):
+            for each in batch:
+                if (each.began or since) >= since:
+                    self._add_recent(each)
+            yield
+
+    def _count(self, growth: Marks, operation: Operation, now: float) -> None:
+        self.totals = list(map(add, self.totals, growth))
+        if growth[_UNDELIVERED]:
+            self.exemplars["undelivered"] = Exemplar(operation.id, growth[_UNDELIVERED], now)
+        if growth[_FAILED]:
+            self.exemplars["failed"] = Exemplar(operation.id, growth[_FAILED], now)
+        if growth[_COMPLETED]:
             seconds = max(0.0, operation.updated - operation.created)
             self.durations.observe(seconds, Exemplar(operation.id, seconds, now))
 
@@ -234,7 +283,27 @@ class AccountState:
         for batch in batched(expired):
             for each in batch:
                 self._summary.remove(each)
+                if each.extras is not None:
+                    # All others began when they were created, and so too long ago to be recent.
+                    self._remove_recent(each)
                 operation_id = each.operation.id
                 del self.tracked[operation_id]
                 self._unsaved[operation_id] = None
             yield
+
+
+def _began(known: Tracked | None, operation: Operation, latest: Marks, now: float) -> float | None:
+    """Return Extras.began for *operation*, the response after *known*; *latest* are its marks.
+
+    An operation that was SCHEDULED when it was first seen begins with the first response that has another status, or that
+    has emails sent or failed: recipients can have times of their own.
+    """
+    if known is not None and known.extras is not None and known.extras.began is not None:
+        return known.extras.began
+    scheduled = operation.status == "SCHEDULED"
+    if scheduled and not (latest[_SENT] or latest[_FAILED]):
+        return None if known is None else known.began
+    if scheduled or (known is not None and known.operation.status == "SCHEDULED"):
+        return min(max(operation.created, operation.updated), now)
+    # A creation time in the far future is wrong, and must not stay recent until then.
+    return now if operation.created > now + MARGIN else None

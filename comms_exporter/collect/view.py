@@ -8,6 +8,7 @@ from itertools import islice
 from operator import attrgetter
 
 from comms_exporter.base.slices import SIZE, Steps, batched
+from comms_exporter.collect.recent import NO_SUMS, Sums
 from comms_exporter.collect.schedule import DAY, MARGIN
 from comms_exporter.model.histogram import Exemplar, Histogram
 from comms_exporter.model.operations import STATS, STATUSES, Operation, Stats
@@ -24,6 +25,7 @@ OTHER = "OTHER"
 _QUEUED = STATS.index("queued")
 _SCHEDULED = STATS.index("scheduled")
 _ID = attrgetter("id")
+_NEVER = float("inf")
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +43,9 @@ class View:
     by_status: Counter[str] = field(default_factory=Counter)
     by_reading: Counter[Reading] = field(default_factory=Counter)
     oldest_unfinished: dict[str, float] = field(default_factory=dict)
+    # When the operation began that has been in PROCESSING for longest.
+    oldest_processing: float | None = None
+    recent: dict[str, Sums] = field(default_factory=lambda: NO_SUMS)
 
 
 class Summary:
@@ -112,16 +117,26 @@ class Summary:
         view.by_status = _by_name(by_status, named)
         view.by_reading = +self._by_reading
         view.queued, view.scheduled = self._queued, self._scheduled
+        yield from self._fill_oldest(view, named)
+        active = yield from self._select_active(tracked, since=now - active_window)
+        view.exposed = active if len(active) <= limit else (yield from _first(active, limit))
+        view.hidden = len(active) - len(view.exposed)
+
+    def _fill_oldest(self, view: View, named: Container[str]) -> Steps[None]:
         oldest = view.oldest_unfinished
+        processing = _NEVER
         for batch in batched(self.unfinished.values()):
             for each in batch:
                 created = each.operation.created
                 status = each.operation.status if each.operation.status in named else OTHER
-                oldest[status] = min(created, oldest.get(status, created))
+                if created < oldest.get(status, _NEVER):
+                    oldest[status] = created
+                if status == "PROCESSING":
+                    began = created if each.extras is None else each.began or created
+                    processing = min(processing, began)
             yield
-        active = yield from self._select_active(tracked, since=now - active_window)
-        view.exposed = active if len(active) <= limit else (yield from _first(active, limit))
-        view.hidden = len(active) - len(view.exposed)
+        if "PROCESSING" in oldest:
+            view.oldest_processing = processing
 
     def _select_active(self, tracked: Mapping[str, Tracked], *, since: float) -> Steps[list[Operation]]:
         """Return the operations that are unfinished or were updated *since* then, and drop those that are out of reach."""

@@ -14,6 +14,7 @@ from comms_exporter import __version__
 from comms_exporter.api.errors import REASONS
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.collect.health import PollHealth, Reloads
+from comms_exporter.collect.recent import STAGES
 from comms_exporter.collect.state import TOTALS_WITH_EXEMPLARS, AccountState
 from comms_exporter.collect.view import View
 from comms_exporter.expose.operation_lines import CACHED
@@ -56,13 +57,16 @@ class AccountMetric:
     """One metric of every account.
 
     *read* takes the account and the time on the monotonic clock. If the metric has a *label* besides `account`, it returns a
-    mapping from label values to numbers. Those of *label_values* that the mapping lacks are exposed as 0.
+    mapping from label values to numbers. Those of *label_values* that the mapping lacks are exposed as 0. None stands for a
+    metric that is absent.
     """
 
     name: str
     type: Literal["counter", "gauge", "histogram"]
     help: str
-    read: Callable[[Account, float], float | Mapping[str, float] | Mapping[Reading, float] | Histogram | WithExemplar]
+    read: Callable[
+        [Account, float], float | Mapping[str, float] | Mapping[Reading, float] | Histogram | WithExemplar | None
+    ]
     label: str = ""
     label_values: Iterable[str] = ()
 
@@ -214,6 +218,21 @@ def _total(name: str, total: str, what: str) -> AccountMetric:
     return AccountMetric(name, "counter", f"{what} since the exporter's first look at the account. {CACHED}", read)
 
 
+def _recent(name: str, stage: str, what: str) -> AccountMetric:
+    index = STAGES.index(stage)
+    text = (
+        f"{what}, of all operations that began to be sent within the window: an absolute number, not an increase. All "
+        f"comms_emails_*_recent of one window are about the same emails. {CACHED}"
+    )
+    return AccountMetric(
+        name,
+        "gauge",
+        text,
+        lambda a, _: {window: sums[index] for window, sums in a.view.recent.items()},
+        label="window",
+    )
+
+
 # These change only when a poll publishes a new view.
 PUBLISHED = (
     _total("comms_emails_created", "total", "Emails created (stats.total)"),
@@ -240,6 +259,11 @@ PUBLISHED = (
         f"Emails waiting for their scheduled time, summed over all tracked operations. {CACHED}",
         lambda a, _: a.view.scheduled,
     ),
+    _recent("comms_emails_created_recent", "total", "Emails created (stats.total)"),
+    _recent("comms_emails_sent_recent", "sent", "Emails sent by Twilio"),
+    _recent("comms_emails_delivered_recent", "delivered", "Emails delivered to the recipient's server"),
+    _recent("comms_emails_undelivered_recent", "undelivered", "Emails sent but not delivered"),
+    _recent("comms_emails_failed_recent", "failed", "Emails that failed inside Twilio"),
     AccountMetric(
         "comms_email_operations",
         "gauge",
@@ -254,6 +278,13 @@ PUBLISHED = (
         f"Creation time of the oldest unfinished operation; absent if there is none. {CACHED}",
         lambda a, _: a.view.oldest_unfinished,
         label="status",
+    ),
+    AccountMetric(
+        "comms_email_oldest_processing_operation_began_timestamp_seconds",
+        "gauge",
+        "When the operation began to be sent that has been in PROCESSING for longest: its creation, or the end of its time in "
+        f"SCHEDULED; absent if there is none. {CACHED}",
+        lambda a, _: a.view.oldest_processing,
     ),
     AccountMetric(
         "comms_email_operation_duration_seconds",

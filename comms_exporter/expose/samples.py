@@ -34,8 +34,8 @@ class Buckets(NamedTuple):
         return cls(histogram.bounds, tuple(histogram.counts), histogram.sum, histogram.exemplars.copy())
 
 
-# A mapping has a number for each value of the metric's label.
-Value = float | Mapping[str, float] | Buckets | WithExemplar
+# A mapping has a number for each value of the metric's label. None stands for no sample.
+Value = float | Mapping[str, float] | Buckets | WithExemplar | None
 
 
 def add_samples(family: Metric, account: str, value: Value, *, label: str = "") -> None:
@@ -50,6 +50,8 @@ def add_samples(family: Metric, account: str, value: Value, *, label: str = "") 
         case Mapping():
             for label_value, number_of_it in value.items():
                 family.add_sample(name, {**labels, label: label_value}, number_of_it)
+        case None:
+            pass
         case _:
             family.add_sample(name, labels, value)
 

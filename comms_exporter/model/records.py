@@ -14,36 +14,65 @@ TOTALS = (*REACHED, "operations_created", "operations_completed", "operations_ca
 # One operation's part of TOTALS.
 Marks = tuple[int, ...]
 
+# Whether an operation was created, completed and canceled, by its status.
+_UNFINISHED = (1, 0, 0)
+_OPERATION_MARKS = {"COMPLETED": (1, 1, 0), "CANCELED": (1, 0, 1)}
+
+
+class Extras(msgspec.Struct, frozen=True, gc=False):
+    """What only few operations have, so that the others need no memory for it."""
+
+    # None while the latest response has the highest counts.
+    higher_marks: Marks | None = None
+    # None if the operation began to be sent when it was created.
+    began: float | None = None
+
 
 class Tracked(msgspec.Struct, frozen=True, gc=False):
-    """One operation: the latest response, how to read it, and its high-water marks.
+    """One operation: the latest response, how to read it, and what the response does not say.
 
     *gone* means that the API answered 404: the operation is neither shown nor fetched until a listing returns it again.
     """
 
     operation: Operation
     reading: Reading
-    # None while the latest response has the highest counts, as nearly always: a million tuples would take 150 MB.
-    higher_marks: Marks | None = None
+    # None for nearly all: a million tuples of marks would take 150 MB.
+    extras: Extras | None = None
     gone: bool = False
 
     @classmethod
-    def with_marks(cls, operation: Operation, reading: Reading, marks: Marks, *, gone: bool = False) -> "Tracked":
-        """Return a tracked operation whose high-water marks are *marks*."""
-        latest = marks_of(operation.stats, operation.status, reading)
-        return cls(operation, reading, None if marks == latest else marks, gone)
+    def with_extras(
+        cls, operation: Operation, reading: Reading, marks: Marks, began: float | None, *, gone: bool = False
+    ) -> "Tracked":
+        """Return a tracked operation whose high-water marks are *marks*; *began* as in Extras."""
+        higher = None if marks == marks_of(operation.stats, operation.status, reading) else marks
+        return cls(operation, reading, None if higher is None and began is None else Extras(higher, began), gone)
 
     @property
     def marks(self) -> Marks:
         """The highest value ever seen of each of TOTALS."""
-        if self.higher_marks is not None:
-            return self.higher_marks
+        extras = self.extras
+        if extras is not None and extras.higher_marks is not None:
+            return extras.higher_marks
+        return self.latest_marks
+
+    @property
+    def latest_marks(self) -> Marks:
+        """The value of each of TOTALS in the latest response."""
         return marks_of(self.operation.stats, self.operation.status, self.reading)
+
+    @property
+    def began(self) -> float | None:
+        """When the operation began to be sent; None if it has been waiting for its scheduled time ever since."""
+        extras = self.extras
+        if extras is not None and extras.began is not None:
+            return extras.began
+        return None if self.operation.status == "SCHEDULED" else self.operation.created
 
 
 def marks_of(stats: Stats, status: str, reading: Reading) -> Marks:
     """Return what one response says of TOTALS: emails by stage, and whether it was created, completed, canceled."""
-    return *reached(stats, reading), 1, int(status == "COMPLETED"), int(status == "CANCELED")
+    return reached(stats, reading) + _OPERATION_MARKS.get(status, _UNFINISHED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,12 +14,13 @@ from comms_exporter.base.times import EARLIEST, LATEST
 from comms_exporter.model.histogram import Histogram
 from comms_exporter.model.operations import MAX_COUNT, STATS, Operation, pack, unpack
 from comms_exporter.model.readings import Reading
-from comms_exporter.model.records import TOTALS, AccountRecord, SavedAccount, Tracked
+from comms_exporter.model.records import TOTALS, AccountRecord, Extras, SavedAccount, Tracked
 from comms_exporter.store.errors import UnreadableError
 
 T = TypeVar("T")
 Row = Sequence[Any]
 
+_NO_EXTRAS = Extras()
 _PACKED_BYTES = len(pack((0,) * len(STATS)))
 
 # The largest counts of a trillion operations.
@@ -57,6 +58,7 @@ class _OperationRow(msgspec.Struct, array_like=True, gc=False):
     marks: str
     gone: Literal[0, 1]
     stats: Any
+    began: _Time | None
 
 
 def account_row(account: AccountRecord) -> Row:
@@ -72,8 +74,9 @@ def account_row(account: AccountRecord) -> Row:
 
 
 def operation_row(account: str, tracked: Tracked) -> Row:
-    """Return *tracked* as account, id, status, created, updated, stats, reading, marks and gone."""
+    """Return *tracked* as account, id, status, created, updated, stats, reading, marks, gone and began."""
     operation = tracked.operation
+    extras = tracked.extras or _NO_EXTRAS
     return (
         account,
         operation.id,
@@ -82,8 +85,9 @@ def operation_row(account: str, tracked: Tracked) -> Row:
         operation.updated,
         operation.packed,
         tracked.reading.value,
-        json.dumps(tracked.higher_marks) if tracked.higher_marks else "",
+        json.dumps(extras.higher_marks) if extras.higher_marks else "",
         tracked.gone,
+        extras.began,
     )
 
 
@@ -104,7 +108,7 @@ def read_account(row: Row, operations: Iterable[Row]) -> SavedAccount:
 
 
 def read_operation(row: Row) -> Tracked | None:
-    """Return the operation in a *row* of id, status, created, updated, reading, marks, gone and stats.
+    """Return the operation in a *row* of id, status, created, updated, reading, marks, gone, stats and began.
 
     None stands for one that 0.1.0 saved and that the API client would reject by now: its time is out of range.
     """
@@ -117,7 +121,10 @@ def read_operation(row: Row) -> Tracked | None:
         values.id, sys.intern(values.status), values.created, values.updated, _read_stats(values.stats)
     )
     if values.marks:
-        return Tracked.with_marks(operation, values.reading, _read_marks(values.marks), gone=bool(values.gone))
+        marks = _read_marks(values.marks)
+        return Tracked.with_extras(operation, values.reading, marks, values.began, gone=bool(values.gone))
+    if values.began is not None:
+        return Tracked(operation, values.reading, Extras(None, values.began), bool(values.gone))
     return Tracked(operation, values.reading, None, bool(values.gone))
 
 

@@ -41,6 +41,8 @@ MIGRATIONS = (
     # Stats may be packed as by operations.pack(), and marks empty if the stats imply them: a third of the size and of the
     # time to write. Rows of the first version are read as they are.
     "",
+    # When the operation began to be sent, in seconds since the epoch; NULL if that was when it was created.
+    "ALTER TABLE operations ADD COLUMN began REAL",
 )
 
 

@@ -268,7 +268,8 @@ def _load(connection: sqlite3.Connection, account: str) -> SavedAccount | None:
     if row is None:
         return None
     operations = connection.execute(
-        "SELECT id, status, created, updated, reading, marks, gone, stats FROM operations WHERE account = ?", [account]
+        "SELECT id, status, created, updated, reading, marks, gone, stats, began FROM operations WHERE account = ?",
+        [account],
     )
     return rows.read_account(row, operations)
 
@@ -280,8 +281,8 @@ def _save(connection: sqlite3.Connection, account: str, snapshot: Snapshot) -> N
         [account, *rows.account_row(snapshot)],
     )
     connection.executemany(
-        "INSERT OR REPLACE INTO operations (account, id, status, created, updated, stats, reading, marks, gone)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO operations (account, id, status, created, updated, stats, reading, marks, gone, began)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (rows.operation_row(account, each) for each in snapshot.changed.values() if each is not None),
     )
     connection.executemany(

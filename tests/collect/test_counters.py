@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from operations import NOW, apply, listing, restored, saved_account, view
 
+from comms_exporter.collect.recent import STAGES, WINDOWS
 from comms_exporter.collect.schedule import MARGIN, RETENTION
 from comms_exporter.collect.state import AccountState
 from comms_exporter.model.operations import STATS, Operation, pack
@@ -93,6 +94,9 @@ class Model:
 
     def __init__(self):
         self.received = {}
+        # The version with the latest updatedAt, even if an earlier response had more.
+        self.latest = {}
+        self.began = {}
         self.baseline = {}
         self.first_look_over = False
 
@@ -101,6 +105,32 @@ class Model:
         if known is None and not new:
             self.baseline[sent.name] = version
         self.received[sent.name] = (sent, max(version, known[1] if known else version))
+        self.accept(sent, version)
+
+    def accept(self, sent, version):
+        answer = sent.versions[version]
+        before, at = self.latest.get(sent.name, (None, None))
+        if before is not None and answer.updated < before.versions[at].updated:
+            return
+        self.latest[sent.name] = (sent, version)
+        truth = sent.truths[version]
+        if answer.status != "SCHEDULED" or truth["sent"] or truth["failed"]:
+            immediate = before is None and answer.status != "SCHEDULED"
+            self.began.setdefault(sent.name, answer.created if immediate else answer.updated)
+
+    def recent(self, names, now):
+        """Return what has become of the mail of *names* that began to be sent within each window."""
+        return {
+            window: tuple(
+                sum(
+                    sent.truths[version][stage]
+                    for name, (sent, version) in self.latest.items()
+                    if name in names and name in self.began and self.began[name] // 60 >= (now - seconds) // 60
+                )
+                for stage in STAGES
+            )
+            for window, seconds in WINDOWS.items()
+        }
 
     def totals(self):
         totals = dict.fromkeys(TOTALS, 0)
@@ -117,6 +147,7 @@ class Model:
             dict(self.baseline),
             self.first_look_over,
         )
+        copy.latest, copy.began = dict(self.latest), dict(self.began)
         return copy
 
 
@@ -168,7 +199,7 @@ class Counters(RuleBasedStateMachine):
             email.stage += 1
         sent.write(self.now)
 
-    @rule(hours=st.sampled_from([0.1, 1, 20, 100, 24 * 6.5, 24 * 8]))
+    @rule(hours=st.sampled_from([0.1, 0.3, 1, 4, 20, 60, 100, 24 * 6.5, 24 * 8]))
     def time_passes(self, hours):
         self.now += int(hours * 3600)
 
@@ -237,8 +268,27 @@ class Counters(RuleBasedStateMachine):
         afresh = restored(saved_account(*self.state.tracked.values()))
         views = [view(state, now=self.now, active_window=HOUR, limit=3) for state in (self.state, afresh)]
         assert sorted(each.id for each in views[0].exposed) == sorted(each.id for each in views[1].exposed)
-        for name in ("hidden", "queued", "scheduled", "by_status", "by_reading", "oldest_unfinished"):
+        for name in (
+            "hidden",
+            "queued",
+            "scheduled",
+            "by_status",
+            "by_reading",
+            "oldest_unfinished",
+            "oldest_processing",
+            "recent",
+        ):
             assert getattr(views[0], name) == getattr(views[1], name), name
+
+    @rule(hours=st.sampled_from([0.5, 5, 100]))
+    def the_clock_was_ahead(self, hours):
+        """A view of the future leaves no trace in the next one."""
+        view(self.state, now=self.now + hours * 3600, active_window=HOUR, limit=3)
+
+    @invariant()
+    def recent_mail_is_what_became_of_it(self):
+        recent = view(self.state, now=self.now, active_window=HOUR, limit=3).recent
+        assert self.model.recent(self.state.tracked, self.now) == recent
 
     @invariant()
     def totals_never_decrease(self):

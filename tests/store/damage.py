@@ -111,7 +111,9 @@ def _make(making, into, *, operations, old, in_use):
                 store._connection.execute(
                     "UPDATE operations SET stats = ?, marks = ? WHERE (account, id) = (?, ?)", row
                 )
-            store._connection.execute("PRAGMA user_version = 1")
+    if old:
+        store._connection.execute("ALTER TABLE operations DROP COLUMN began")
+        store._connection.execute("PRAGMA user_version = 1")
     if not in_use:
         store.close()
     for suffix in SUFFIXES:

@@ -151,11 +151,36 @@ class TestVersions:
             for each in state.tracked.values():
                 row = json.dumps(each.operation.stats), json.dumps(each.marks), each.operation.id
                 connection.execute("UPDATE operations SET stats = ?, marks = ? WHERE id = ?", row)
+            connection.execute("ALTER TABLE operations DROP COLUMN began")
             connection.execute("PRAGMA user_version = 1")
 
         states, renamed_to = loaded(path)
 
         assert renamed_to is None
+        assert memory(state) == memory(states["shop"])
+
+    def test_rows_of_the_second_version_are_read(self, store, state, path):
+        """It did not keep when an operation began."""
+        save(store, state)
+        store.close()
+        with database(path) as connection:
+            connection.execute("ALTER TABLE operations DROP COLUMN began")
+            connection.execute("PRAGMA user_version = 2")
+
+        states, renamed_to = loaded(path)
+
+        assert renamed_to is None
+        assert memory(state) == memory(states["shop"])
+
+    def test_when_an_operation_began_is_kept(self, store, state, path):
+        apply(state, listing(operation("d", status="SCHEDULED", created=NOW - 99, total=1, scheduled=1)))
+        apply(state, listing(operation("d", created=NOW - 99, updated=NOW - 9, total=1, sent=1)))
+        save(store, state)
+        store.close()
+
+        states, _ = loaded(path)
+
+        assert NOW - 9 == states["shop"].tracked["d"].began
         assert memory(state) == memory(states["shop"])
 
     def test_a_file_of_an_earlier_version_is_migrated(self, store, state, path, monkeypatch):
