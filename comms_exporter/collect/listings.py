@@ -56,7 +56,8 @@ class ListingReader:
         """Return all pages of *query*; a CommsError means that one could not be read, or that there are too many."""
         started = self._clock()
         skew = self._client.now() - started
-        listing = Listing({}, started=started, ended=started, sweep=sweep)
+        created_after = float("-inf") if query.created_after is None else query.created_after
+        listing = Listing({}, started=started, ended=started, created_after=created_after, sweep=sweep)
         async for page in self._client.pages(query, budget):
             await run_in_slices(self._add(page, listing))
             self._check_length(listing)

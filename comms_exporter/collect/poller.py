@@ -2,18 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from comms_exporter.api.client import CommsClient, Query
+from comms_exporter.api.client import CommsClient
 from comms_exporter.api.errors import CommsError, ThrottledError
 from comms_exporter.api.retries import RetryBudget
-from comms_exporter.base.slices import SIZE, Steps, batched, run_in_slices
+from comms_exporter.base.slices import run_in_slices
 from comms_exporter.base.times import iso
+from comms_exporter.collect.follow_up import FollowUp, left_out
 from comms_exporter.collect.health import PollHealth, Problem
 from comms_exporter.collect.listings import ListingReader
-from comms_exporter.collect.schedule import RETENTION, Schedule, requests_per_hour
+from comms_exporter.collect.schedule import HOUR, RETENTION, Schedule, requests_per_hour
 from comms_exporter.collect.state import AccountState, Listing
 from comms_exporter.collect.view import View
 from comms_exporter.model.operations import Operation
@@ -74,6 +75,9 @@ class Poller:
             log=self._log,
             clock=clock,
         )
+        self._follow_up = FollowUp(self._reader, state, page_size=client.page_size, apply=self._apply)
+        # How many requests the last poll needed besides its listing.
+        self._follow_ups = 0
         now = monotonic()
         self._schedule = Schedule(interval=interval, now=now)
         # When the next poll is due, the earliest time that the API allows, and when the loop is considered dead.
@@ -94,10 +98,10 @@ class Poller:
         return max(0.0, self._due - self._monotonic())
 
     def requests_per_hour(self) -> float:
-        """Return how many requests an hour of polls needs if the next week is like the last."""
-        return requests_per_hour(
-            self.view.tracked, interval=self.health.interval_seconds, page_size=self._client.page_size
-        )
+        """Return how many requests an hour of polls needs if the next week is like the last, and the next poll is, too."""
+        interval = self.health.interval_seconds
+        listings = requests_per_hour(self.view.tracked, interval=interval, page_size=self._client.page_size)
+        return listings + self._follow_ups * HOUR / interval
 
     def take_over(self, before: "Poller") -> None:
         """Continue where *before* ended, including its backoff: a reload does not shorten that."""
@@ -142,10 +146,14 @@ class Poller:
             self._log_gap(listing)
         await self._apply(listing)
         self._schedule.listed(window, now)
-        missing = await run_in_slices(_not_listed(self.state.unfinished(), listing.ids))
-        if missing:
+        missing = await run_in_slices(left_out(listing, self.state))
+        if listing.ids or missing.unlisted:
+            self.state.listed, self.state.unlisted = len(listing.ids), missing.unlisted
+        before = self.request_stats.requests.total()
+        if missing.to_follow:
             await self._save_and_publish()
-            await self._follow_up(missing, budget)
+            await self._follow_up.run(missing.to_follow, budget)
+        self._follow_ups = self.request_stats.requests.total() - before
 
     def _outage(self, now: float) -> float:
         """Return how many seconds ago a poll last succeeded; 0 if the last one did."""
@@ -157,35 +165,6 @@ class Poller:
             self._log.warning(
                 "counts may be missing: no complete listing for longer than Twilio keeps operations", since=iso(last)
             )
-
-    async def _follow_up(self, missing: dict[str, Operation], budget: RetryBudget) -> None:
-        """Update the unfinished operations that the listing did not include, with as few requests as possible."""
-        for status in ("PROCESSING", "SCHEDULED", None):
-            if status is not None and "status" in self._reader.ignored_filters:
-                continue
-            wanted = [each.created for each in missing.values() if status in {None, each.status}]
-            if await run_in_slices(self._listing_is_cheaper(wanted, status)):
-                listing = await self._reader.read(Query(created_after=min(wanted), status=status), budget)
-                await self._apply(listing)
-                missing = await run_in_slices(_not_listed(missing.values(), listing.ids))
-        for operation_id in missing:
-            found = await self._reader.read_operation(operation_id, budget)
-            if found is None:
-                self.state.mark_gone(operation_id)
-            else:
-                await self._apply(found)
-
-    def _listing_is_cheaper(self, wanted: list[float], status: str | None) -> Steps[bool]:
-        """Whether one listing, back to the oldest of *wanted* creation times, needs fewer requests than one for each."""
-        if len(wanted) < 2:
-            return False
-        oldest = min(wanted)
-        listed = 0
-        for batch in batched(self.state.tracked.values(), 4 * SIZE):
-            operations = (each.operation for each in batch)
-            listed += sum(each.created >= oldest and status in {None, each.status} for each in operations)
-            yield
-        return 1 + listed // self._client.page_size < len(wanted)
 
     async def _apply(self, listing: Listing) -> None:
         await run_in_slices(self.state.apply(listing))
@@ -264,12 +243,3 @@ class Poller:
     def _expect(self, within: float = 0.0) -> None:
         """Expect progress *within* that many seconds."""
         self._expected_by = self._monotonic() + within + GRACE_SECONDS
-
-
-def _not_listed(operations: Iterable[Operation], ids: set[str]) -> Steps[dict[str, Operation]]:
-    """Return the *operations* whose ids are not among *ids*, by their ids."""
-    missing: dict[str, Operation] = {}
-    for batch in batched(operations, 4 * SIZE):
-        missing.update((each.id, each) for each in batch if each.id not in ids)
-        yield
-    return missing

@@ -4,7 +4,7 @@ Nothing here does I/O or awaits. Long work comes in steps (see slices.py); run o
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import floor
 from operator import add, neg, sub
@@ -13,7 +13,7 @@ import msgspec
 
 from comms_exporter.base.slices import SIZE, Steps, batched
 from comms_exporter.collect.recent import RecentSums
-from comms_exporter.collect.schedule import MARGIN, RETENTION
+from comms_exporter.collect.schedule import HOUR, MARGIN, RETENTION
 from comms_exporter.collect.view import DURATION_BUCKETS, Summary, View
 from comms_exporter.model.histogram import Exemplar, Histogram
 from comms_exporter.model.operations import Operation, Stats
@@ -23,8 +23,12 @@ from comms_exporter.model.records import TOTALS, Extras, Marks, SavedAccount, Sn
 # The totals that have exemplars: they name operations behind a spike of failures.
 TOTALS_WITH_EXEMPLARS = ("undelivered", "failed")
 
+# What makes progress sooner after its creation is listed for nearly an hour more.
+_NEW_SECONDS = 600.0
 _COMPLETED = TOTALS.index("operations_completed")
-_SENT, _UNDELIVERED, _FAILED = map(TOTALS.index, ("sent", "undelivered", "failed"))
+_TOTAL, _SENT, _DELIVERED, _UNDELIVERED, _FAILED, _CANCELED = map(
+    TOTALS.index, ("total", "sent", "delivered", "undelivered", "failed", "canceled")
+)
 
 
 @dataclass(slots=True)
@@ -32,12 +36,13 @@ class Listing:
     """All pages of one query, applied as a whole or not at all; times are in seconds on the API's clock.
 
     *ids* are the ids of all operations listed. *operations* are those that differ from what the state knows, *new* is how
-    many of them are not tracked yet. A *sweep* covers everything that the API still returns.
+    many of them are not tracked yet. *created_after* is how far the query reached back. A *sweep* covers everything that the API still returns.
     """
 
     operations: dict[str, Operation]
     started: float
     ended: float
+    created_after: float = float("-inf")
     sweep: bool = False
     new: int = 0
     ids: set[str] = field(default_factory=set)
@@ -64,6 +69,11 @@ class AccountState:
         self.regressions: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
         self.malformed = 0
+        # Of the last listing that should have had any, how many operations it had, and how many of those that it should.
+        self.listed = 0
+        self.unlisted = 0
+        # When emails of an operation last made progress, but for opens. A new operation is missing here: it is listed anyway.
+        self._progress: dict[str, float] = {}
         self._summary = Summary()
         self._recent = RecentSums()
         self._unsaved: dict[str, Tracked | None] = {}
@@ -117,6 +127,9 @@ class AccountState:
         for batch in batched(self.tracked.values()):
             for each in batch:
                 self._summary.add(each, each.operation.stats)
+            operations = [each.operation for each in batch]
+            since = saved.last_full_listing - HOUR
+            self._progress.update((each.id, each.updated) for each in operations if each.updated > since)
             yield
 
     def snapshot(self) -> Snapshot | None:
@@ -146,6 +159,31 @@ class AccountState:
         """Return the operations that can still change soon."""
         return (each.operation for each in self._summary.unfinished.values())
 
+    @property
+    def created_by_hour(self) -> Mapping[float, int]:
+        """How many operations were created in each hour since the epoch, without those that are gone."""
+        return self._summary.created_by_hour
+
+    def recently_active(self) -> Collection[Tracked]:
+        """Return the operations that are unfinished or were updated in the last hour, and maybe some others."""
+        return self._summary.active.values()
+
+    def in_delivery(self, now: float, *, created_before: float) -> Steps[list[Operation]]:
+        """Return the operations with emails that are on their way, and with others that were within the last hour."""
+        found: list[Operation] = []
+        expired: list[str] = []
+        for batch in batched(self._progress.items(), 4 * SIZE):
+            for operation_id, progress in batch:
+                known = self.tracked.get(operation_id)
+                if known is None or progress < now - HOUR:
+                    expired.append(operation_id)
+                elif known.operation.created < created_before and not known.gone and not _is_delivered(known):
+                    found.append(known.operation)
+            yield
+        for operation_id in expired:
+            del self._progress[operation_id]
+        return found
+
     def view_of_totals(self) -> View:
         """Return what to publish before the first poll: totals, but nothing about current operations."""
         return View(tuple(self.totals), self.durations.copy(), self.exemplars.copy(), tracked=len(self.tracked))
@@ -159,6 +197,7 @@ class AccountState:
         if not self._recent.covers(now):
             yield from self._rebuild_recent(now)
         view.recent = self._recent.sums(now)
+        view.listed, view.unlisted = self.listed, self.unlisted
         return view
 
     def _observe(self, operation: Operation, now: float) -> None:
@@ -185,6 +224,8 @@ class AccountState:
         tracked = Tracked(operation, reading, None if higher is None and began is None else Extras(higher, began))
         self.tracked[operation.id] = self._unsaved[operation.id] = tracked
         self._summary.add(tracked, stats)
+        if operation.updated > now - HOUR and operation.created < now - _NEW_SECONDS:
+            self._progress[operation.id] = operation.updated
         began = tracked.began
         if began is not None:
             self._recent.add(began, latest)
@@ -218,6 +259,8 @@ class AccountState:
             )
             higher = None if marks == latest else marks
             after = Tracked(operation, reading, None if higher is None and began is None else Extras(higher, began))
+            if operation.created < now - _NEW_SECONDS and _is_progress(growth):
+                self._progress[operation_id] = now
         else:
             began = known.extras.began if known.extras else None
             after, stats = Tracked.with_extras(known.operation, reading, marks, began), before
@@ -290,6 +333,17 @@ class AccountState:
                 del self.tracked[operation_id]
                 self._unsaved[operation_id] = None
             yield
+
+
+def _is_delivered(tracked: Tracked) -> bool:
+    """Whether nothing is left to happen to the emails of *tracked* but opens."""
+    marks = tracked.latest_marks
+    return marks[_TOTAL] <= marks[_DELIVERED] + marks[_UNDELIVERED] + marks[_FAILED] + marks[_CANCELED]
+
+
+def _is_progress(growth: Marks) -> bool:
+    """Whether anything but opens has grown: they come for days, and say nothing about delivery."""
+    return bool(growth[_SENT] or growth[_DELIVERED] or growth[_UNDELIVERED] or growth[_FAILED] or growth[_COMPLETED])
 
 
 def _began(known: Tracked | None, operation: Operation, latest: Marks, now: float) -> float | None:

@@ -9,7 +9,7 @@ from operator import attrgetter
 
 from comms_exporter.base.slices import SIZE, Steps, batched
 from comms_exporter.collect.recent import NO_SUMS, Sums
-from comms_exporter.collect.schedule import DAY, MARGIN
+from comms_exporter.collect.schedule import DAY, HOUR, MARGIN
 from comms_exporter.model.histogram import Exemplar, Histogram
 from comms_exporter.model.operations import STATS, STATUSES, Operation, Stats
 from comms_exporter.model.readings import Reading
@@ -46,6 +46,8 @@ class View:
     # When the operation began that has been in PROCESSING for longest.
     oldest_processing: float | None = None
     recent: dict[str, Sums] = field(default_factory=lambda: NO_SUMS)
+    listed: int = 0
+    unlisted: int = 0
 
 
 class Summary:
@@ -56,9 +58,10 @@ class Summary:
 
     def __init__(self) -> None:
         self.unfinished: dict[str, Tracked] = {}
-        self._active: dict[str, Tracked] = {}
-        # A finished operation that was last updated before this time may be missing in _active.
+        self.active: dict[str, Tracked] = {}
+        # A finished operation that was last updated before this time may be missing in active.
         self._active_since = float("-inf")
+        self.created_by_hour: Counter[float] = Counter()
         self._by_status: Counter[str] = Counter()
         self._by_reading: Counter[Reading] = Counter()
         self._queued = 0
@@ -69,10 +72,10 @@ class Summary:
         self._count(tracked, stats, 1)
         operation = tracked.operation
         if tracked.gone:
-            self._active.pop(operation.id, None)
+            self.active.pop(operation.id, None)
         else:
             # fill() drops it if it was updated too long ago.
-            self._active[operation.id] = tracked
+            self.active[operation.id] = tracked
         if operation.unfinished and not tracked.gone:
             self.unfinished[operation.id] = tracked
         else:
@@ -85,6 +88,7 @@ class Summary:
             or after.gone
             or before.reading is not after.reading
             or before.operation.status != after.operation.status
+            or before.operation.created != after.operation.created
         ):
             self._count(before, old, -1)
             self.add(after, new)
@@ -93,7 +97,7 @@ class Summary:
         operation_id = after.operation.id
         self._queued += (new[_QUEUED] or 0) - (old[_QUEUED] or 0)
         self._scheduled += (new[_SCHEDULED] or 0) - (old[_SCHEDULED] or 0)
-        self._active[operation_id] = after
+        self.active[operation_id] = after
         if operation_id in self.unfinished:
             self.unfinished[operation_id] = after
 
@@ -101,7 +105,7 @@ class Summary:
         """Forget *tracked*."""
         operation = tracked.operation
         self._count(tracked, operation.stats, -1)
-        self._active.pop(operation.id, None)
+        self.active.pop(operation.id, None)
         self.unfinished.pop(operation.id, None)
 
     def fill(
@@ -112,6 +116,7 @@ class Summary:
         Those are unfinished, or were updated within *active_window*. Of more than *limit*, unfinished and then the most
         recently updated ones are chosen.
         """
+        self.created_by_hour = +self.created_by_hour
         by_status = +self._by_status
         named = _named(by_status)
         view.by_status = _by_name(by_status, named)
@@ -144,7 +149,7 @@ class Summary:
             yield from self._reselect(tracked)
         active: list[Operation] = []
         expired: list[str] = []
-        for batch in batched(self._active.values(), 4 * SIZE):
+        for batch in batched(self.active.values(), 4 * SIZE):
             for each in batch:
                 operation = each.operation
                 if operation.updated >= since or operation.unfinished:
@@ -153,15 +158,15 @@ class Summary:
                     expired.append(operation.id)
             yield
         for operation_id in expired:
-            del self._active[operation_id]
+            del self.active[operation_id]
         self._active_since = max(self._active_since, since - MARGIN)
         return active
 
     def _reselect(self, tracked: Mapping[str, Tracked]) -> Steps[None]:
         """Consider every operation again: a reload made the window longer, or the clock was set back."""
-        self._active = {}
+        self.active = {}
         for batch in batched(tracked.values(), 4 * SIZE):
-            self._active.update((each.operation.id, each) for each in batch if not each.gone)
+            self.active.update((each.operation.id, each) for each in batch if not each.gone)
             yield
         self._active_since = float("-inf")
 
@@ -171,6 +176,7 @@ class Summary:
         if tracked.gone:
             return
         self._by_status[tracked.operation.status] += sign
+        self.created_by_hour[tracked.operation.created // HOUR] += sign
         self._queued += sign * (stats[_QUEUED] or 0)
         self._scheduled += sign * (stats[_SCHEDULED] or 0)
 

@@ -152,6 +152,19 @@ LIVE = (
         lambda a, _: a.view.tracked,
     ),
     AccountMetric(
+        "comms_exporter_operations_listed",
+        "gauge",
+        f"Operations in the last listing that had any, or should have had. {CACHED}",
+        lambda a, _: a.view.listed,
+    ),
+    AccountMetric(
+        "comms_exporter_operations_unlisted",
+        "gauge",
+        "Tracked operations that the same listing should have had and did not: 0, or few for a moment, unless the API "
+        f"returns incomplete or empty lists. {CACHED}",
+        lambda a, _: a.view.unlisted,
+    ),
+    AccountMetric(
         "comms_exporter_operations_exposed",
         "gauge",
         f"Recently active operations that have their own series. {CACHED}",
