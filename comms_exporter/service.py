@@ -25,6 +25,7 @@ from comms_exporter.model.records import SavedAccount
 from comms_exporter.status import current_status
 from comms_exporter.store.background import BackgroundStore
 from comms_exporter.store.errors import StoreError
+from comms_exporter.store.recording import Recording
 from comms_exporter.web.app import make_app
 from comms_exporter.web.server import listening
 from comms_exporter.web.sockets import systemd_sockets
@@ -35,6 +36,7 @@ from comms_exporter.wiring import (
     check_settings,
     forced_reading,
     open_api_session,
+    open_recording,
     open_store,
     poller_settings,
 )
@@ -55,10 +57,14 @@ async def exporter(
     sockets = systemd_sockets(os.environ, os.getpid()) if settings.web_systemd_socket else []
     store = build_store(settings, log)
     service: Service | None = None
+    recording = None
     try:
         await open_store(store)
+        recording = await open_recording(settings, log)
         async with open_api_session(settings) as session:
-            service = Service(settings, load=load, session=session, store=store, redactor=redactor, log=log)
+            service = Service(
+                settings, load=load, session=session, store=store, recording=recording, redactor=redactor, log=log
+            )
             await service.prepare()
             async with listening(
                 service.app(),
@@ -78,6 +84,8 @@ async def exporter(
                         service.supervisor.stop()
     finally:
         store.close(service.supervisor.stopped_states if service else {})
+        if recording is not None:
+            recording.close()
 
 
 class Service:
@@ -90,6 +98,7 @@ class Service:
         load: Callable[[], Settings],
         session: aiohttp.ClientSession,
         store: BackgroundStore,
+        recording: Recording | None,
         redactor: Redactor,
         log: FilteringBoundLogger,
     ) -> None:
@@ -104,6 +113,7 @@ class Service:
         self._load = load
         self._session = session
         self._store = store
+        self._recording = recording
         self._redactor = redactor
         self._log = log
         self._reloading = asyncio.Lock()
@@ -178,6 +188,9 @@ class Service:
             state = AccountState(forced_reading=forced_reading(settings))
             if account.name in saved:
                 await run_in_slices(state.restore(saved[account.name]))
+                if self._recording is not None and self._recording.is_new:
+                    known = [each.operation for each in state.tracked.values() if not each.gone]
+                    self._recording.known(account.name, known)
         poller = build_poller(
             account,
             settings,
@@ -186,6 +199,7 @@ class Service:
             session=self._session,
             save=self._store.saver(account.name),
             prepare=self.exposition.prepare,
+            recorder=self._recording,
             redactor=self._redactor,
             log=self._log,
         )

@@ -1,5 +1,6 @@
 """Build the exporter's parts from the settings; report unusable settings under their names."""
 
+import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from comms_exporter.api.session import client_tls, open_session, proxy_for
 from comms_exporter.base.redaction import Redactor
 from comms_exporter.collect.health import PollHealth
 from comms_exporter.collect.poller import Poller
+from comms_exporter.collect.recording import Recorder
 from comms_exporter.collect.state import AccountState
 from comms_exporter.config import Account, Settings, SettingsError, needs_restart
 from comms_exporter.model.operations import Operation
@@ -25,6 +27,7 @@ from comms_exporter.model.records import Snapshot
 from comms_exporter.store.background import BackgroundStore, Store
 from comms_exporter.store.errors import StateInUseError, StoreError
 from comms_exporter.store.files import check_path
+from comms_exporter.store.recording import Recording
 from comms_exporter.store.sqlite import SqliteStore
 from comms_exporter.web.web_config_file import WebConfigFile
 from comms_exporter.web.yaml_nodes import WebConfigError
@@ -32,6 +35,7 @@ from comms_exporter.web.yaml_nodes import WebConfigError
 T = TypeVar("T")
 
 _STATE_PATH_PROBLEM = "--state.path: {}; set a writable path, or leave it empty to run without a state file"
+_RECORD_FILE_PROBLEM = "--record.file: {}; set a writable path, or leave it empty to record nothing"
 
 
 class CannotStartError(Exception):
@@ -55,6 +59,7 @@ def check_settings(settings: Settings, *, log: FilteringBoundLogger, redactor: R
 
     web_config = attempt(partial(load_web_config, settings, log))
     attempt(partial(_check_state_path, settings))
+    attempt(partial(_check_record_file, settings))
     attempt(partial(_tls, settings))
     for account in settings.accounts:
         attempt(account.credentials)
@@ -74,6 +79,21 @@ def build_store(settings: Settings, log: FilteringBoundLogger) -> BackgroundStor
     """Return the store of the accounts' states, which open_store() opens."""
     path = settings.state_path
     return BackgroundStore(partial(_open_state_file, path, log) if path is not None else None, log=log)
+
+
+async def open_recording(settings: Settings, log: FilteringBoundLogger) -> Recording | None:
+    """Return the recording that is set, ready to be written; raise a CannotStartError if another process writes it."""
+    path = settings.record_file
+    if path is None:
+        return None
+    try:
+        recording = await asyncio.to_thread(Recording, path, log=log)
+    except StateInUseError as error:
+        raise CannotStartError(str(error)) from None
+    except StoreError as error:
+        raise SettingsError([_RECORD_FILE_PROBLEM.format(error)]) from None
+    recording.started(poll_interval=settings.collect_interval, forgets=settings.state_path is None)
+    return recording
 
 
 async def open_store(store: BackgroundStore) -> None:
@@ -100,6 +120,7 @@ def build_poller(
     session: aiohttp.ClientSession,
     save: Callable[[Snapshot], Awaitable[None]] | None,
     prepare: Callable[[str, Sequence[Operation]], Awaitable[None]],
+    recorder: Recorder | None,
     redactor: Redactor,
     log: FilteringBoundLogger,
 ) -> Poller:
@@ -126,6 +147,7 @@ def build_poller(
         mask=redactor.mask,
         save=save,
         prepare=prepare,
+        recorder=recorder,
     )
 
 
@@ -192,6 +214,11 @@ def _open_state_file(path: Path, log: FilteringBoundLogger, deadline: Callable[[
 def _check_state_path(settings: Settings) -> None:
     if settings.state_path:
         _usable(_STATE_PATH_PROBLEM, partial(check_path, settings.state_path))
+
+
+def _check_record_file(settings: Settings) -> None:
+    if settings.record_file:
+        _usable(_RECORD_FILE_PROBLEM, partial(check_path, settings.record_file))
 
 
 def _usable(problem: str, call: Callable[[], T]) -> T:

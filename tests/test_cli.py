@@ -178,6 +178,64 @@ class TestState:
         assert "--state.path" in stderr
 
 
+class TestRecording:
+    async def test_has_what_the_api_returned(self, api, world, faults, tmp_path):
+        file = tmp_path / "week.jsonl"
+        flags = (f"--record.file={file}", "--collect.interval=100ms", f"--state.path={tmp_path / 'state.db'}")
+        world.send(at=time.time() - 7200, fates=[Fate(queued=0)])
+        async with exporter(api, *flags) as process:
+            await process.until("msg=polled")
+            world.send(fates=[Fate(sent=0, delivered=0)] * 7)
+            await until(process.url, "^comms_emails_delivered_total.* 7.0$")
+            faults.add("503", retry_after=0)
+            await until(process.url, "^comms_up.* 0.0$")
+            faults.clear()
+            await until(process.url, "^comms_up.* 1.0$")
+            process.send(signal.SIGTERM)
+            await process.ended()
+        async with exporter(api, *flags) as process:
+            await process.until("msg=polled")
+            process.send(signal.SIGTERM)
+            await process.ended()
+
+        entries = [json.loads(line) for line in file.read_text().splitlines()]
+        assert ["poll_interval", "exporter"] == [next(key for key in entry if key != "time") for entry in entries[:2]]
+        assert ["up", "down", "up", "down"] == [entry["exporter"] for entry in entries if "exporter" in entry]
+        assert ["ok", 503, "ok", "ok"] == [entry["api"] for entry in entries if "api" in entry]
+        latest = {e["operation"]["id"]: e["operation"] for e in entries if "operation" in e}
+        assert [1, 7] == sorted(each["stats"]["total"] for each in latest.values())
+        assert 7 == sum(each["stats"]["delivered"] for each in latest.values())
+        assert {"ACtest"} == {entry["account"] for entry in entries if "account" in entry}
+
+    async def test_a_new_one_begins_with_what_is_known(self, api, world, tmp_path):
+        flags = ("--collect.interval=100ms", f"--state.path={tmp_path / 'state.db'}")
+        world.send(fates=[Fate(sent=0, delivered=0)] * 7)
+        for more in ((), (f"--record.file={tmp_path / 'week.jsonl'}",)):
+            async with exporter(api, *flags, *more) as process:
+                await process.until("msg=polled")
+                process.send(signal.SIGTERM)
+                await process.ended()
+
+        entries = [json.loads(line) for line in (tmp_path / "week.jsonl").read_text().splitlines()]
+        assert [7] == [entry["operation"]["stats"]["delivered"] for entry in entries if "operation" in entry]
+
+    async def test_two_processes_cannot_share_a_file(self, api, tmp_path):
+        flag = f"--record.file={tmp_path / 'week.jsonl'}"
+        async with exporter(api, flag):
+            code, _, stderr = await run_to_end("--web.listen-address=127.0.0.1:0", flag, environ=CREDENTIALS)
+
+        problem = f"{tmp_path / 'week.jsonl'} is in use by another process; each process needs its own recording"
+        assert (1, f"comms-exporter: {problem}\n") == (code, stderr)
+
+    @pytest.mark.parametrize("flags", [(), ("--config.check",)])
+    async def test_an_unwritable_path_is_reported(self, tmp_path, flags):
+        (tmp_path / "file").touch()
+        code, _, stderr = await run_to_end(f"--record.file={tmp_path}/file/week.jsonl", *flags, environ=CREDENTIALS)
+
+        assert (2, 1) == (code, stderr.count("\n"))
+        assert "--record.file" in stderr
+
+
 class TestSecrets:
     async def test_are_never_shown(self, tmp_path):
         """Even if the API returns them."""
@@ -208,7 +266,12 @@ class TestSecrets:
         secret.write_text(canary)
         environ = {"TWILIO_AUTH_TOKEN": "", "TWILIO_AUTH_TOKEN_FILE": str(secret)}
         async with TestServer(app) as server:
-            flags = ("--log.level=debug", "--collect.interval=50ms", f"--state.path={tmp_path}/state.db")
+            flags = (
+                "--log.level=debug",
+                "--collect.interval=50ms",
+                f"--state.path={tmp_path}/state.db",
+                f"--record.file={tmp_path}/week.jsonl",
+            )
             async with exporter(str(server.make_url("/v1")), *flags, environ=environ) as process:
                 await until(process.url, r'^comms_exporter_polls_total\{account="ACtest"\} ([7-9]|\d\d)')
                 seen = [await scrape(process.url, path) for path in ("/", "/metrics", "/-/healthy", "/-/ready", "/x")]
@@ -217,6 +280,8 @@ class TestSecrets:
 
         everything = "".join(seen) + process.stderr + process.stdout
         everything += "".join(path.read_bytes().decode("latin-1") for path in tmp_path.glob("state.db*"))
+        everything += (tmp_path / "week.jsonl").read_text()
+        assert '"api":401' in everything
         assert "poll failed" in everything
         assert 'comms_exporter_malformed_operations_total{account="ACtest"} 11.0' in everything
         assert "SQLite format 3" in everything

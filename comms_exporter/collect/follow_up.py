@@ -47,15 +47,22 @@ def left_out(listing: Listing, state: AccountState) -> Steps[LeftOut]:
 
 
 class FollowUp:
-    """Updates single operations of *state*; *apply* takes over what the API returns."""
+    """Updates single operations of *state*: *apply* takes what the API returns, *mark_gone* what it no longer knows."""
 
     def __init__(
-        self, reader: ListingReader, state: AccountState, *, page_size: int, apply: Callable[[Listing], Awaitable[None]]
+        self,
+        reader: ListingReader,
+        *,
+        page_size: int,
+        state: AccountState,
+        apply: Callable[[Listing], Awaitable[None]],
+        mark_gone: Callable[[str], None],
     ) -> None:
         self._reader = reader
         self._state = state
         self._page_size = page_size
         self._apply = apply
+        self._mark_gone = mark_gone
 
     async def run(self, to_follow: Mapping[str, Operation], budget: RetryBudget) -> None:
         """Update the operations *to_follow*, in listings back to some of them and then one by one."""
@@ -71,7 +78,7 @@ class FollowUp:
         for operation_id in left:
             found = await self._reader.read_operation(operation_id, budget)
             if found is None:
-                self._state.mark_gone(operation_id)
+                self._mark_gone(operation_id)
             else:
                 await self._apply(found)
 

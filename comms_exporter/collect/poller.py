@@ -14,6 +14,7 @@ from comms_exporter.base.times import iso
 from comms_exporter.collect.follow_up import FollowUp, left_out
 from comms_exporter.collect.health import PollHealth, Problem
 from comms_exporter.collect.listings import ListingReader
+from comms_exporter.collect.recording import AccountRecording, Recorder
 from comms_exporter.collect.schedule import HOUR, RETENTION, Schedule, requests_per_hour
 from comms_exporter.collect.state import AccountState, Listing
 from comms_exporter.collect.view import View
@@ -46,6 +47,7 @@ class Poller:
         mask: Callable[[str], str],
         save: Callable[[Snapshot], Awaitable[None]] | None = None,
         prepare: Callable[[str, Sequence[Operation]], Awaitable[None]] | None = None,
+        recorder: Recorder | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -75,7 +77,10 @@ class Poller:
             log=self._log,
             clock=clock,
         )
-        self._follow_up = FollowUp(self._reader, state, page_size=client.page_size, apply=self._apply)
+        self._follow_up = FollowUp(
+            self._reader, page_size=client.page_size, state=state, apply=self._apply, mark_gone=self._mark_gone
+        )
+        self._recording = AccountRecording(recorder, name, now=client.now)
         # How many requests the last poll needed besides its listing.
         self._follow_ups = 0
         now = monotonic()
@@ -124,12 +129,14 @@ class Poller:
     async def poll(self) -> None:
         """Poll once; API failures are recorded in health, not raised."""
         began = self._monotonic()
+        began_at = self._client.now()
         failure = None
         try:
             await self._collect()
         except CommsError as error:
             failure = error
         took = self._monotonic() - began
+        self._recording.polled(failure, began=began_at)
         # Before health reports the poll as finished, its results are published.
         await self._save_and_publish()
         if failure is None:
@@ -167,9 +174,14 @@ class Poller:
             )
 
     async def _apply(self, listing: Listing) -> None:
+        self._recording.listed(listing)
         await run_in_slices(self.state.apply(listing))
         if listing.malformed:
             self._log.warning("skipped malformed operations", count=listing.malformed, first=listing.first_malformed)
+
+    def _mark_gone(self, operation_id: str) -> None:
+        self._recording.gone(operation_id)
+        self.state.mark_gone(operation_id)
 
     async def _save_and_publish(self) -> None:
         """Save the changes, then publish them; a failed save does not stop publishing."""

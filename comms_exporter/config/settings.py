@@ -112,6 +112,12 @@ class Settings(BaseSettings):
         restart=True,
         default_in_words="$XDG_STATE_HOME/comms-exporter/state.db, else ~/.local/state/comms-exporter/state.db",
     )
+    record_file: Annotated[Path | None, BeforeValidator(parse_state_path)] = _setting(
+        "",
+        "FILE",
+        "File to which every change that the API returns is appended, as JSON lines. If empty, nothing is recorded.",
+        restart=True,
+    )
     web_listen_address: Annotated[tuple[ListenAddress, ...], BeforeValidator(parse_listen_addresses), NoDecode] = (
         _setting(":10067", "ADDRESS", "Address to listen on. Repeatable.", restart=True)
     )
@@ -187,6 +193,7 @@ AREAS = {
     "api": "Access to Twilio's API.",
     "collect": "What to collect, and how often.",
     "state": "What is kept across restarts.",
+    "record": "What the API returned, to play it again.",
     "shard": "Splitting the accounts across several exporters.",
     "web": "How Prometheus and people reach the exporter.",
     "log": "What is logged to stderr, and how.",

@@ -40,7 +40,7 @@ _FIELD_OF_FLAG = {flag_of(name): name for name in FIELDS}
 _FIELD_OF_VARIABLE = {variable_of(name): name for name in FIELDS if name != "config_check"}
 _FIELD_OF_KEY = {key_of(name): name for name in FIELDS if not name.startswith("config_")}
 # As in Prometheus, a path in the file is relative to the file.
-_PATHS_IN_FILE = frozenset({"api_ca_file", "state_path", "web_config_file"})
+_PATHS_IN_FILE = frozenset({"api_ca_file", "record_file", "state_path", "web_config_file"})
 
 
 def load(

@@ -47,12 +47,12 @@ class StateFile:
 
     def lock(self) -> None:
         """Take the lock on the file beside the database; StateInUseError if another process has it."""
-        _make_directory(self.path.parent)
+        make_directory(self.path.parent)
         name = Path(f"{self.path}.lock")
         if name.is_symlink():
             raise StoreError(f"{name} is a symbolic link; remove it")
         self._lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        _keep_private(self._lock)
+        keep_private(self._lock)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -66,7 +66,7 @@ class StateFile:
 
     def open(self) -> bool:
         """Open and lock the database, or create an empty one; return whether it is new."""
-        _make_directory(self.path.parent)
+        make_directory(self.path.parent)
         self.close()
         new = not self.path.exists()
         if new and Path(f"{self.path}-wal").exists():
@@ -79,7 +79,7 @@ class StateFile:
             raise StoreError(f"{self.path} is not a regular file")
         if not _lock_byte(self._file):
             raise self._in_use()
-        _keep_private(self._file)
+        keep_private(self._file)
         return new
 
     def close(self) -> None:
@@ -147,15 +147,15 @@ class StateFile:
         return StateInUseError(f"{self.path} is in use by another process; each process needs its own state file")
 
 
-def _make_directory(path: Path) -> None:
+def make_directory(path: Path) -> None:
     """Create the directory *path* and its missing parents, accessible only to us."""
     if not path.is_dir():
-        _make_directory(path.parent)
+        make_directory(path.parent)
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
 
 
-def _keep_private(file: int) -> None:
+def keep_private(file: int) -> None:
     """Remove all permissions for others if there are any; permissions for the group alone are intended."""
     if os.fstat(file).st_mode & 0o007:
         with suppress(PermissionError):  # another user's file

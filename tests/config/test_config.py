@@ -81,6 +81,12 @@ SETTINGS = {
         ("/file.db", Path("/file.db")),
         (None, Path("/home/me/.local/state/comms-exporter/state.db")),
     ],
+    "record_file": [
+        ("flag.jsonl", Path("flag.jsonl")),
+        ("/env.jsonl", Path("/env.jsonl")),
+        ("/file.jsonl", Path("/file.jsonl")),
+        (None, None),
+    ],
     "web_listen_address": [
         (":1", (ListenAddress(None, 1, ":1"),)),
         (":2, [::1]:3", (ListenAddress(None, 2, ":2"), ListenAddress("::1", 3, "[::1]:3"))),
