@@ -37,6 +37,12 @@ ACTIVE_WINDOW = 3600.0
 PHASE = 7.0
 # Single operations that are written for each account: those that wait the longest, and those that lost the most.
 MOST_OPERATIONS = 12
+# Seconds after which an operation that does not change counts as waiting.
+WAITING = 120.0
+
+# Where an operation's packed counters have undelivered and failed.
+_LOST = slice(64, 80)
+_NONE_LOST = bytes(16)
 
 Key = tuple[tuple[str, str], ...]
 
@@ -90,6 +96,8 @@ class Account:
         """Answer *operation* from now on."""
         if operation is None:
             self.operations.pop(operation_id, None)
+            for reader in self.readers:
+                reader.deleted.add(operation_id)
         else:
             self.operations[operation_id] = operation
             for reader in self.readers:
@@ -103,9 +111,8 @@ class Account:
 class Client:
     """Answers the poller as CommsClient does, from an account in this process.
 
-    Of what the listing covers, it returns what the exporter has not seen yet, and what is unfinished: the rest would
-    be compared and dropped. Unfinished operations are returned whatever the window, because the poller would go on to
-    ask for those that are missing.
+    It returns what the exporter has not seen yet, because the rest would be compared and dropped: of the window that is
+    asked for, and of unfinished operations whatever the window, because the poller would go on to ask for those.
     """
 
     page_size = 1000
@@ -114,6 +121,7 @@ class Client:
         self.now = clock
         self.request_stats = RequestStats(monotonic=clock)
         self.unread = set(account.operations)
+        self.deleted: set[str] = set()
         self.state = AccountState()
         self._account = account
 
@@ -137,12 +145,20 @@ class Client:
             elif operation.created < oldest:
                 self.unread.discard(operation_id)
         chosen = {each.id for each in listed}
-        for known in self.state.unfinished():
-            operation = operations.get(known.id)
-            if operation is not None and operation.id not in chosen:
-                listed.append(operation)
+        listed += (
+            operations[known.id]
+            for known in self.followed()
+            if known.id not in chosen and known.id in operations
+        )
         malformed = [message for time, message in self._account.malformed if time >= max(after, oldest)]
         yield Page(listed, None, malformed, Counter())
+
+    def followed(self) -> list[Operation]:
+        """Return the unfinished operations of the exporter of which the API has news, which is all that it asks for."""
+        if self._account.api.answer == "empty":
+            return [*AccountState.unfinished(self.state)]
+        known = (self.state.tracked.get(operation_id) for operation_id in self.unread | self.deleted)
+        return [each.operation for each in known if each is not None and not each.gone and each.operation.unfinished]
 
     async def operation(self, operation_id: str, _: Any) -> Page | None:
         """Return one operation, None for a 404."""
@@ -180,6 +196,7 @@ class Instance:
     reloads: Reloads | None = None
     scraped: frozenset[Key] = frozenset()
     pages: dict[str, tuple[Any, dict[Key, float]]] = field(default_factory=dict)
+    metrics: dict[tuple[str, str], tuple[Any, dict[Key, float]]] = field(default_factory=dict)
 
 
 @coroutine
@@ -201,6 +218,9 @@ class Player:
         self._operation_families = [
             (index, name) for index, (name, _) in enumerate(families.OPERATION_FAMILIES) if name in self._names
         ]
+        self._lost_are_read = not self._names.isdisjoint(
+            f"comms_email_operation_{stage}" for stage in ("failed", "undelivered")
+        )
         self._accounts = {name: Account(name, seed) for name in history.accounts}
         self._instances: dict[str, Instance] = {}
         self._series: Series = {}
@@ -281,12 +301,14 @@ class Player:
             store.close()
         instance.pollers = {}
         instance.pages.clear()
+        instance.metrics.clear()
         instance.started += 1
         instance.reloads = Reloads(self.now)
         phase = PHASE * (1 + sorted(self._instances).index(instance.name))
         for name in instance.accounts:
             client = Client(self._accounts[name], self.clock)
             client.state = state = states[name]
+            state.unfinished = client.followed
             self._accounts[name].readers.append(client)
             poller = Poller(
                 name,
@@ -368,26 +390,41 @@ class Player:
         samples.add(self.now, value)
 
     def _read(self, instance: Instance, labels: Key, into: dict[Key, float]) -> None:
-        rows = [
-            (name, families.read(self._live, poller, now=self.now)) for name, poller in instance.pollers.items()
-        ]
-        into.update(_keyed(families._families(self._live, rows), self._names, labels))
+        """Add what a scrape of *instance* says to *into*; what has not changed is not written again."""
+        about = [families.build_info(), families.shard_info(families.Shard())]
         if instance.reloads is not None:
-            into.update(_keyed(families.reload_families(instance.reloads), self._names, labels))
-        into.update(_keyed([families.build_info(), families.shard_info(families.Shard())], self._names, labels))
+            about += families.reload_families(instance.reloads)
+        into.update(self._keyed(about, labels))
         for name, poller in instance.pollers.items():
-            shown, page = instance.pages.get(name, (None, {}))
-            if shown is not poller.view:
-                rows = [(name, families.read(self._published, poller, now=self.now))]
-                page = dict(_keyed(families._families(self._published, rows), self._names, labels))
-                page.update(self._operations(poller, labels))
-                instance.pages[name] = (poller.view, page)
+            view, page = instance.pages.get(name, (None, {}))
+            if view is not poller.view:
+                page = dict(self._operations(poller, labels))
+                instance.pages[name] = poller.view, page
+                self._refresh(instance, self._published, poller, labels)
+            self._refresh(instance, self._live, poller, labels)
             into.update(page)
+        for _, page in instance.metrics.values():
+            into.update(page)
+
+    def _refresh(self, instance: Instance, metrics: list[Any], poller: Poller, labels: Key) -> None:
+        values = families.read(metrics, poller, now=self.now)
+        for metric, value in zip(metrics, values, strict=True):
+            known = instance.metrics.get((poller.name, metric.name))
+            if known is None or known[0] != value:
+                page = dict(self._keyed(families._families([metric], [(poller.name, (value,))]), labels))
+                instance.metrics[poller.name, metric.name] = value, page
+
+    def _keyed(self, found: Iterable[Any], labels: Key) -> Iterable[tuple[Key, float]]:
+        for family in found:
+            for sample in family.samples:
+                if sample.name in self._names:
+                    own = (("__name__", sample.name), *sample.labels.items(), *labels)
+                    yield own, float(sample.value)
 
     def _operations(self, poller: Poller, labels: Key) -> Iterable[tuple[Key, float]]:
         if not self._operation_families or poller.health.stale(self.now):
             return
-        for operation in _notable(poller.view.exposed):
+        for operation in self._notable(poller):
             about = (("account", poller.name), *labels, ("operation_id", operation.id))
             values = families.values(operation)
             for index, family in self._operation_families:
@@ -397,29 +434,25 @@ class Player:
                 elif values[index - 1] is not None:
                     yield (("__name__", family), *about), float(values[index - 1])
 
-
-def _notable(operations: list[Operation]) -> list[Operation]:
-    """Return the few operations of *operations* that an alert can be about."""
-    waiting = sorted((each for each in operations if each.unfinished), key=lambda each: (each.updated, each.id))
-    lost = sorted(
-        (each for each in operations if (each.stats[9] or 0) + (each.stats[8] or 0) > 0),
-        key=lambda each: (-(each.stats[9] or 0) - (each.stats[8] or 0), each.id),
-    )
-    return list({each.id: each for each in (*waiting[:MOST_OPERATIONS], *lost[: MOST_OPERATIONS // 2])}.values())
+    def _notable(self, poller: Poller) -> Iterable[Operation]:
+        """Return the few operations that an alert can be about."""
+        unfinished = [
+            each
+            for each in AccountState.unfinished(poller.state)
+            if self.now - each.updated > WAITING and each.status != "SCHEDULED"
+        ]
+        chosen = sorted(unfinished, key=lambda each: (each.updated, each.id))[:MOST_OPERATIONS]
+        if self._lost_are_read:
+            lost = [each for each in poller.view.exposed if each.packed[_LOST] != _NONE_LOST]
+            lost.sort(key=lambda each: (-(each.stats[8] or 0) - (each.stats[9] or 0), each.id))
+            chosen += lost[: MOST_OPERATIONS // 2]
+        return {each.id: each for each in chosen}.values()
 
 
 def _wanted(metrics: Iterable[Any], names: frozenset[str]) -> list[Any]:
     """Return those of *metrics* that have a sample called one of *names*."""
     endings = ("", "_total", "_bucket", "_sum", "_count")
     return [metric for metric in metrics if any(metric.name + ending in names for ending in endings)]
-
-
-def _keyed(found: Iterable[Any], names: frozenset[str], labels: Key) -> Iterable[tuple[Key, float]]:
-    for family in found:
-        for sample in family.samples:
-            if sample.name in names:
-                own = (("__name__", sample.name), *sample.labels.items(), *labels)
-                yield tuple(sorted(own)), float(sample.value)
 
 
 async def _keep(_: Any) -> None:

@@ -12,6 +12,7 @@ from prometheus import Binaries
 
 ROOT = Path(__file__).parents[3]
 RULE_FILES = [ROOT / "deploy" / "prometheus" / f"comms-exporter.{kind}.yml" for kind in ("rules", "alerts")]
+ALERTMANAGER = ROOT / "deploy" / "alertmanager" / "alertmanager.yml"
 
 
 @dataclass(frozen=True)

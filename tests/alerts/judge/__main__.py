@@ -1,0 +1,89 @@
+"""Plays incidents and calm months through the rules and prints a table; see docs/judge.md."""
+
+import argparse
+import fnmatch
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+
+from alerts.judge.cases import LEAD, Case, calm_months, evidence, incidents
+from alerts.judge.notify import Alertmanager
+from alerts.judge.rules import Rules
+from alerts.judge.senders import DAY
+from alerts.judge.run import ALERTMANAGER, RULE_FILES, judge
+from alerts.judge.verdict import Verdict, summary, table, verdict
+from prometheus import Binaries
+
+
+def judged(case: Case, *, seed: int, major: int, step: float, rule_files: Sequence[Path], alertmanager: Path, lead: float = LEAD) -> Verdict:
+    """Return the verdict on *case*."""
+    began = time.monotonic()
+    history, begin, end = case.make(seed, lead)
+    alerts_from = history.start if case.calm else begin - 1800
+    result = judge(history, Rules(rule_files), Binaries.find(major), step=step, alerts_from=alerts_from)
+    return verdict(
+        case,
+        result.firings,
+        Alertmanager(alertmanager).messages(result.firings),
+        begin=begin,
+        end=end,
+        evidence=evidence(case, history, begin),
+        took=time.monotonic() - began,
+    )
+
+
+def cases() -> list[Case]:
+    """Return all cases."""
+    return [*incidents(), *calm_months()]
+
+
+def _one(name: str, seed: int, major: int, step: float, rule_files: Sequence[Path], alertmanager: Path, lead: float) -> Verdict:
+    case = next(each for each in cases() if each.name == name)
+    return judged(case, seed=seed, major=major, step=step, rule_files=rule_files, alertmanager=alertmanager, lead=lead)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judge."""
+    parser = argparse.ArgumentParser(prog="judge", description=__doc__)
+    parser.add_argument("pattern", nargs="*", default=["*"], help="cases to run, such as 'fail-*'")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--prometheus", type=int, choices=(2, 3), default=3, help="the major version")
+    parser.add_argument("--step", type=float, default=60.0, help="seconds between two evaluations")
+    parser.add_argument("--lead-days", type=float, default=LEAD / DAY, help="days of usual mail before an incident")
+    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2)))
+    parser.add_argument("--rules", type=Path, nargs="+", default=RULE_FILES, help="the rule files")
+    parser.add_argument("--alertmanager", type=Path, default=ALERTMANAGER)
+    parser.add_argument("--json", type=Path, help="write the verdicts to this file, too")
+    parser.add_argument("--list", action="store_true", help="list the cases and do nothing")
+    options = parser.parse_args(arguments)
+    chosen = [case for case in cases() if any(fnmatch.fnmatch(case.name, each) for each in options.pattern)]
+    if options.list:
+        for case in chosen:
+            print(f"{case.name:32} {case.about}")
+        return 0
+    verdicts: dict[str, Verdict] = {}
+    with ProcessPoolExecutor(options.jobs) as pool:
+        futures = {
+            pool.submit(_one, case.name, options.seed, options.prometheus, options.step, options.rules, options.alertmanager, options.lead_days * DAY): case
+            for case in chosen
+        }
+        for future in as_completed(futures):
+            each = future.result()
+            verdicts[each.case] = each
+            if options.json:
+                options.json.write_text(json.dumps([asdict(one) for one in verdicts.values()], indent=1))
+            print(f"{len(verdicts):3}/{len(chosen)} {each.case}: {each.reason or 'good'} ({each.seconds:.0f} s)", file=sys.stderr)
+    ordered = [verdicts[case.name] for case in chosen]
+    print(table(ordered))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(each) for each in ordered], indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
