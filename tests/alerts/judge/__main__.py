@@ -9,9 +9,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 from alerts.judge.cases import LEAD, Case, calm_months, evidence, incidents
+from alerts.judge.history import HistoryError, load, write_history
 from alerts.judge.notify import Alertmanager
 from alerts.judge.rules import Rules
 from alerts.judge.senders import DAY
@@ -47,6 +49,36 @@ def _one(name: str, seed: int, major: int, step: float, rule_files: Sequence[Pat
     return judged(case, seed=seed, major=major, step=step, rule_files=rule_files, alertmanager=alertmanager, lead=lead)
 
 
+def play_file(options: argparse.Namespace) -> int:
+    """Play a history from a file and print what fires, when and with which text."""
+    try:
+        history = load(options.history)
+    except (OSError, HistoryError) as error:
+        print(f"{options.history}: {error}", file=sys.stderr)
+        return 1
+    result = judge(
+        history, Rules(options.rules), Binaries.find(options.prometheus), step=options.step, texts=True
+    )
+    for firing, text in zip(result.firings, result.texts, strict=True):
+        until = "the end" if firing.end is None else moment(firing.end)
+        about = ", ".join(f"{k}={v}" for k, v in sorted(firing.labels.items()) if k not in {"alertname", "severity", "job"})
+        print(f"{moment(firing.begin)} {firing.alert.name} {firing.severity}, until {until}: {about}")
+        for name in ("summary", "description"):
+            if text.get(name):
+                print(f"    {text[name]}")
+    messages = Alertmanager(options.alertmanager).messages(result.firings)
+    print(f"{len(result.firings)} firings, {len(messages)} messages")
+    for message in messages:
+        names = ", ".join(sorted({f"{each.alert.name} {each.severity}" for each in message.alerts}))
+        print(f"{moment(message.time)} to {message.receiver}: {names}")
+    return 0
+
+
+def moment(time: float) -> str:
+    """Return *time* for people."""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Judge."""
     parser = argparse.ArgumentParser(prog="judge", description=__doc__)
@@ -60,11 +92,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--alertmanager", type=Path, default=ALERTMANAGER)
     parser.add_argument("--json", type=Path, help="write the verdicts to this file, too")
     parser.add_argument("--list", action="store_true", help="list the cases and do nothing")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write the histories of the cases to FOLDER instead")
+    parser.add_argument("--history", type=Path, help="play this file instead, and print what fires")
     options = parser.parse_args(arguments)
+    if options.history is not None:
+        return play_file(options)
     chosen = [case for case in cases() if any(fnmatch.fnmatch(case.name, each) for each in options.pattern)]
     if options.list:
         for case in chosen:
             print(f"{case.name:32} {case.about}")
+        return 0
+    if options.write is not None:
+        options.write.mkdir(parents=True, exist_ok=True)
+        for case in chosen:
+            history, _, _ = case.make(options.seed, options.lead_days * DAY)
+            with (options.write / f"{case.name}.jsonl").open("w", encoding="utf-8") as file:
+                write_history(history, file)
         return 0
     verdicts: dict[str, Verdict] = {}
     with ProcessPoolExecutor(options.jobs) as pool:

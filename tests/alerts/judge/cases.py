@@ -32,6 +32,8 @@ LEAD = 15 * DAY
 # An account is older than its exporter: the API answers with what was there before.
 BEFORE = 3 * DAY
 INTERVAL = 60.0
+# Before that, a look every five minutes shows what is usual.
+FINE = 2 * HOUR
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _incident(
         if not any(isinstance(event, Exporter) and event.time <= start for event in extra):
             extra.append(Exporter(start, "up", "a", tuple(each.name for each in (sender, *others))))
         everything = sorted([*changes, *extra], key=lambda event: event.time)
-        return History(start, stop, everything, interval, interval), begin, end
+        return History(start, stop, everything, interval, interval, begin - FINE), begin, end
 
     return Case(name, about, expected, make)
 

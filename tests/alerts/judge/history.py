@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, TextIO
 from alerts.judge.exporter import STATS, MalformedOperationError, Operation, read_operation
 
 API_ANSWERS = (400, 401, 403, 404, 429, 500, 503, "timeout", "connection", "empty", "ok")
+# Seconds between polls, scrapes and evaluations before the time that matters: no more than a lookback of Prometheus.
+COARSE = 300.0
 EXPORTER_STATES = ("up", "down", "removed")
 
 
@@ -77,13 +79,17 @@ Event = Change | Malformed | Api | Exporter | Prometheus
 
 @dataclass(frozen=True)
 class History:
-    """*events* from *start* to *end*, and how often is polled and scraped meanwhile."""
+    """*events* from *start* to *end*, and how often is polled and scraped meanwhile.
+
+    What comes before *fine_from* only shows what is usual: polls, scrapes and evaluations are COARSE there.
+    """
 
     start: float
     end: float
     events: list[Event]
     poll_interval: float = 30
     scrape_interval: float = 30
+    fine_from: float = float("-inf")
 
     @property
     def accounts(self) -> list[str]:

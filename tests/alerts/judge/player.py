@@ -28,7 +28,7 @@ from alerts.judge.exporter import (
     decipher,
     families,
 )
-from alerts.judge.history import Api, Change, Exporter, History, Malformed, Prometheus
+from alerts.judge.history import COARSE, Api, Change, Exporter, History, Malformed, Prometheus
 
 # A value that says that a series has ended: Prometheus writes it when a series is missing from a scrape.
 STALE = -sys.float_info.max
@@ -58,6 +58,11 @@ class Samples:
         """Append one sample."""
         self.times.append(round(time * 1000))
         self.values.append(value)
+
+    def extend(self, other: "Samples") -> None:
+        """Append later samples."""
+        self.times.extend(other.times)
+        self.values.extend(other.values)
 
 
 Series = dict[Key, Samples]
@@ -351,7 +356,9 @@ class Player:
 
     async def _sleep(self, seconds: float) -> None:
         if seconds > 0:
-            await _until(self.now + seconds)
+            # A poller whose sleep was long does not make up for the polls that it missed.
+            coarse = self.now < self.history.fine_from
+            await _until(self.now + (max(COARSE, seconds) if coarse else seconds))
 
     def _turn(self, instance: Instance, started: int, loop: Coroutine[Any, Any, None]) -> Callable[[], None]:
         """Return a call that runs *loop* until it sleeps, unless its process has ended."""
@@ -367,7 +374,8 @@ class Player:
         return run
 
     def _scrape(self) -> None:
-        self._at(self.now + self.history.scrape_interval, self._scrape)
+        coarse = self.now < self.history.fine_from
+        self._at(self.now + (COARSE if coarse else self.history.scrape_interval), self._scrape)
         if not self._up:
             return
         for instance in self._instances.values():

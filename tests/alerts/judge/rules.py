@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from alerts.judge.player import Played, Series
+from alerts.judge.player import Played, Samples, Series
 from alerts.judge.promstore import Server, samples_of
 
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
@@ -89,23 +89,21 @@ class Rules:
         # Every metric that is named anywhere, in whatever part of an expression.
         self.names = set(re.findall(r"\b(?:comms_\w+|up)\b", " ".join(texts))) - recorded
 
-    def record(self, server: Server, played: Played, start: float, end: float, step: float) -> Series:
-        """Evaluate the recording rules, store what they give, and return it."""
-        everything: Series = {}
+    def record(self, server: Server, played: Played, spans: Sequence[tuple[float, float, float]]) -> None:
+        """Evaluate the recording rules in each of *spans* (begin, end, step), and store what they give."""
         for level in self.levels:
             series: Series = {}
             for rule in level:
                 constant = not re.search(r"[a-z_:]{3,}\s*[\[{]|comms_|\bup\b|:", rule["expr"])
-                # Nothing needs a constant more often than a lookback reaches.
-                every = max(step, 240.0) if constant else step
-                for labels, points in server.query_range(rule["expr"], start, end, every):
-                    own = {**labels, **rule.get("labels", {}), "__name__": rule["record"]}
-                    present = [each for each in points if not _within(each[0], played.away)]
-                    key = tuple(sorted(own.items()))
-                    series[key] = samples_of(present, every, end)
+                for begin, end, step in spans:
+                    # Nothing needs a constant more often than a lookback reaches.
+                    every = max(step, 240.0) if constant else step
+                    for labels, points in server.query_range(rule["expr"], begin, end, every):
+                        own = {**labels, **rule.get("labels", {}), "__name__": rule["record"]}
+                        present = [each for each in points if not _within(each[0], played.away)]
+                        samples = samples_of(present, every, end)
+                        series.setdefault(tuple(sorted(own.items())), Samples()).extend(samples)
             server.write(series)
-            everything.update(series)
-        return everything
 
     def fire(self, server: Server, played: Played, start: float, end: float, step: float) -> list[Firing]:
         """Return every time that an alert fired, in the order of time."""
