@@ -59,7 +59,9 @@ class Alertmanager:
         group.sort(key=lambda firing: firing.begin)
         told: set[int] = set()
         flush = group[0].begin + route.wait
-        while True:
+        # What never ends says nothing new after everything else has begun or ended.
+        last = max(each.begin if each.end is None else each.end for each in everything) + route.interval
+        while flush <= last + route.wait:
             present = [firing for firing in group if _fires(firing, flush)]
             loud = [firing for firing in present if not self._muted(firing, flush, everything)]
             if any(id(firing) not in told for firing in loud):
