@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack dashboards docs test smoke soak bench tools wheel sbom image lint lock clean
+.PHONY: help demo stack dashboards docs test smoke soak judge bench tools wheel sbom image lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ smoke: wheel ## install and run the wheel with every other Python on this machin
 
 soak: $(VENV)/.dev tools ## run the counter and crash tests for many minutes
 	SOAK=25 $(RUN)python -m pytest tests/collect/test_counters.py tests/store/test_crash.py --timeout=3600 $(PYTEST)
+
+judge: $(VENV)/.dev tools ## play incidents and calm months through the alerts; HISTORY=week.jsonl plays a file
+	@PYTHONPATH=tests:. exec $(RUN)python -m alerts.judge $(if $(HISTORY),--history "$(HISTORY)") $(JUDGE)
 
 bench: $(VENV)/.dev ## run the benchmarks and update docs/performance.md
 	@tools/fetch-prometheus

@@ -5,10 +5,19 @@ import json
 
 import pytest
 import yaml
-from alerts.judge.cases import INTERVAL, SENDERS, Case, Expectation, calm_months, evidence, incidents
+from alerts.judge.cases import SENDERS, calm_months, evidence, incidents
 from alerts.judge.exporter import STATS, Operation, pack
-from alerts.judge.history import Api, Change, Exporter, History, HistoryError, Malformed, Prometheus, read_history
-from alerts.judge.history import write_history
+from alerts.judge.history import (
+    Api,
+    Change,
+    Exporter,
+    History,
+    HistoryError,
+    Malformed,
+    Prometheus,
+    read_history,
+    write_history,
+)
 from alerts.judge.notify import Alertmanager
 from alerts.judge.player import STALE, Player
 from alerts.judge.promstore import samples_of
@@ -140,7 +149,9 @@ class TestMail:
         changes = Mail(SENDERS[name], begin=NOW, end=NOW + DAY / 4, seed=1).changes()
 
         for change in changes:
-            total, _, _, scheduled, queued, sent, delivered, opened, undelivered, failed, canceled = change.operation.stats
+            total, _, _, scheduled, queued, sent, delivered, opened, undelivered, failed, canceled = (
+                change.operation.stats
+            )
             waiting = scheduled + queued + failed + canceled
             if SENDERS[name].exclusive:
                 assert total == waiting + sent + delivered + opened + undelivered
@@ -202,15 +213,15 @@ class TestEvaluation:
     def test_agrees_with_promtool(self, prometheus_binaries, tmp_path):
         """Weeks at once give what one evaluation after the other gives, state by state."""
         begin, step = NOW, 60
-        end = begin + 14 * HOUR
-        effects = [Effect(begin + 8 * HOUR, begin + 10 * HOUR, fail=0.6)]
+        end = begin + 9 * HOUR
+        effects = [Effect(begin + 4 * HOUR, begin + 6 * HOUR, fail=0.6)]
         mail = Mail(SENDERS["mid5k"], begin=begin - DAY / 2, end=end, effects=effects).changes()
         trouble = [
             Exporter(begin, "up"),
-            Exporter(begin + 4 * HOUR, "down"),
-            Exporter(begin + 4.2 * HOUR, "up"),
-            Api(begin + 11 * HOUR, 401),
-            Api(begin + 11.5 * HOUR, "ok"),
+            Exporter(begin + 2 * HOUR, "down"),
+            Exporter(begin + 2.2 * HOUR, "up"),
+            Api(begin + 7 * HOUR, 401),
+            Api(begin + 7.5 * HOUR, "ok"),
         ]
         events = sorted([*mail, *trouble], key=lambda event: event.time)
         result = judge(History(begin, end, events, 60, 60), Rules(RULE_FILES), prometheus_binaries, step=step)
@@ -224,7 +235,7 @@ class TestEvaluation:
     def disagreement(self, binaries, result, begin, end, step, folder):
         turns = int((end - begin) / step) + 1
         checks = []
-        for turn in range(5, turns, 1):
+        for turn in range(5, turns):
             moment = begin + turn * step
             now = [each for each in result.firings if each.begin <= moment and (each.end is None or moment < each.end)]
             checks.append(
@@ -268,9 +279,16 @@ def selector(labels):
 def written(labels, samples, begin, step, turns):
     """Return *samples* as promtool reads them, on its clock, which begins at zero."""
     shift = begin if labels["__name__"].endswith("_timestamp_seconds") else 0
-    values = {round((moment / 1000 - begin) / step): value for moment, value in zip(samples.times, samples.values, strict=True)}
+    values = {
+        round((moment / 1000 - begin) / step): value
+        for moment, value in zip(samples.times, samples.values, strict=True)
+    }
     return " ".join(
-        "_" if n not in values else "stale" if values[n] == STALE else format(values[n] - (shift if values[n] else 0), ".16g")
+        "_"
+        if n not in values
+        else "stale"
+        if values[n] == STALE
+        else format(values[n] - (shift if values[n] else 0), ".16g")
         for n in range(turns)
     )
 

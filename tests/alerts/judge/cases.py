@@ -95,7 +95,9 @@ SENDERS = {
         Sender("scheduled3k", 3_000, batch=12, scheduled=0.6),
         Sender("givesup5k", 5_000, batch=2, giving_up=0.012),
         Sender("flat1k", 1_000, hours=FLAT, weekdays=EVERY_DAY, zone="UTC"),
-        Sender("monthly", 40, campaigns=(Campaign(60_000, weekday=2, hour=8.0, hours=1.0, bounce=0.04),), zone="Asia/Tokyo"),
+        Sender(
+            "monthly", 40, campaigns=(Campaign(60_000, weekday=2, hour=8.0, hours=1.0, bounce=0.04),), zone="Asia/Tokyo"
+        ),
     )
 }
 
@@ -151,8 +153,17 @@ def _incident(
     return Case(name, about, expected, make)
 
 
-def _calm(name: str, sender: Sender, about: str, start: date, *, days: int = 31, young: bool = False, trouble: str = "usual",
-          others: Sequence[Sender] = ()) -> Case:
+def _calm(
+    name: str,
+    sender: Sender,
+    about: str,
+    start: date,
+    *,
+    days: int = 31,
+    young: bool = False,
+    trouble: str = "usual",
+    others: Sequence[Sender] = (),
+) -> Case:
     """Return a month in which nothing happens that a person should hear of."""
 
     def make(seed: int, longest: float = LEAD) -> tuple[History, float, float]:
@@ -162,7 +173,10 @@ def _calm(name: str, sender: Sender, about: str, start: date, *, days: int = 31,
         for each in (sender, *others):
             changes += Mail(each, begin=begin if young else begin - BEFORE, end=end, seed=seed).changes()
         names = tuple(each.name for each in (sender, *others))
-        events = [Exporter(begin, "up", "a", names), *_hiccups(trouble, begin, end, random.Random(f"{seed}-{name}"), names)]
+        events = [
+            Exporter(begin, "up", "a", names),
+            *_hiccups(trouble, begin, end, random.Random(f"{seed}-{name}"), names),
+        ]
         everything = sorted([*changes, *events], key=lambda event: event.time)
         return History(begin, end, everything, INTERVAL, INTERVAL), begin, end
 
@@ -174,7 +188,9 @@ def _hiccups(kind: str, begin: float, end: float, source: random.Random, names: 
     day = begin + 2 * DAY
     while day < end - DAY:
         moment = day + source.uniform(0, DAY)
-        what = source.choice({"usual": ["restart", "503", "500", "share", "timeout", "prometheus", "429"]}.get(kind, [kind]))
+        what = source.choice(
+            {"usual": ["restart", "503", "500", "share", "timeout", "prometheus", "429"]}.get(kind, [kind])
+        )
         if what == "restart":
             yield Exporter(moment, "down")
             yield Exporter(moment + source.uniform(20, 100), "up")
@@ -301,8 +317,15 @@ def incidents() -> list[Case]:
         _bouncing("weekly200k", 0.09, Expectation(TELL, 2 * HOUR), 4 * HOUR, hour=9.9),
         # The queue stands still, or is slow
         *(
-            _incident(f"stuck-{name}{suffix}", s[name], f"nothing of {name} is handled ({suffix or 'by day'})", expected,
-                      lasting=lasting, hour=hour, pace=0.0)
+            _incident(
+                f"stuck-{name}{suffix}",
+                s[name],
+                f"nothing of {name} is handled ({suffix or 'by day'})",
+                expected,
+                lasting=lasting,
+                hour=hour,
+                pace=0.0,
+            )
             for name, suffix, hour, lasting, expected in (
                 ("tiny50", "", 11.0, 10 * HOUR, Expectation(TELL, 6 * HOUR)),
                 ("small500", "", 11.0, 5 * HOUR, Expectation(TELL, 40 * MINUTE)),
@@ -313,21 +336,61 @@ def incidents() -> list[Case]:
                 ("weekly200k", "", 10.5, 3 * HOUR, Expectation(PAGE, 30 * MINUTE)),
             )
         ),
-        _incident("slow-1-mid5k", s["mid5k"], "the queue of mid5k moves at 1 % of its pace", Expectation(PAGE, 45 * MINUTE),
-                  lasting=4 * HOUR, pace=0.01),
-        _incident("slow-50-mid5k", s["mid5k"], "the queue of mid5k moves at half of its pace", Expectation(TELL, 3 * HOUR),
-                  lasting=8 * HOUR, hour=9.0, pace=0.5),
-        _incident("slow-5-huge3m", s["huge3m"], "the queue of huge3m moves at 5 % of its pace", Expectation(PAGE, 30 * MINUTE),
-                  lasting=3 * HOUR, pace=0.05),
-        _incident("one-operation-stuck", s["weekly200k"], "one operation of a campaign stops halfway", Expectation(TELL, 2 * HOUR),
-                  lasting=6 * HOUR, hour=10.2, pace=0.0, only=25),
-        _incident("stuck-bad-polls", s["mid5k"], "nothing is handled, and a fifth of the polls fail", Expectation(PAGE, 45 * MINUTE),
-                  lasting=4 * HOUR, pace=0.0, events=_api(500, share=0.2)),
+        _incident(
+            "slow-1-mid5k",
+            s["mid5k"],
+            "the queue of mid5k moves at 1 % of its pace",
+            Expectation(PAGE, 45 * MINUTE),
+            lasting=4 * HOUR,
+            pace=0.01,
+        ),
+        _incident(
+            "slow-50-mid5k",
+            s["mid5k"],
+            "the queue of mid5k moves at half of its pace",
+            Expectation(TELL, 3 * HOUR),
+            lasting=8 * HOUR,
+            hour=9.0,
+            pace=0.5,
+        ),
+        _incident(
+            "slow-5-huge3m",
+            s["huge3m"],
+            "the queue of huge3m moves at 5 % of its pace",
+            Expectation(PAGE, 30 * MINUTE),
+            lasting=3 * HOUR,
+            pace=0.05,
+        ),
+        _incident(
+            "one-operation-stuck",
+            s["weekly200k"],
+            "one operation of a campaign stops halfway",
+            Expectation(TELL, 2 * HOUR),
+            lasting=6 * HOUR,
+            hour=10.2,
+            pace=0.0,
+            only=25,
+        ),
+        _incident(
+            "stuck-bad-polls",
+            s["mid5k"],
+            "nothing is handled, and a fifth of the polls fail",
+            Expectation(PAGE, 45 * MINUTE),
+            lasting=4 * HOUR,
+            pace=0.0,
+            events=_api(500, share=0.2),
+        ),
         # Deliveries
         *(
-            _incident(f"undelivered-{share * 100:g}-{name}{suffix}", s[name],
-                      f"{share:.0%} of the outcomes of {name} are missing ({suffix or 'by day'})", expected,
-                      lasting=lasting, hour=hour, outcomes=1 - share)
+            _incident(
+                f"undelivered-{share * 100:g}-{name}{suffix}",
+                s[name],
+                f"{share:.0%} of the outcomes of {name} are missing ({suffix or 'by day'})",
+                expected,
+                lasting=lasting,
+                hour=hour,
+                outcomes=1 - share,
+            )
             for name, suffix, share, hour, lasting, expected in (
                 ("small500", "", 1.0, 11.0, 6 * HOUR, Expectation(TELL, HOUR)),
                 ("mid5k", "", 1.0, 11.0, 3 * HOUR, Expectation(PAGE, 40 * MINUTE)),
@@ -340,8 +403,15 @@ def incidents() -> list[Case]:
         ),
         # Far too much
         *(
-            _incident(f"surge-{factor}-{name}{suffix}", s[name], f"{factor} times the traffic of {name} ({suffix or 'by day'})",
-                      expected, lasting=lasting, hour=hour, traffic=float(factor))
+            _incident(
+                f"surge-{factor}-{name}{suffix}",
+                s[name],
+                f"{factor} times the traffic of {name} ({suffix or 'by day'})",
+                expected,
+                lasting=lasting,
+                hour=hour,
+                traffic=float(factor),
+            )
             for name, suffix, factor, hour, lasting, expected in (
                 ("tiny50", "", 10, 10.0, 8 * HOUR, Expectation(TELL, 4 * HOUR)),
                 ("small500", "", 10, 10.0, 6 * HOUR, Expectation(TELL, 90 * MINUTE)),
@@ -353,92 +423,368 @@ def incidents() -> list[Case]:
         ),
         # Far too little
         *(
-            _incident(f"traffic-{share * 100:g}-{name}{suffix}", s[name], f"{share:.0%} of the usual traffic of {name} ({suffix or 'by day'})",
-                      expected, lasting=lasting, hour=hour, traffic=share, **how)
+            _incident(
+                f"traffic-{share * 100:g}-{name}{suffix}",
+                s[name],
+                f"{share:.0%} of the usual traffic of {name} ({suffix or 'by day'})",
+                expected,
+                lasting=lasting,
+                hour=hour,
+                traffic=share,
+                **how,
+            )
             for name, suffix, share, hour, lasting, expected, how in (
                 ("tiny50", "", 0.0, 9.0, 30 * HOUR, Expectation(TELL, DAY), {}),
                 ("small500", "", 0.0, 10.0, 12 * HOUR, Expectation(TELL, 4 * HOUR), {}),
                 ("mid5k", "", 0.0, 11.0, 8 * HOUR, Expectation(TELL, 2 * HOUR), {}),
                 ("mid5k", "-night", 0.0, 1.0, 8 * HOUR, Expectation(TELL, 4 * HOUR), {}),
-                ("mid5k", "-first-week", 0.0, 11.0, 8 * HOUR, Expectation(TELL, 6 * HOUR), {"lead": 4 * DAY, "young": True}),
+                (
+                    "mid5k",
+                    "-first-week",
+                    0.0,
+                    11.0,
+                    8 * HOUR,
+                    Expectation(TELL, 6 * HOUR),
+                    {"lead": 4 * DAY, "young": True},
+                ),
                 ("huge3m", "", 0.0, 11.0, 4 * HOUR, Expectation(TELL, 90 * MINUTE), {}),
                 ("nightly20k", "", 0.0, 1.0, 12 * HOUR, Expectation(TELL, 6 * HOUR), {}),
                 ("mid5k", "", 0.2, 10.0, 2 * DAY, Expectation(TELL, 6 * HOUR), {}),
                 ("big50k", "", 0.5, 10.0, 2 * DAY, Expectation(TELL, 12 * HOUR), {}),
             )
         ),
-        _incident("campaign-missing", s["weekly200k"], "the weekly campaign does not come", Expectation(TELL, DAY),
-                  lasting=30 * HOUR, hour=9.0, campaigns=0.0),
+        _incident(
+            "campaign-missing",
+            s["weekly200k"],
+            "the weekly campaign does not come",
+            Expectation(TELL, DAY),
+            lasting=30 * HOUR,
+            hour=9.0,
+            campaigns=0.0,
+        ),
         # Schedules
-        _incident("schedules-stop", s["scheduled3k"], "scheduled operations wait on at their time", Expectation(TELL, 2 * HOUR),
-                  lasting=10 * HOUR, schedules=False),
-        _incident("canceled", s["scheduled3k"], "four fifths of the scheduled operations are canceled", Expectation(TELL, 20 * MINUTE),
-                  lasting=HOUR, cancel=0.8),
+        _incident(
+            "schedules-stop",
+            s["scheduled3k"],
+            "scheduled operations wait on at their time",
+            Expectation(TELL, 2 * HOUR),
+            lasting=10 * HOUR,
+            schedules=False,
+        ),
+        _incident(
+            "canceled",
+            s["scheduled3k"],
+            "four fifths of the scheduled operations are canceled",
+            Expectation(TELL, 20 * MINUTE),
+            lasting=HOUR,
+            cancel=0.8,
+        ),
         # The exporter
-        _incident("exporter-down", s["mid5k"], "the exporter is down", Expectation(PAGE, 6 * MINUTE), lasting=2 * HOUR, events=_down()),
-        _incident("exporter-removed", s["mid5k"], "there is no target any more", Expectation(PAGE, 10 * MINUTE), lasting=2 * HOUR,
-                  events=_down(state="removed")),
-        _incident("crash-loop-2-of-4", s["mid5k"], "the exporter is up for 2 minutes of 4", Expectation(TELL, 20 * MINUTE), lasting=3 * HOUR,
-                  events=_crash_loop(120, 120)),
-        _incident("crash-loop-2-of-12", s["mid5k"], "the exporter is up for 2 minutes of 12", Expectation(PAGE, 30 * MINUTE), lasting=3 * HOUR,
-                  events=_crash_loop(120, 600)),
-        _incident("restarts-once", s["mid5k"], "the exporter is restarted, and up again after 90 seconds", Expectation(SILENT), lasting=HOUR,
-                  events=lambda begin, _: [Exporter(begin, "down"), Exporter(begin + 90, "up")]),
-        _incident("state-lost", s["big50k"], "the exporter starts without its state file", Expectation(SILENT), lasting=6 * HOUR,
-                  events=lambda begin, _: [Exporter(begin, "down"), Exporter(begin + 40, "up", forgets=True)]),
-        _incident("account-removed", trio[0], "one of three accounts is no longer polled", Expectation(TELL, HOUR), lasting=6 * HOUR,
-                  others=trio[1:], events=lambda begin, end: [Exporter(begin, "up", "a", names[1:]), Exporter(end, "up", "a", names)]),
-        _incident("shard-removed", trio[0], "one of two targets is gone, and its account with it", Expectation(TELL, HOUR), lasting=6 * HOUR,
-                  others=trio[1:], events=_two(names[:1], names[1:], _down(state="removed"))),
-        _incident("shard-down", trio[0], "one of two shards is down", Expectation(PAGE, 6 * MINUTE), lasting=3 * HOUR,
-                  others=trio[1:], events=_two(names[:1], names[1:], _down())),
-        _incident("shard-down-other-revoked", trio[0], "one shard is down, and the key of an account of another is revoked",
-                  Expectation(PAGE, 15 * MINUTE, "other"), lasting=3 * HOUR, others=trio[1:],
-                  events=_two(names[1:], names[:1], lambda begin, end: [*_down()(begin - 30 * MINUTE, end), *_api(401, account=names[0])(begin, end)])),
-        _incident("account-twice", trio[0], "two instances that are no replicas poll the same account", Expectation(TELL, 2 * HOUR), lasting=8 * HOUR,
-                  others=trio[1:], events=lambda begin, end: [Exporter(0.0, "up", "a", names), Exporter(begin, "up", "b", names[:1]), Exporter(end, "removed", "b")]),
+        _incident(
+            "exporter-down",
+            s["mid5k"],
+            "the exporter is down",
+            Expectation(PAGE, 6 * MINUTE),
+            lasting=2 * HOUR,
+            events=_down(),
+        ),
+        _incident(
+            "exporter-removed",
+            s["mid5k"],
+            "there is no target any more",
+            Expectation(PAGE, 10 * MINUTE),
+            lasting=2 * HOUR,
+            events=_down(state="removed"),
+        ),
+        _incident(
+            "crash-loop-2-of-4",
+            s["mid5k"],
+            "the exporter is up for 2 minutes of 4",
+            Expectation(TELL, 20 * MINUTE),
+            lasting=3 * HOUR,
+            events=_crash_loop(120, 120),
+        ),
+        _incident(
+            "crash-loop-2-of-12",
+            s["mid5k"],
+            "the exporter is up for 2 minutes of 12",
+            Expectation(PAGE, 30 * MINUTE),
+            lasting=3 * HOUR,
+            events=_crash_loop(120, 600),
+        ),
+        _incident(
+            "restarts-once",
+            s["mid5k"],
+            "the exporter is restarted, and up again after 90 seconds",
+            Expectation(SILENT),
+            lasting=HOUR,
+            events=lambda begin, _: [Exporter(begin, "down"), Exporter(begin + 90, "up")],
+        ),
+        _incident(
+            "state-lost",
+            s["big50k"],
+            "the exporter starts without its state file",
+            Expectation(SILENT),
+            lasting=6 * HOUR,
+            events=lambda begin, _: [Exporter(begin, "down"), Exporter(begin + 40, "up", forgets=True)],
+        ),
+        _incident(
+            "account-removed",
+            trio[0],
+            "one of three accounts is no longer polled",
+            Expectation(TELL, HOUR),
+            lasting=6 * HOUR,
+            others=trio[1:],
+            events=lambda begin, end: [Exporter(begin, "up", "a", names[1:]), Exporter(end, "up", "a", names)],
+        ),
+        _incident(
+            "shard-removed",
+            trio[0],
+            "one of two targets is gone, and its account with it",
+            Expectation(TELL, HOUR),
+            lasting=6 * HOUR,
+            others=trio[1:],
+            events=_two(names[:1], names[1:], _down(state="removed")),
+        ),
+        _incident(
+            "shard-down",
+            trio[0],
+            "one of two shards is down",
+            Expectation(PAGE, 6 * MINUTE),
+            lasting=3 * HOUR,
+            others=trio[1:],
+            events=_two(names[:1], names[1:], _down()),
+        ),
+        _incident(
+            "shard-down-other-revoked",
+            trio[0],
+            "one shard is down, and the key of an account of another is revoked",
+            Expectation(PAGE, 15 * MINUTE, "other"),
+            lasting=3 * HOUR,
+            others=trio[1:],
+            events=_two(
+                names[1:],
+                names[:1],
+                lambda begin, end: [*_down()(begin - 30 * MINUTE, end), *_api(401, account=names[0])(begin, end)],
+            ),
+        ),
+        _incident(
+            "account-twice",
+            trio[0],
+            "two instances that are no replicas poll the same account",
+            Expectation(TELL, 2 * HOUR),
+            lasting=8 * HOUR,
+            others=trio[1:],
+            events=lambda begin, end: [
+                Exporter(0.0, "up", "a", names),
+                Exporter(begin, "up", "b", names[:1]),
+                Exporter(end, "removed", "b"),
+            ],
+        ),
         # The API
-        _incident("api-503-20min", s["mid5k"], "the API answers 503 for 20 minutes", Expectation(SILENT), lasting=20 * MINUTE, events=_api(503)),
-        _incident("api-503", s["mid5k"], "the API answers 503 for 3 hours", Expectation(PAGE, 40 * MINUTE), lasting=3 * HOUR, events=_api(503)),
-        _incident("api-500", s["mid5k"], "the API answers 500 for 3 hours", Expectation(PAGE, 30 * MINUTE), lasting=3 * HOUR, events=_api(500)),
-        _incident("api-timeouts", s["mid5k"], "the API does not answer for 3 hours", Expectation(PAGE, 30 * MINUTE), lasting=3 * HOUR, events=_api("timeout")),
-        _incident("api-429", s["mid5k"], "the API answers 429 for 6 hours", Expectation(TELL, 45 * MINUTE), lasting=6 * HOUR, events=_api(429)),
-        _incident("api-key-revoked", s["small500"], "the API refuses the key", Expectation(PAGE, 10 * MINUTE), lasting=4 * HOUR, events=_api(401)),
-        _incident("api-forbidden", s["small500"], "the API answers 403", Expectation(PAGE, 10 * MINUTE), lasting=4 * HOUR, events=_api(403)),
-        _incident("api-empty", s["mid5k"], "the API answers with empty lists", Expectation(TELL, 2 * HOUR), lasting=8 * HOUR, events=_api("empty")),
-        _incident("api-malformed", s["mid5k"], "the API lists entries that are no operations", Expectation(TELL, 30 * MINUTE), lasting=HOUR,
-                  events=lambda begin, _: [Malformed(begin + n, "mid5k", "stats is missing") for n in range(20)]),
-        _incident("api-half-the-polls", s["mid5k"], "half of the polls fail for 6 hours", Expectation(TELL, 2 * HOUR), lasting=6 * HOUR, events=_api(500, share=0.5)),
+        _incident(
+            "api-503-20min",
+            s["mid5k"],
+            "the API answers 503 for 20 minutes",
+            Expectation(SILENT),
+            lasting=20 * MINUTE,
+            events=_api(503),
+        ),
+        _incident(
+            "api-503",
+            s["mid5k"],
+            "the API answers 503 for 3 hours",
+            Expectation(PAGE, 40 * MINUTE),
+            lasting=3 * HOUR,
+            events=_api(503),
+        ),
+        _incident(
+            "api-500",
+            s["mid5k"],
+            "the API answers 500 for 3 hours",
+            Expectation(PAGE, 30 * MINUTE),
+            lasting=3 * HOUR,
+            events=_api(500),
+        ),
+        _incident(
+            "api-timeouts",
+            s["mid5k"],
+            "the API does not answer for 3 hours",
+            Expectation(PAGE, 30 * MINUTE),
+            lasting=3 * HOUR,
+            events=_api("timeout"),
+        ),
+        _incident(
+            "api-429",
+            s["mid5k"],
+            "the API answers 429 for 6 hours",
+            Expectation(TELL, 45 * MINUTE),
+            lasting=6 * HOUR,
+            events=_api(429),
+        ),
+        _incident(
+            "api-key-revoked",
+            s["small500"],
+            "the API refuses the key",
+            Expectation(PAGE, 10 * MINUTE),
+            lasting=4 * HOUR,
+            events=_api(401),
+        ),
+        _incident(
+            "api-forbidden",
+            s["small500"],
+            "the API answers 403",
+            Expectation(PAGE, 10 * MINUTE),
+            lasting=4 * HOUR,
+            events=_api(403),
+        ),
+        _incident(
+            "api-empty",
+            s["mid5k"],
+            "the API answers with empty lists",
+            Expectation(TELL, 2 * HOUR),
+            lasting=8 * HOUR,
+            events=_api("empty"),
+        ),
+        _incident(
+            "api-malformed",
+            s["mid5k"],
+            "the API lists entries that are no operations",
+            Expectation(TELL, 30 * MINUTE),
+            lasting=HOUR,
+            events=lambda begin, _: [Malformed(begin + n, "mid5k", "stats is missing") for n in range(20)],
+        ),
+        _incident(
+            "api-half-the-polls",
+            s["mid5k"],
+            "half of the polls fail for 6 hours",
+            Expectation(TELL, 2 * HOUR),
+            lasting=6 * HOUR,
+            events=_api(500, share=0.5),
+        ),
         # Nobody looks
-        _incident("fail-while-prometheus-away", s["mid5k"], "all emails fail while Prometheus is away for 15 minutes", Expectation(TELL, 25 * MINUTE),
-                  lasting=15 * MINUTE, fail=1.0, events=_away),
-        _incident("fail-while-exporter-down", s["mid5k"], "all emails fail while the exporter is down for 30 minutes", Expectation(PAGE, 40 * MINUTE),
-                  lasting=30 * MINUTE, fail=1.0, events=_down()),
-        _incident("fail-while-api-away", s["mid5k"], "all emails fail while the API answers 503 for an hour", Expectation(PAGE, 75 * MINUTE),
-                  lasting=HOUR, fail=1.0, events=_api(503)),
-        _incident("prometheus-away", s["mid5k"], "Prometheus is away for 15 minutes", Expectation(SILENT), lasting=15 * MINUTE, events=_away),
+        _incident(
+            "fail-while-prometheus-away",
+            s["mid5k"],
+            "all emails fail while Prometheus is away for 15 minutes",
+            Expectation(TELL, 25 * MINUTE),
+            lasting=15 * MINUTE,
+            fail=1.0,
+            events=_away,
+        ),
+        _incident(
+            "fail-while-exporter-down",
+            s["mid5k"],
+            "all emails fail while the exporter is down for 30 minutes",
+            Expectation(PAGE, 40 * MINUTE),
+            lasting=30 * MINUTE,
+            fail=1.0,
+            events=_down(),
+        ),
+        _incident(
+            "fail-while-api-away",
+            s["mid5k"],
+            "all emails fail while the API answers 503 for an hour",
+            Expectation(PAGE, 75 * MINUTE),
+            lasting=HOUR,
+            fail=1.0,
+            events=_api(503),
+        ),
+        _incident(
+            "prometheus-away",
+            s["mid5k"],
+            "Prometheus is away for 15 minutes",
+            Expectation(SILENT),
+            lasting=15 * MINUTE,
+            events=_away,
+        ),
         # Replicas and many accounts
-        _incident("replica-down", s["mid5k"], "one of two replicas is down", Expectation(TELL, 15 * MINUTE), lasting=3 * HOUR,
-                  events=_two(("mid5k",), ("mid5k",), _down())),
-        _incident("replicas-fail-100", s["mid5k"], "all emails fail, seen by two replicas", _fifth(), lasting=3 * HOUR, fail=1.0,
-                  events=_two(("mid5k",), ("mid5k",), lambda *_: ())),
-        _incident("twelve-503", dozen[0], "the API answers 503 for 3 hours, to twelve accounts", Expectation(PAGE, 40 * MINUTE), lasting=3 * HOUR,
-                  others=dozen[1:], events=_api(503), lead=2 * DAY),
-        _incident("twelve-fail-100", dozen[0], "all emails of twelve accounts fail", Expectation(PAGE, 20 * MINUTE), lasting=3 * HOUR,
-                  others=dozen[1:], others_too=True, fail=1.0, lead=2 * DAY),
-        _incident("one-of-twelve-fails", dozen[3], "all emails of one of twelve accounts fail", _fifth(), lasting=3 * HOUR,
-                  others=[each for each in dozen if each is not dozen[3]], fail=1.0, lead=2 * DAY),
+        _incident(
+            "replica-down",
+            s["mid5k"],
+            "one of two replicas is down",
+            Expectation(TELL, 15 * MINUTE),
+            lasting=3 * HOUR,
+            events=_two(("mid5k",), ("mid5k",), _down()),
+        ),
+        _incident(
+            "replicas-fail-100",
+            s["mid5k"],
+            "all emails fail, seen by two replicas",
+            _fifth(),
+            lasting=3 * HOUR,
+            fail=1.0,
+            events=_two(("mid5k",), ("mid5k",), lambda *_: ()),
+        ),
+        _incident(
+            "twelve-503",
+            dozen[0],
+            "the API answers 503 for 3 hours, to twelve accounts",
+            Expectation(PAGE, 40 * MINUTE),
+            lasting=3 * HOUR,
+            others=dozen[1:],
+            events=_api(503),
+            lead=2 * DAY,
+        ),
+        _incident(
+            "twelve-fail-100",
+            dozen[0],
+            "all emails of twelve accounts fail",
+            Expectation(PAGE, 20 * MINUTE),
+            lasting=3 * HOUR,
+            others=dozen[1:],
+            others_too=True,
+            fail=1.0,
+            lead=2 * DAY,
+        ),
+        _incident(
+            "one-of-twelve-fails",
+            dozen[3],
+            "all emails of one of twelve accounts fail",
+            _fifth(),
+            lasting=3 * HOUR,
+            others=[each for each in dozen if each is not dozen[3]],
+            fail=1.0,
+            lead=2 * DAY,
+        ),
     ]
 
 
 def calm_months() -> list[Case]:
     """Return every calm month."""
     s = SENDERS
-    year = [date(2026, 1, 12), date(2026, 3, 9), date(2026, 5, 4), date(2026, 7, 6), date(2026, 10, 5), date(2026, 12, 7)]
+    year = [
+        date(2026, 1, 12),
+        date(2026, 3, 9),
+        date(2026, 5, 4),
+        date(2026, 7, 6),
+        date(2026, 10, 5),
+        date(2026, 12, 7),
+    ]
     months = [
-        _calm(f"calm-{name}-{year[(n + k) % 6]:%b}".lower(), s[name], f"{name} in {year[(n + k) % 6]:%B}", year[(n + k) % 6])
+        _calm(
+            f"calm-{name}-{year[(n + k) % 6]:%b}".lower(),
+            s[name],
+            f"{name} in {year[(n + k) % 6]:%B}",
+            year[(n + k) % 6],
+        )
         for n, name in enumerate(s)
-        for k in ((0, 3) if name in {"tiny50", "small500", "mid5k", "huge3m", "weekly200k", "weekly1m", "scheduled3k", "givesup5k", "daily30k"} else (1,))
+        for k in (
+            (0, 3)
+            if name
+            in {
+                "tiny50",
+                "small500",
+                "mid5k",
+                "huge3m",
+                "weekly200k",
+                "weekly1m",
+                "scheduled3k",
+                "givesup5k",
+                "daily30k",
+            }
+            else (1,)
+        )
     ]
     season = replace(s["mid5k"], name="season5k", days={**HOLIDAYS, **SEASON})
     trio = [replace(s["small500"], name=f"team{n}", per_day=900, opens=0.0) for n in range(3)]
@@ -448,7 +794,13 @@ def calm_months() -> list[Case]:
         _calm("calm-young-small500", s["small500"], "the first month of small500", date(2026, 6, 1), young=True),
         _calm("calm-young-mid5k", s["mid5k"], "the first month of mid5k", date(2026, 6, 1), young=True),
         _calm("calm-young-weekly1m", s["weekly1m"], "the first month of weekly1m", date(2026, 6, 1), young=True),
-        _calm("calm-replicas-mid5k", s["mid5k"], "mid5k with a second replica now and then", date(2026, 2, 2), trouble="replicas"),
+        _calm(
+            "calm-replicas-mid5k",
+            s["mid5k"],
+            "mid5k with a second replica now and then",
+            date(2026, 2, 2),
+            trouble="replicas",
+        ),
         _calm("calm-503-small500", s["small500"], "20 minutes of 503 twice a week", date(2026, 2, 2), trouble="503"),
         _calm("calm-restarts-big50k", s["big50k"], "restarts twice a week", date(2026, 9, 1), trouble="restart"),
         _calm("calm-clock-newyork5k", s["newyork5k"], "the clock changes in New York", date(2026, 2, 23)),

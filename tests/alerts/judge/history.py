@@ -142,8 +142,9 @@ def write_history(history: History, file: TextIO) -> None:
         "poll_interval": history.poll_interval,
         "scrape_interval": history.scrape_interval,
     }
-    for entry in (settings, *map(_entry, history.events)):
-        file.write(json.dumps(entry, separators=(",", ":")) + "\n")
+    file.writelines(
+        json.dumps(entry, separators=(",", ":")) + "\n" for entry in (settings, *map(_entry, history.events))
+    )
 
 
 def load(path: Path) -> History:

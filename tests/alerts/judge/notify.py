@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from alerts.judge.rules import Firing, seconds
 
 
@@ -111,11 +110,11 @@ def _route(route: dict[str, Any], labels: dict[str, str], inherited: dict[str, A
 
 
 def _matchers(texts: Iterable[str]) -> list[tuple[str, str, str]]:
-    found = []
-    for text in texts:
-        for part in re.findall(r"""(\w+)\s*(=~|!~|!=|=)\s*"?([^",]*(?:\|[^",]*)*)"?""", text):
-            found.append(part)
-    return found
+    return [
+        (name, operator, quoted or bare)
+        for text in texts
+        for name, operator, quoted, bare in re.findall(r"""(\w+)\s*(=~|!~|!=|=)\s*(?:"([^"]*)"|([^",\s]*))""", text)
+    ]
 
 
 def _match(matchers: Iterable[tuple[str, str, str]], labels: dict[str, str]) -> bool:

@@ -19,8 +19,8 @@ from alerts.judge.exporter import (
     CommsError,
     Operation,
     Page,
-    PollHealth,
     Poller,
+    PollHealth,
     Reloads,
     RequestStats,
     Store,
@@ -151,9 +151,7 @@ class Client:
                 self.unread.discard(operation_id)
         chosen = {each.id for each in listed}
         listed += (
-            operations[known.id]
-            for known in self.followed()
-            if known.id not in chosen and known.id in operations
+            operations[known.id] for known in self.followed() if known.id not in chosen and known.id in operations
         )
         malformed = [message for time, message in self._account.malformed if time >= max(after, oldest)]
         yield Page(listed, None, malformed, Counter())

@@ -1,5 +1,6 @@
 """The rule files, evaluated over weeks: recording rules level by level as range queries, alerts with their states."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from alerts.judge.player import Played, Samples, Series
 from alerts.judge.promstore import Server, samples_of
 
@@ -126,39 +126,57 @@ def _states(
     step: float,
 ) -> list[Firing]:
     """Return when an alert whose expression gave *points* fired; Prometheus evaluates each *step* but while *away*."""
-    firings: list[Firing] = []
-    active: float | None = None
-    fired: tuple[float, float] | None = None
-    keep_from: float | None = None
     values = dict(points)
-    if not values:
-        return firings
-    moments = _moments(min(values), end, step, away)
+    state = _State(alert, labels)
     before: float | None = None
-    for moment in moments:
-        gap = before is not None and moment - before > 1.5 * step
-        if gap and active is not None and fired is None:
-            absence = moment - before
-            # What waited less than the grace period begins to wait again.
-            active = moment if alert.wait < _GRACE or absence > _OUTAGE_TOLERANCE else active + absence
+    for moment in _moments(min(values, default=math.inf), end, step, away):
+        if before is not None and moment - before > 1.5 * step:
+            state.was_away(moment, moment - before)
         before = moment
-        if moment in values:
-            keep_from = None
-            if active is None:
-                active = moment
-            if fired is None and moment - active >= alert.wait:
-                fired = (moment, values[moment])
-            continue
-        if fired is not None:
-            if alert.keep > 0:
-                keep_from = moment if keep_from is None else keep_from
-                if moment - keep_from < alert.keep:
-                    continue
-            firings.append(Firing(alert, labels, fired[0], moment, fired[1]))
-        active, fired, keep_from = None, None, None
-    if fired is not None:
-        firings.append(Firing(alert, labels, fired[0], None, fired[1]))
-    return firings
+        state.evaluate(moment, values.get(moment))
+    return state.all()
+
+
+class _State:
+    """One alert of one set of labels, as Prometheus keeps it from evaluation to evaluation."""
+
+    def __init__(self, alert: Alert, labels: dict[str, str]) -> None:
+        self._alert = alert
+        self._labels = labels
+        self._firings: list[Firing] = []
+        self._active: float | None = None
+        self._fired: tuple[float, float] | None = None
+        # When the expression stopped to give a value while the alert fired.
+        self._kept_from: float | None = None
+
+    def evaluate(self, moment: float, value: float | None) -> None:
+        """Take over what the expression gives at *moment*, None for nothing."""
+        if value is not None:
+            self._kept_from = None
+            if self._active is None:
+                self._active = moment
+            if self._fired is None and moment - self._active >= self._alert.wait:
+                self._fired = moment, value
+            return
+        if self._fired is not None:
+            self._kept_from = moment if self._kept_from is None else self._kept_from
+            if moment - self._kept_from < self._alert.keep:
+                return
+            self._firings.append(Firing(self._alert, self._labels, self._fired[0], moment, self._fired[1]))
+        self._active = self._fired = self._kept_from = None
+
+    def was_away(self, moment: float, seconds: float) -> None:
+        """Take over that Prometheus is back at *moment*, after *seconds*."""
+        if self._active is not None and self._fired is None:
+            # What waits for less than the grace period begins to wait again.
+            again = self._alert.wait < _GRACE or seconds > _OUTAGE_TOLERANCE
+            self._active = moment if again else self._active + seconds
+
+    def all(self) -> list[Firing]:
+        """Return every firing, the last of which may not have ended."""
+        if self._fired is None:
+            return self._firings
+        return [*self._firings, Firing(self._alert, self._labels, self._fired[0], None, self._fired[1])]
 
 
 def _moments(start: float, end: float, step: float, away: Sequence[tuple[float, float]]) -> Iterable[float]:

@@ -7,9 +7,10 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from alerts.judge.exporter import Operation, pack
@@ -102,6 +103,17 @@ class Effect:
     only: int | None = None
 
 
+class Arrival(NamedTuple):
+    """A send request: when, to how many, how many emails a second, and how many seconds *ahead* of its schedule."""
+
+    time: float
+    emails: int
+    rate: float
+    bounce: float
+    campaign: bool = False
+    ahead: float = 0.0
+
+
 USUAL = Effect(-math.inf, math.inf)
 
 
@@ -132,16 +144,15 @@ class _Op:
         "undelivered",
     )
 
-    def __init__(self, number: int, name: str, created: float, total: int, rate: float, bounce: float) -> None:
+    def __init__(self, number: int, name: str, arrival: Arrival) -> None:
         self.number = number
         self.id = f"comms_operation_{name}_{number:07d}"
-        self.created = float(int(created))
-        self.total = total
-        self.rate = rate
-        self.bounce = bounce
-        self.campaign = False
+        self.created = float(int(arrival.time))
+        self.total = self.queued = arrival.emails
+        self.rate = arrival.rate
+        self.bounce = arrival.bounce
+        self.campaign = arrival.campaign
         self.status = "PROCESSING"
-        self.queued = total
         self.scheduled = self.sent = self.delivered = self.undelivered = self.failed = self.canceled = 0
         self.opened = self.attempts = 0
 
@@ -187,58 +198,67 @@ class Mail:
         self._changes: list[Change] = []
         self._dirty: dict[str, _Op] = {}
         self._tokens = 0.0
+        self._queue: deque[_Op] = deque()
+        self._running: list[_Op] = []
+        self._waiting: list[tuple[float, int, _Op]] = []
+        self._cancels = sorted((each for each in effects if each.cancel > 0), key=lambda each: -each.begin)
+        self._last_campaign_tick = -math.inf
 
     def changes(self) -> list[Change]:
         """Return what the API answers, in the order of time."""
         arrivals = sorted([*self._transactions(), *self._mailings()], key=lambda arrival: arrival[0])
         arrivals.reverse()
-        queue: deque[_Op] = deque()
-        running: list[_Op] = []
-        waiting: list[tuple[float, int, _Op]] = []
-        cancels = sorted((effect for effect in self._effects if effect.cancel > 0), key=lambda e: -e.begin)
         now = self._begin
-        last_campaign_tick = -math.inf
         while now < self._end:
             effect = self._effect(now)
-            while arrivals and arrivals[-1][0] <= now:
-                moment, total, rate, bounce, campaign, ahead = arrivals.pop()
-                op = _Op(self._ops, self.sender.name, moment, total, rate, bounce)
-                self._ops += 1
-                op.campaign = campaign
-                if ahead > 0:
-                    op.status, op.scheduled, op.queued = "SCHEDULED", total, 0
-                    heapq.heappush(waiting, (moment + ahead, op.number, op))
-                elif total <= 3:
-                    queue.append(op)
-                else:
-                    running.append(op)
-                self._dirty[op.id] = op
-            while cancels and cancels[-1].begin <= now:
-                self._cancel(waiting, cancels.pop().cancel)
-            while effect.schedules and waiting and waiting[0][0] <= now:
-                _, _, op = heapq.heappop(waiting)
-                if op.status == "CANCELED":
-                    continue
-                op.status, op.queued, op.scheduled = "PROCESSING", op.total, 0
-                (queue if op.total <= 3 else running).append(op)
-                self._dirty[op.id] = op
-            if queue:
-                self._handle(queue, effect, now)
-            if running:
-                campaigns = now - last_campaign_tick >= CAMPAIGN_TICK
-                if campaigns:
-                    last_campaign_tick = now
-                running = [op for op in running if not self._progress(op, effect, now, campaigns=campaigns)]
+            self._arrive(arrivals, now)
+            self._leave_schedules(effect, now)
+            if self._queue:
+                self._handle(effect, now)
+            self._progress_all(effect, now)
             while self._results and self._results[0][0] <= now:
                 _, _, op, kind, n = heapq.heappop(self._results)
                 self._outcome(op, kind, n, effect, now)
             for op in self._dirty.values():
-                self._changes.append(
-                    Change(now, self.sender.name, op.id, op.as_of(now, exclusive=self.sender.exclusive))
-                )
+                operation = op.as_of(now, exclusive=self.sender.exclusive)
+                self._changes.append(Change(now, self.sender.name, op.id, operation))
             self._dirty.clear()
-            now = self._next(now, arrivals, queue, running, waiting, effect)
+            now = self._next(now, arrivals, effect)
         return self._changes
+
+    def _arrive(self, arrivals: list[Arrival], now: float) -> None:
+        while arrivals and arrivals[-1].time <= now:
+            arrival = arrivals.pop()
+            op = _Op(self._ops, self.sender.name, arrival)
+            self._ops += 1
+            self._dirty[op.id] = op
+            if arrival.ahead > 0:
+                op.status, op.scheduled, op.queued = "SCHEDULED", op.total, 0
+                heapq.heappush(self._waiting, (arrival.time + arrival.ahead, op.number, op))
+            else:
+                self._begin_to_send(op)
+
+    def _begin_to_send(self, op: _Op) -> None:
+        (self._queue if op.total <= 3 else self._running).append(op)
+
+    def _leave_schedules(self, effect: Effect, now: float) -> None:
+        while self._cancels and self._cancels[-1].begin <= now:
+            self._cancel(self._cancels.pop().cancel)
+        while effect.schedules and self._waiting and self._waiting[0][0] <= now:
+            _, _, op = heapq.heappop(self._waiting)
+            if op.status == "CANCELED":
+                continue
+            op.status, op.queued, op.scheduled = "PROCESSING", op.total, 0
+            self._dirty[op.id] = op
+            self._begin_to_send(op)
+
+    def _progress_all(self, effect: Effect, now: float) -> None:
+        if not self._running:
+            return
+        campaigns = now - self._last_campaign_tick >= CAMPAIGN_TICK
+        if campaigns:
+            self._last_campaign_tick = now
+        self._running = [op for op in self._running if not self._progress(op, effect, now, campaigns=campaigns)]
 
     def rate(self, moment: float) -> float:
         """Return how many transactional emails a second are usual at *moment*."""
@@ -248,17 +268,19 @@ class Mail:
         share *= sender.days.get(local.date(), 1.0) * (1 + sender.growth * (moment - self._begin) / (365 * DAY))
         return sender.per_day * share / HOUR
 
-    def _next(self, now, arrivals, queue, running, waiting, effect) -> float:
-        if queue or running:
+    def _next(self, now: float, arrivals: list[Arrival], effect: Effect) -> float:
+        """Return the next moment at which anything can happen."""
+        if self._queue or self._running:
             return now + TICK
         moments = [self._end]
         if arrivals:
-            moments.append(arrivals[-1][0])
+            moments.append(arrivals[-1].time)
         if self._results:
             moments.append(self._results[0][0])
-        if waiting:
-            moments.append(waiting[0][0] if effect.schedules else max(waiting[0][0], effect.end))
-        moments += [each.begin for each in self._effects if each.cancel > 0 and each.begin > now]
+        if self._waiting:
+            due = self._waiting[0][0]
+            moments.append(due if effect.schedules else max(due, effect.end))
+        moments += [each.begin for each in self._cancels]
         ticks = max(1, math.ceil((min(moments) - now) / TICK))
         return now + ticks * TICK
 
@@ -268,7 +290,7 @@ class Mail:
                 return effect
         return USUAL
 
-    def _transactions(self) -> Iterator[tuple[float, int, float, float, bool, float]]:
+    def _transactions(self) -> Iterator[Arrival]:
         sender = self.sender
         if sender.per_day <= 0:
             return
@@ -286,7 +308,7 @@ class Mail:
                 ahead = 0.0
                 if self._asked.random() < sender.scheduled:
                     ahead = (0.2 + self._asked.random()) * sender.ahead * HOUR / 1.2
-                yield moment, total, sender.pace, sender.bounce, False, ahead
+                yield Arrival(moment, total, sender.pace, sender.bounce, ahead=ahead)
             slot += SLOT
 
     def _resized(self, moments: list[float], usual: float, factor: float, slot: float) -> Iterator[float]:
@@ -298,7 +320,7 @@ class Mail:
         extra = [slot + fate.random() * SLOT for _ in range(poisson(fate, usual * (factor - 1)))]
         yield from sorted([*moments, *extra])
 
-    def _mailings(self) -> Iterator[tuple[float, int, float, float, bool, float]]:
+    def _mailings(self) -> Iterator[Arrival]:
         day = datetime.fromtimestamp(self._begin, self._zone).replace(hour=0, minute=0, second=0, microsecond=0)
         while day.timestamp() < self._end:
             for campaign in self.sender.campaigns:
@@ -312,19 +334,20 @@ class Mail:
                 while size > 0:
                     part = min(size, MOST_RECIPIENTS)
                     rate = part / (campaign.hours * HOUR) * self._asked.uniform(0.95, 1.4)
-                    yield moment, part, rate, campaign.bounce, True, 0.0
+                    yield Arrival(moment, part, rate, campaign.bounce, campaign=True)
                     moment += self._asked.uniform(0.3, 3)
                     size -= part
             day = (day + timedelta(days=1)).replace(hour=0)
 
-    def _cancel(self, waiting: list[tuple[float, int, _Op]], share: float) -> None:
-        for _, _, op in sorted(waiting, key=lambda each: each[1]):
+    def _cancel(self, share: float) -> None:
+        for _, _, op in sorted(self._waiting, key=lambda each: each[1]):
             if op.status == "SCHEDULED" and self._fate.random() < share:
                 op.status, op.canceled, op.scheduled = "CANCELED", op.total, 0
                 self._dirty[op.id] = op
 
-    def _handle(self, queue: deque[_Op], effect: Effect, now: float) -> None:
-        """Send the small operations in *queue*, as many as the pace allows."""
+    def _handle(self, effect: Effect, now: float) -> None:
+        """Send the small operations that are queued, as many as the pace allows."""
+        queue = self._queue
         if effect.pace is not None:
             self._tokens = min(self._tokens + effect.pace * self.rate(now) * TICK, 100.0 + len(queue))
         # What came in this very moment is seen queued first.
@@ -376,9 +399,11 @@ class Mail:
         self._later(op, "undelivered", late, now, lambda: min(70 * HOUR, fate.lognormvariate(math.log(3 * HOUR), 1.3)))
         self._later(op, "undelivered", giving_up, now, lambda: 72 * HOUR + fate.uniform(0, 20 * MINUTE))
         self._later(op, "delivered", sent - giving_up - bounced - deferred, now, lambda: fate.uniform(2, 25))
-        self._later(op, "delivered", deferred, now, lambda: min(12 * HOUR, fate.lognormvariate(math.log(9 * MINUTE), 1.1)))
+        self._later(
+            op, "delivered", deferred, now, lambda: min(12 * HOUR, fate.lognormvariate(math.log(9 * MINUTE), 1.1))
+        )
 
-    def _later(self, op: _Op, kind: str, n: int, now: float, delay) -> None:
+    def _later(self, op: _Op, kind: str, n: int, now: float, delay: Callable[[], float]) -> None:
         """Have *n* emails of *op* come to an end, in a few parts."""
         parts = min(n, _PARTS[kind])
         for part in range(parts):

@@ -65,8 +65,19 @@ def verdict(
     else:
         if evidence is None:
             return Verdict(
-                case.name, case.about, case.calm, case.expected.what, None, False, "no evidence in the history", None,
-                None, [], 0, 0, took,
+                case.name,
+                case.about,
+                case.calm,
+                case.expected.what,
+                None,
+                False,
+                "no evidence in the history",
+                None,
+                None,
+                [],
+                0,
+                0,
+                took,
             )
         deadline = evidence - begin + case.expected.within
         came = paged if case.expected.what == PAGE else told
@@ -79,8 +90,19 @@ def verdict(
         if flaps:
             problems.append(f"flaps {flaps} times")
     return Verdict(
-        case.name, case.about, case.calm, case.expected.what, deadline, not problems, ", ".join(problems), paged, told,
-        sorted(((*key, first[key], times[key]) for key in first), key=lambda each: each[2]), len(sent), flaps, took,
+        case.name,
+        case.about,
+        case.calm,
+        case.expected.what,
+        deadline,
+        not problems,
+        ", ".join(problems),
+        paged,
+        told,
+        sorted(((*key, first[key], times[key]) for key in first), key=lambda each: each[2]),
+        len(sent),
+        flaps,
+        took,
     )
 
 
@@ -124,15 +146,29 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     def having(cases: Sequence[Verdict], word: str) -> int:
         return sum(word in each.reason for each in cases)
 
+    of_incidents = {
+        "nothing fired": having(incidents, "nothing"),
+        "no page": having(incidents, "no page"),
+        "late": having(incidents, "late"),
+        "more than two messages": having(incidents, "messages"),
+        "flapped": having(incidents, "flaps"),
+    }
+    of_months = {
+        "with a false page": having(months, "page"),
+        "with a false warning only": having(months, "warning"),
+        "messages": sum(each.messages for each in months),
+    }
+
+    def line(name: str, cases: Sequence[Verdict], numbers: dict[str, int]) -> str:
+        counts = {"good": sum(each.good for each in cases), **numbers}
+        return f"{name}: {len(cases)}; " + "; ".join(f"{what}: {n}" for what, n in counts.items()) + "."
+
     return "\n".join(
-        [
-            f"Incidents: {len(incidents)}; good: {sum(each.good for each in incidents)}; nothing fired: "
-            f"{having(incidents, 'nothing')}; no page: {having(incidents, 'no page')}; late: {having(incidents, 'late')}; "
-            f"more than two messages: {having(incidents, 'messages')}; flapped: {having(incidents, 'flaps')}.",
-            f"Events to be silent about: {len(quiet)}; silent: {sum(each.good for each in quiet)}.",
-            f"Calm months: {len(months)}; silent: {sum(each.good for each in months)}; with a false page: "
-            f"{having(months, 'page')}; with a false warning: {having(months, 'warning')}; messages: {sum(each.messages for each in months)}.",
-        ]
+        (
+            line("Incidents", incidents, of_incidents),
+            line("Events to be silent about", quiet, {}),
+            line("Calm months", months, of_months),
+        )
     )
 
 
@@ -147,7 +183,8 @@ def _got(each: Verdict, *, times: bool = False) -> str:
     if not each.alerts:
         return "nothing"
     return "; ".join(
-        f"{name.removeprefix('Comms')} {severity} " + (f"× {n}" if times else f"after {_duration(first)}" + (f" × {n}" if n > 1 else ""))
+        f"{name.removeprefix('Comms')} {severity} "
+        + (f"x {n}" if times else f"after {_duration(first)}" + (f" x {n}" if n > 1 else ""))
         for name, severity, first, n in each.alerts
     )
 
@@ -156,4 +193,6 @@ def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "never"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h" if minutes < 2880 else f"{minutes / 1440:.1f} d"
+    return (
+        f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h" if minutes < 2880 else f"{minutes / 1440:.1f} d"
+    )
