@@ -26,7 +26,7 @@ from alerts.judge.run import ALERTMANAGER, RULE_FILES, judge
 from alerts.judge.senders import DAY, HOUR, Effect, Mail
 from alerts.judge.verdict import verdict
 from operations import NOW
-from prometheus import Binaries, complaints
+from prometheus import Binaries, error_output
 
 
 def operation(name="a", *, status="PROCESSING", created=NOW, updated=None, **counters):
@@ -83,9 +83,9 @@ class TestFile:
 
 
 class TestPlayer:
-    def play(self, *events, names, lasting=600, tmp_path):
+    def play(self, *events, names, lasting=600):
         history = History(NOW, NOW + lasting, list(events), 30, 30)
-        played = Player(history, names, folder=tmp_path).play()
+        played = Player(history, names).play()
         return {
             next(value for name, value in key if name == "__name__"): dict(
                 zip([(moment - round(NOW * 1000)) / 1000 for moment in each.times], each.values, strict=True)
@@ -93,38 +93,35 @@ class TestPlayer:
             for key, each in played.series.items()
         }
 
-    def test_scrapes_what_the_last_poll_saw(self, tmp_path):
+    def test_scrapes_what_the_last_poll_saw(self):
         found = self.play(
             Change(NOW + 100, "shop", "x", operation("x", created=NOW + 100, total=3, queued=3)),
             Change(NOW + 200, "shop", "x", operation("x", status="COMPLETED", created=NOW + 100, total=3, sent=3)),
             names={"comms_emails_sent_total", "comms_emails_queued"},
-            tmp_path=tmp_path,
         )
 
         # Polls come 7 seconds after each half minute.
         assert (0, 3) == (found["comms_emails_queued"][120], found["comms_emails_queued"][150])
         assert (0, 3) == (found["comms_emails_sent_total"][210], found["comms_emails_sent_total"][240])
 
-    def test_a_restart_goes_on_from_the_state_file(self, tmp_path):
+    def test_a_restart_goes_on_from_the_state_file(self):
         found = self.play(
             Exporter(NOW, "up"),
             Change(NOW + 100, "shop", "x", operation("x", status="COMPLETED", created=NOW + 100, total=3, sent=3)),
             Exporter(NOW + 200, "down"),
             Exporter(NOW + 280, "up"),
             names={"comms_emails_sent_total", "up"},
-            tmp_path=tmp_path,
         )
 
         assert (1, 0, 1) == (found["up"][180], found["up"][210], found["up"][300])
         assert (3, STALE, 3) == tuple(found["comms_emails_sent_total"][moment] for moment in (180, 210, 300))
 
-    def test_the_api_fails_as_it_is_told_to(self, tmp_path):
+    def test_the_api_fails_as_it_is_told_to(self):
         found = self.play(
             Change(NOW + 1, "shop", "x", operation("x", status="COMPLETED", created=NOW + 1, total=3, sent=3)),
             Api(NOW + 100, 503),
             Api(NOW + 400, "ok"),
             names={"comms_up", "comms_exporter_poll_interval_seconds"},
-            tmp_path=tmp_path,
         )
 
         assert (1, 0, 1) == (found["comms_up"][90], found["comms_up"][150], found["comms_up"][570])
@@ -268,7 +265,7 @@ class TestEvaluation:
         }
         file = folder / "judge.test.yml"
         file.write_text(json.dumps(test))
-        return complaints(binaries.promtool, "test", "rules", file)
+        return error_output(binaries.promtool, "test", "rules", file)
 
 
 def selector(labels):

@@ -3,18 +3,20 @@
 import heapq
 import random
 import sys
-import tempfile
 from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 from types import coroutine
 from typing import Any
 
 from alerts.judge.exporter import (
+    LIVE,
+    OPERATION_FAMILIES,
+    PUBLISHED,
     RETENTION,
+    STATUSES,
     AccountState,
     CommsError,
     Operation,
@@ -23,10 +25,13 @@ from alerts.judge.exporter import (
     PollHealth,
     Reloads,
     RequestStats,
-    Store,
-    View,
-    decipher,
-    families,
+    Shard,
+    classify_response,
+    exporter_families,
+    read_value,
+    restored,
+    saved,
+    values,
 )
 from alerts.judge.history import COARSE, Api, Change, Exporter, History, Malformed, Prometheus
 
@@ -180,7 +185,7 @@ class Client:
             raise CommsError(answer, "no answer")
         if code != "200":
             headers = {} if api.retry_after is None else {"Retry-After": f"{api.retry_after:g}"}
-            decipher(int(code), headers, b"{}", now=self.now())
+            raise classify_response(int(code), headers, b"{}", now=self.now())
         return answer == "empty"
 
 
@@ -190,7 +195,8 @@ class Instance:
 
     name: str
     accounts: tuple[str, ...]
-    folder: Path
+    # What its state file holds.
+    records: dict[str, Any] = field(default_factory=dict)
     # None while it is down.
     pollers: dict[str, Poller] | None = None
     removed: bool = False
@@ -211,15 +217,14 @@ def _until(moment: float):
 class Player:
     """One run of a history; *names* are the metrics that are scraped."""
 
-    def __init__(self, history: History, names: Iterable[str], *, folder: Path, seed: int = 0) -> None:
+    def __init__(self, history: History, names: Iterable[str], *, seed: int = 0) -> None:
         self.history = history
         self.now = history.start
         self._names = frozenset(names)
-        self._folder = folder
-        self._published = _wanted(families.PUBLISHED, self._names)
-        self._live = _wanted(families.LIVE, self._names)
+        self._published = _wanted(PUBLISHED, self._names)
+        self._live = _wanted(LIVE, self._names)
         self._operation_families = [
-            (index, name) for index, (name, _) in enumerate(families.OPERATION_FAMILIES) if name in self._names
+            (index, name) for index, (name, _) in enumerate(OPERATION_FAMILIES) if name in self._names
         ]
         self._lost_are_read = not self._names.isdisjoint(
             f"comms_email_operation_{stage}" for stage in ("failed", "undelivered")
@@ -285,23 +290,17 @@ class Player:
         instance = self._instances.get(event.instance)
         if instance is None:
             accounts = tuple(self._accounts)
-            folder = Path(tempfile.mkdtemp(dir=self._folder))
-            instance = self._instances[event.instance] = Instance(event.instance, accounts, folder)
+            instance = self._instances[event.instance] = Instance(event.instance, accounts)
         self._stop(instance)
         if event.accounts is not None:
             instance.accounts = event.accounts
         instance.removed = event.state == "removed"
         if event.forgets:
-            instance.folder = Path(tempfile.mkdtemp(dir=self._folder))
+            instance.records.clear()
         if event.state == "up":
             self._start(instance)
 
     def _start(self, instance: Instance) -> None:
-        states = {name: AccountState() for name in instance.accounts}
-        if any(instance.folder.iterdir()):
-            store = Store(instance.folder / "state.db")
-            store.load(states)
-            store.close()
         instance.pollers = {}
         instance.pages.clear()
         instance.metrics.clear()
@@ -310,7 +309,7 @@ class Player:
         phase = PHASE * (1 + sorted(self._instances).index(instance.name))
         for name in instance.accounts:
             client = Client(self._accounts[name], self.clock)
-            client.state = state = states[name]
+            client.state = state = restored(instance.records.get(name))
             state.unfinished = client.followed
             self._accounts[name].readers.append(client)
             poller = Poller(
@@ -318,7 +317,7 @@ class Player:
                 client=client,
                 state=state,
                 health=PollHealth(interval_seconds=self.history.poll_interval),
-                view=View.before_the_first_poll(state),
+                view=state.view_of_totals(),
                 interval=self.history.poll_interval,
                 active_window=ACTIVE_WINDOW,
                 max_operations=1000,
@@ -341,15 +340,10 @@ class Player:
         for loop in instance.loops:
             loop.close()
         instance.loops.clear()
-        store = Store(instance.folder / "state.db")
         for name, poller in instance.pollers.items():
-            poller.state.save_everything()
-            snapshot = poller.state.snapshot()
-            if snapshot is not None:
-                store.save(name, snapshot)
+            instance.records[name] = saved(poller.state)
             readers = self._accounts[name].readers
             readers[:] = [reader for reader in readers if reader.state is not poller.state]
-        store.close()
         instance.pollers = None
 
     async def _sleep(self, seconds: float) -> None:
@@ -397,10 +391,7 @@ class Player:
 
     def _read(self, instance: Instance, labels: Key, into: dict[Key, float]) -> None:
         """Add what a scrape of *instance* says to *into*; what has not changed is not written again."""
-        about = [families.build_info(), families.shard_info(families.Shard())]
-        if instance.reloads is not None:
-            about += families.reload_families(instance.reloads)
-        into.update(self._keyed(about, labels))
+        into.update(self._keyed(exporter_families(instance.reloads, Shard()), labels))
         for name, poller in instance.pollers.items():
             view, page = instance.pages.get(name, (None, {}))
             if view is not poller.view:
@@ -413,11 +404,11 @@ class Player:
             into.update(page)
 
     def _refresh(self, instance: Instance, metrics: list[Any], poller: Poller, labels: Key) -> None:
-        values = families.read(metrics, poller, now=self.now)
-        for metric, value in zip(metrics, values, strict=True):
+        for metric in metrics:
+            value = read_value(metric, poller, self.now)
             known = instance.metrics.get((poller.name, metric.name))
             if known is None or known[0] != value:
-                page = dict(self._keyed(families._families([metric], [(poller.name, (value,))]), labels))
+                page = dict(self._keyed([metric.family([(poller.name, value)])], labels))
                 instance.metrics[poller.name, metric.name] = value, page
 
     def _keyed(self, found: Iterable[Any], labels: Key) -> Iterable[tuple[Key, float]]:
@@ -432,13 +423,13 @@ class Player:
             return
         for operation in self._notable(poller):
             about = (("account", poller.name), *labels, ("operation_id", operation.id))
-            values = families.values(operation)
+            numbers = values(operation)
             for index, family in self._operation_families:
                 if index == 0:
-                    for status in families.STATUSES:
+                    for status in STATUSES:
                         yield (("__name__", family), *about, ("status", status)), float(operation.status == status)
-                elif values[index - 1] is not None:
-                    yield (("__name__", family), *about), float(values[index - 1])
+                elif numbers[index - 1] is not None:
+                    yield (("__name__", family), *about), float(numbers[index - 1])
 
     def _notable(self, poller: Poller) -> Iterable[Operation]:
         """Return the few operations that an alert can be about."""

@@ -37,7 +37,7 @@ def judge(
     """Play *history* and return the alerts that *rules* fire from *alerts_from* on, with an evaluation every *step*."""
     with tempfile.TemporaryDirectory(prefix="judge-") as name:
         folder = Path(name)
-        played = Player(history, rules.names, folder=folder).play()
+        played = Player(history, rules.names).play()
         with Server(binaries, folder / "prometheus") as server:
             server.write(played.series)
             begin = history.start
