@@ -53,6 +53,8 @@ smoke: wheel ## install and run the wheel with every other Python on this machin
 soak: $(VENV)/.dev tools ## run the counter and crash tests for many minutes
 	SOAK=25 $(RUN)python -m pytest tests/collect/test_counters.py tests/store/test_crash.py --timeout=3600 $(PYTEST)
 
+HISTORY ?=
+JUDGE ?=
 judge: $(VENV)/.dev tools ## play incidents and calm months through the alerts; HISTORY=week.jsonl plays a file
 	@PYTHONPATH=tests:. exec $(RUN)python -m alerts.judge $(if $(HISTORY),--history "$(HISTORY)") $(JUDGE)
 

@@ -21,6 +21,7 @@ import bcrypt
 import pytest
 import yaml
 from aiohttp.test_utils import TestServer
+from alerts.judge import __main__ as judge
 from deploy.test_deploy import fetched, output
 from prometheus import error_output
 
@@ -133,9 +134,12 @@ def is_made(words, _):
     target, *settings = words[1:]
 
     assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE)
-    for name, value in (setting.split("=") for setting in settings):
+    for name, value in (setting.split("=", 1) for setting in settings):
         assert re.search(rf"^{name} \?=", makefile, re.MULTILINE)
-        assert value in {*SCENARIOS, "..."}
+        if name == "JUDGE":
+            judge.make_parser().parse_args(shlex.split(value))
+        else:
+            assert value in {*SCENARIOS, "...", "week.jsonl"}
 
 
 def is_valid(words, variables):

@@ -91,8 +91,8 @@ def moment(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Judge."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="judge", description=__doc__)
     parser.add_argument("pattern", nargs="*", default=["*"], help="cases to run, such as 'fail-*'")
     parser.add_argument("--seed", type=int, default=1)
@@ -108,7 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--write", type=Path, metavar="FOLDER", help="write the histories of the cases to FOLDER instead"
     )
     parser.add_argument("--history", type=Path, help="play this file instead, and print what fires")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judge."""
+    options = make_parser().parse_args(arguments)
     if options.history is not None:
         return play_file(options)
     chosen = [case for case in cases() if any(fnmatch.fnmatch(case.name, each) for each in options.pattern)]
