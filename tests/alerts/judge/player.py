@@ -217,10 +217,11 @@ def _until(moment: float):
 class Player:
     """One run of a history; *names* are the metrics that are scraped."""
 
-    def __init__(self, history: History, names: Iterable[str], *, seed: int = 0) -> None:
+    def __init__(self, history: History, names: Iterable[str], *, seed: int = 0, client: type[Client] = Client) -> None:
         self.history = history
         self.now = history.start
         self._names = frozenset(names)
+        self._client = client
         self._published = _wanted(PUBLISHED, self._names)
         self._live = _wanted(LIVE, self._names)
         self._operation_families = [
@@ -308,7 +309,7 @@ class Player:
         instance.reloads = Reloads(self.now)
         phase = PHASE * (1 + sorted(self._instances).index(instance.name))
         for name in instance.accounts:
-            client = Client(self._accounts[name], self.clock)
+            client = self._client(self._accounts[name], self.clock)
             client.state = state = restored(instance.records.get(name))
             state.unfinished = client.followed
             self._accounts[name].readers.append(client)
