@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from comms_exporter.api.classification import classify_response
+from comms_exporter.api.error_classification import classify_response
 from comms_exporter.api.errors import CommsError
 from comms_exporter.api.payloads import MalformedOperationError, Page, read_operation
 from comms_exporter.api.request_stats import RequestStats
