@@ -369,7 +369,7 @@ def incidents() -> list[Case]:
             lasting=6 * HOUR,
             hour=10.2,
             pace=0.0,
-            only=25,
+            one=True,
         ),
         _incident(
             "stuck-bad-polls",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from alerts.judge.rules import Firing, seconds
+from alerts.judge.rules import Firing, Labels, seconds
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,18 @@ class Alertmanager:
 
     def _group(self, route: _Route, group: list[Firing], everything: list[Firing]) -> Iterable[Message]:
         group.sort(key=lambda firing: firing.begin)
-        told: set[int] = set()
+        # What has been told and is not known to be over; an alert that returns before the next look has never been away.
+        told: set[Labels] = set()
         flush = group[0].begin + route.wait
         # What never ends says nothing new after everything else has begun or ended.
         last = max(each.begin if each.end is None else each.end for each in everything) + route.interval
         while flush <= last + route.wait:
             present = [firing for firing in group if _fires(firing, flush)]
             loud = [firing for firing in present if not self._muted(firing, flush, everything)]
-            if any(id(firing) not in told for firing in loud):
+            told &= {_identity(firing) for firing in present}
+            if any(_identity(firing) not in told for firing in loud):
                 yield Message(flush, route.receiver, loud)
-            told = {id(firing) for firing in loud}
+                told |= {_identity(firing) for firing in loud}
             if present:
                 flush += route.interval
                 continue
@@ -90,6 +92,10 @@ class Alertmanager:
                 ):
                     return True
         return False
+
+
+def _identity(firing: Firing) -> Labels:
+    return tuple(sorted(firing.labels.items()))
 
 
 def _fires(firing: Firing, moment: float) -> bool:

@@ -99,8 +99,8 @@ class Effect:
     schedules: bool = True
     # Of the operations that wait for their schedule at the beginning, those that are canceled.
     cancel: float = 0.0
-    # Of the operations, those concerned: a single one by its number in the window, or None for all.
-    only: int | None = None
+    # Whether all this concerns a single large operation, the first that is being sent.
+    one: bool = False
 
 
 class Arrival(NamedTuple):
@@ -203,6 +203,7 @@ class Mail:
         self._waiting: list[tuple[float, int, _Op]] = []
         self._cancels = sorted((each for each in effects if each.cancel > 0), key=lambda each: -each.begin)
         self._last_campaign_tick = -math.inf
+        self._victim: _Op | None = None
 
     def changes(self) -> list[Change]:
         """Return what the API answers, in the order of time."""
@@ -213,6 +214,10 @@ class Mail:
             effect = self._effect(now)
             self._arrive(arrivals, now)
             self._leave_schedules(effect, now)
+            if effect.pace is not None:
+                # What all operations together may send in this tick, and a little that is left of the last.
+                usual = self.rate(now) * TICK
+                self._tokens = min(self._tokens + effect.pace * usual, max(3.0, 4 * usual))
             if self._queue:
                 self._handle(effect, now)
             self._progress_all(effect, now)
@@ -255,6 +260,8 @@ class Mail:
     def _progress_all(self, effect: Effect, now: float) -> None:
         if not self._running:
             return
+        if effect.one and self._victim is None:
+            self._victim = self._running[0]
         campaigns = now - self._last_campaign_tick >= CAMPAIGN_TICK
         if campaigns:
             self._last_campaign_tick = now
@@ -348,14 +355,13 @@ class Mail:
     def _handle(self, effect: Effect, now: float) -> None:
         """Send the small operations that are queued, as many as the pace allows."""
         queue = self._queue
-        if effect.pace is not None:
-            self._tokens = min(self._tokens + effect.pace * self.rate(now) * TICK, 100.0 + len(queue))
+        slow = effect.pace is not None and not effect.one
         # What came in this very moment is seen queued first.
         left = deque(op for op in queue if op.created > now - 3)
         for op in queue:
             if op.created > now - 3:
                 continue
-            if effect.pace is not None:
+            if slow:
                 if self._tokens < op.queued:
                     left.append(op)
                     continue
@@ -368,18 +374,27 @@ class Mail:
         """Send some of a large operation, and return whether that was all of it."""
         if op.campaign and not campaigns:
             return False
-        concerned = effect.only is None or op.number % 1000 == effect.only
-        pace = effect.pace if effect.pace is not None and concerned else 1.0
-        part = op.rate * pace * (CAMPAIGN_TICK if op.campaign else TICK)
+        slow = effect.pace is not None and self._concerns(effect, op)
+        part = op.rate * (CAMPAIGN_TICK if op.campaign else TICK)
+        if slow and (op.campaign or effect.one):
+            part *= effect.pace
+        elif slow:
+            part = min(part, self._tokens)
         # A rate below one email a tick is one email now and then.
         whole = int(part) + (self._fate.random() < part % 1)
-        if whole > 0:
-            self._send(op, min(op.queued, whole), effect, now)
+        n = min(op.queued, whole)
+        if n > 0:
+            self._send(op, n, effect, now)
+            if slow:
+                self._tokens -= n
         return op.queued == 0
+
+    def _concerns(self, effect: Effect, op: _Op) -> bool:
+        return not effect.one or op is self._victim
 
     def _send(self, op: _Op, n: int, effect: Effect, now: float) -> None:
         sender, fate = self.sender, self._fate
-        concerned = effect.only is None or op.number % 1000 == effect.only
+        concerned = self._concerns(effect, op)
         fail = effect.fail if effect.fail is not None and concerned else sender.fail
         bounce = effect.bounce if effect.bounce is not None and concerned else op.bounce
         failed = binomial(fate, n, fail)
