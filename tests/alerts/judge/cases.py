@@ -163,6 +163,7 @@ def _calm(
     young: bool = False,
     trouble: str = "usual",
     others: Sequence[Sender] = (),
+    interval: float = INTERVAL,
 ) -> Case:
     """Return a month in which nothing happens that a person should hear of."""
 
@@ -178,7 +179,7 @@ def _calm(
             *_hiccups(trouble, begin, end, random.Random(f"{seed}-{name}"), names),
         ]
         everything = sorted([*changes, *events], key=lambda event: event.time)
-        return History(begin, end, everything, INTERVAL, INTERVAL), begin, end
+        return History(begin, end, everything, interval, interval), begin, end
 
     return Case(name, about, Expectation(SILENT), make, calm=True)
 
@@ -588,6 +589,7 @@ def incidents() -> list[Case]:
             "the API answers 503 for 20 minutes",
             Expectation(SILENT),
             lasting=20 * MINUTE,
+            interval=30.0,
             events=_api(503),
         ),
         _incident(
@@ -801,7 +803,14 @@ def calm_months() -> list[Case]:
             date(2026, 2, 2),
             trouble="replicas",
         ),
-        _calm("calm-503-small500", s["small500"], "20 minutes of 503 twice a week", date(2026, 2, 2), trouble="503"),
+        _calm(
+            "calm-503-small500",
+            s["small500"],
+            "20 minutes of 503 twice a week",
+            date(2026, 2, 2),
+            trouble="503",
+            interval=30.0,
+        ),
         _calm("calm-restarts-big50k", s["big50k"], "restarts twice a week", date(2026, 9, 1), trouble="restart"),
         _calm("calm-clock-newyork5k", s["newyork5k"], "the clock changes in New York", date(2026, 2, 23)),
         _calm("calm-clock-flat1k", s["flat1k"], "no clock changes", date(2026, 10, 12)),
