@@ -44,10 +44,16 @@ def verdict(
     """Return what to think of *firings* in *case*, whose incident lasted from *begin* to *end*."""
     heard = [each for each in firings if each.severity in {"critical", "warning"} and each.alert.name not in ALWAYS]
     during = [each for each in heard if case.calm or each.begin >= begin]
-    if case.expected.stage == "other":
-        during = [each for each in during if each.account]
-    paged = min((each.begin - begin for each in during if each.severity == "critical"), default=None)
-    told = min((each.begin - begin for each in during), default=None)
+    sent = [message for message in messages if _loud(message) and (case.calm or message.time >= begin)]
+    # What is inhibited has not been heard.
+    audible = [
+        (message.time - begin, each)
+        for message in sent
+        for each in message.alerts
+        if each in during and (case.expected.stage != "other" or each.account)
+    ]
+    paged = min((time for time, each in audible if each.severity == "critical"), default=None)
+    told = min((time for time, _ in audible), default=None)
     counts = Counter((each.alert.name, each.severity, tuple(sorted(each.labels.items()))) for each in during)
     flaps = sum(n - 1 for n in counts.values())
     first: dict[tuple[str, str], float] = {}
@@ -56,7 +62,6 @@ def verdict(
         key = each.alert.name, each.severity
         first[key] = min(first.get(key, each.begin - begin), each.begin - begin)
         times[key] += 1
-    sent = [message for message in messages if _loud(message) and (case.calm or message.time >= begin)]
     deadline = None
     problems = []
     if case.expected.what == SILENT:
