@@ -7,11 +7,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from alerts.judge.cases import LEAD, Case, calm_months, evidence, incidents
 from alerts.judge.history import HistoryError, load, write_history
@@ -59,6 +60,17 @@ def _one(
 ) -> Verdict:
     case = next(each for each in cases() if each.name == name)
     return judged(case, seed=seed, major=major, step=step, rule_files=rule_files, alertmanager=alertmanager, lead=lead)
+
+
+def _all(names: Sequence[str], how: tuple[Any, ...], jobs: int) -> Iterator[Verdict]:
+    """Yield a verdict on each of the cases *names*, as they come."""
+    if jobs == 1:
+        yield from (_one(name, *how) for name in names)
+        return
+    # Collections find nothing among millions of events, and take a third of the time.
+    with ProcessPoolExecutor(jobs, initializer=gc.disable) as pool:
+        futures = [pool.submit(_one, name, *how) for name in names]
+        yield from (future.result() for future in as_completed(futures))
 
 
 def play_file(options: argparse.Namespace) -> int:
@@ -128,31 +140,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with (options.write / f"{case.name}.jsonl").open("w", encoding="utf-8") as file:
                 write_history(history, file)
         return 0
+    how = (options.seed, options.prometheus, options.step, options.rules, options.alertmanager, options.lead_days * DAY)
     verdicts: dict[str, Verdict] = {}
-    # Collections find nothing among millions of events, and take a third of the time.
-    with ProcessPoolExecutor(options.jobs, initializer=gc.disable) as pool:
-        futures = {
-            pool.submit(
-                _one,
-                case.name,
-                options.seed,
-                options.prometheus,
-                options.step,
-                options.rules,
-                options.alertmanager,
-                options.lead_days * DAY,
-            ): case
-            for case in chosen
-        }
-        for future in as_completed(futures):
-            each = future.result()
-            verdicts[each.case] = each
-            if options.json:
-                options.json.write_text(json.dumps([asdict(one) for one in verdicts.values()], indent=1))
-            print(
-                f"{len(verdicts):3}/{len(chosen)} {each.case}: {each.reason or 'good'} ({each.seconds:.0f} s)",
-                file=sys.stderr,
-            )
+    for each in _all([case.name for case in chosen], how, options.jobs):
+        verdicts[each.case] = each
+        if options.json:
+            options.json.write_text(json.dumps([asdict(one) for one in verdicts.values()], indent=1))
+        progress = f"{len(verdicts):3}/{len(chosen)} {each.case}: {each.reason or 'good'} ({each.seconds:.0f} s)"
+        print(progress, file=sys.stderr)
     ordered = [verdicts[case.name] for case in chosen]
     print(table(ordered))
     if options.json:

@@ -63,19 +63,20 @@ class Case:
         return self.name
 
 
+# All of this is past: Prometheus refuses samples from the future.
 HOLIDAYS = {
-    date(2026, 12, 24): 0.35,
-    date(2026, 12, 25): 0.2,
-    date(2026, 12, 26): 0.3,
-    date(2026, 12, 31): 0.4,
-    date(2027, 1, 1): 0.2,
-    date(2026, 4, 3): 0.4,
-    date(2026, 4, 6): 0.4,
-    date(2026, 5, 1): 0.4,
-    date(2026, 5, 14): 0.4,
-    date(2026, 5, 25): 0.4,
+    date(2024, 12, 24): 0.35,
+    date(2024, 12, 25): 0.2,
+    date(2024, 12, 26): 0.3,
+    date(2024, 12, 31): 0.4,
+    date(2025, 1, 1): 0.2,
+    date(2025, 4, 18): 0.4,
+    date(2025, 4, 21): 0.4,
+    date(2025, 5, 1): 0.4,
+    date(2025, 5, 29): 0.4,
+    date(2025, 6, 9): 0.4,
 }
-SEASON = {date(2026, 11, 20) + timedelta(days=n): 1.4 + 0.25 * (n % 9) for n in range(30)}
+SEASON = {date(2024, 11, 22) + timedelta(days=n): 1.4 + 0.25 * (n % 9) for n in range(30)}
 
 SENDERS = {
     sender.name: sender
@@ -107,10 +108,10 @@ def _local(sender: Sender, day: date, hour: float) -> float:
 
 
 def _day(name: str, seed: int, weekday: int) -> date:
-    """Return a *weekday* of a usual week of 2026, another one for every case and seed."""
+    """Return a *weekday* of a usual week of 2025, another one for every case and seed."""
     source = random.Random(f"{seed}-{name}")
     week = source.choice([n for n in range(3, 44) if n not in {11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21}])
-    return date(2026, 1, 5) + timedelta(weeks=week, days=weekday)
+    return date(2025, 1, 6) + timedelta(weeks=week, days=weekday)
 
 
 def _incident(
@@ -756,12 +757,12 @@ def calm_months() -> list[Case]:
     """Return every calm month."""
     s = SENDERS
     year = [
-        date(2026, 1, 12),
-        date(2026, 3, 9),
-        date(2026, 5, 4),
-        date(2026, 7, 6),
-        date(2026, 10, 5),
-        date(2026, 12, 7),
+        date(2025, 1, 13),
+        date(2025, 3, 10),
+        date(2025, 5, 5),
+        date(2025, 7, 7),
+        date(2025, 10, 6),
+        date(2024, 12, 9),
     ]
     months = [
         _calm(
@@ -792,29 +793,29 @@ def calm_months() -> list[Case]:
     trio = [replace(s["small500"], name=f"team{n}", per_day=900, opens=0.0) for n in range(3)]
     return [
         *months,
-        _calm("calm-season5k", season, "a shop before Christmas, up to 3.4 times as busy", date(2026, 11, 16)),
-        _calm("calm-young-small500", s["small500"], "the first month of small500", date(2026, 6, 1), young=True),
-        _calm("calm-young-mid5k", s["mid5k"], "the first month of mid5k", date(2026, 6, 1), young=True),
-        _calm("calm-young-weekly1m", s["weekly1m"], "the first month of weekly1m", date(2026, 6, 1), young=True),
+        _calm("calm-season5k", season, "a shop before Christmas, up to 3.4 times as busy", date(2024, 11, 18)),
+        _calm("calm-young-small500", s["small500"], "the first month of small500", date(2025, 6, 2), young=True),
+        _calm("calm-young-mid5k", s["mid5k"], "the first month of mid5k", date(2025, 6, 2), young=True),
+        _calm("calm-young-weekly1m", s["weekly1m"], "the first month of weekly1m", date(2025, 6, 2), young=True),
         _calm(
             "calm-replicas-mid5k",
             s["mid5k"],
             "mid5k with a second replica now and then",
-            date(2026, 2, 2),
+            date(2025, 2, 3),
             trouble="replicas",
         ),
         _calm(
             "calm-503-small500",
             s["small500"],
             "20 minutes of 503 twice a week",
-            date(2026, 2, 2),
+            date(2025, 2, 3),
             trouble="503",
             interval=30.0,
         ),
-        _calm("calm-restarts-big50k", s["big50k"], "restarts twice a week", date(2026, 9, 1), trouble="restart"),
-        _calm("calm-clock-newyork5k", s["newyork5k"], "the clock changes in New York", date(2026, 2, 23)),
-        _calm("calm-clock-flat1k", s["flat1k"], "no clock changes", date(2026, 10, 12)),
-        _calm("calm-trio", trio[0], "three accounts in one exporter", date(2026, 6, 8), others=trio[1:]),
+        _calm("calm-restarts-big50k", s["big50k"], "restarts twice a week", date(2025, 9, 1), trouble="restart"),
+        _calm("calm-clock-newyork5k", s["newyork5k"], "the clock changes in New York", date(2025, 2, 24)),
+        _calm("calm-clock-flat1k", s["flat1k"], "no clock changes", date(2025, 10, 13)),
+        _calm("calm-trio", trio[0], "three accounts in one exporter", date(2025, 6, 9), others=trio[1:]),
     ]
 
 
