@@ -2,12 +2,11 @@
 
 import io
 import json
-from collections import Counter
 
 import pytest
 import yaml
 from alerts.judge.cases import SENDERS, calm_months, evidence, incidents
-from alerts.judge.exporter import RETENTION, STATS, AccountState, Operation, Page, pack
+from alerts.judge.exporter import STATS, Operation, pack
 from alerts.judge.history import (
     Api,
     Change,
@@ -20,7 +19,7 @@ from alerts.judge.history import (
     write_history,
 )
 from alerts.judge.notify import Alertmanager
-from alerts.judge.player import STALE, Client, Player
+from alerts.judge.player import STALE, Player
 from alerts.judge.promstore import samples_of
 from alerts.judge.rules import Alert, Firing, Rules, _states
 from alerts.judge.run import ALERTMANAGER, RULE_FILES, judge
@@ -127,54 +126,6 @@ class TestPlayer:
 
         assert (1, 0, 1) == (found["comms_up"][90], found["comms_up"][150], found["comms_up"][570])
         assert (30, 60) == tuple(found["comms_exporter_poll_interval_seconds"][moment] for moment in (90, 150))
-
-
-class Patient(Client):
-    """Lists everything that the API would, whether the exporter has seen it or not."""
-
-    async def pages(self, query, _):
-        if self._request():
-            yield Page([], None, [], Counter())
-            return
-        since = max(query.created_after, self.now() - RETENTION)
-        wanted = [
-            each
-            for each in self._account.operations.values()
-            if each.created >= since and query.status in {None, each.status}
-        ]
-        yield Page(wanted, None, [], Counter())
-
-    def followed(self):
-        return AccountState.unfinished(self.state)
-
-
-@pytest.mark.parametrize("name", ["scheduled3k", "office800"])
-def test_to_list_only_what_is_new_shows_the_same(name):
-    mail = Mail(SENDERS[name], begin=NOW - DAY, end=NOW + DAY / 2, seed=5).changes()
-    trouble = [
-        Exporter(NOW, "up"),
-        Api(NOW + 2 * HOUR, 500),
-        Api(NOW + 3 * HOUR, "ok"),
-        Exporter(NOW + 5 * HOUR, "down"),
-        Exporter(NOW + 6 * HOUR, "up"),
-        Change(NOW + 7 * HOUR, name, mail[-1].operation_id, None),
-    ]
-    events = sorted([*mail, *trouble], key=lambda event: event.time)
-    names = {
-        "comms_emails_queued",
-        "comms_emails_scheduled",
-        "comms_email_operations",
-        "comms_emails_undelivered_total",
-        "comms_emails_sent_total",
-        "comms_emails_delivered_total",
-        "comms_exporter_operations_tracked",
-    }
-
-    def played(client):
-        series = Player(History(NOW, NOW + DAY / 2, events, 60, 60), names, client=client).play().series
-        return {key: (each.times, each.values) for key, each in series.items()}
-
-    assert played(Patient) == played(Client)
 
 
 class TestMail:

@@ -4,6 +4,7 @@ import heapq
 import random
 import sys
 from array import array
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from alerts.judge.exporter import (
     PUBLISHED,
     RETENTION,
     STATUSES,
-    AccountState,
     CommsError,
     Operation,
     Page,
@@ -99,19 +99,23 @@ class Account:
         self.operations: dict[str, Operation] = {}
         self.malformed: list[tuple[float, str]] = []
         self.api = Api(0.0, "ok")
-        self.readers: list[Client] = []
+        self._by_creation: list[tuple[float, str]] = []
         self._random = random.Random(f"{seed}-{name}")
 
     def change(self, operation_id: str, operation: Operation | None) -> None:
         """Answer *operation* from now on."""
-        if operation is None:
-            self.operations.pop(operation_id, None)
-            for reader in self.readers:
-                reader.deleted.add(operation_id)
-        else:
+        known = self.operations.pop(operation_id, None)
+        if known is not None and (operation is None or operation.created != known.created):
+            del self._by_creation[bisect_left(self._by_creation, (known.created, operation_id))]
+            known = None
+        if operation is not None:
             self.operations[operation_id] = operation
-            for reader in self.readers:
-                reader.unread.add(operation_id)
+            if known is None:
+                insort(self._by_creation, (operation.created, operation_id))
+
+    def created_since(self, since: float) -> list[Operation]:
+        """Return the operations that were created at *since* or later."""
+        return [self.operations[name] for _, name in self._by_creation[bisect_left(self._by_creation, (since, "")) :]]
 
     def broken(self) -> bool:
         """Whether the next request is one of those that the trouble concerns."""
@@ -119,20 +123,13 @@ class Account:
 
 
 class Client:
-    """Answers the poller as CommsClient does, from an account in this process.
-
-    It returns what the exporter has not seen yet, because the rest would be compared and dropped: of the window that is
-    asked for, and of unfinished operations whatever the window, because the poller would go on to ask for those.
-    """
+    """Answers the poller as CommsClient does, from an account in this process."""
 
     page_size = 1000
 
     def __init__(self, account: Account, clock: Callable[[], float]) -> None:
         self.now = clock
         self.request_stats = RequestStats(monotonic=clock)
-        self.unread = set(account.operations)
-        self.deleted: set[str] = set()
-        self.state = AccountState()
         self._account = account
 
     async def pages(self, query: Any, _: Any) -> AsyncIterator[Page]:
@@ -140,33 +137,11 @@ class Client:
         if self._request():
             yield Page([], None, [], Counter())
             return
-        after = query.created_after if query.created_after is not None else 0.0
-        oldest = self.now() - RETENTION
-        operations = self._account.operations
-        tracked = self.state.tracked
-        listed = []
-        for operation_id in [*self.unread]:
-            operation = operations.get(operation_id)
-            known = tracked.get(operation_id)
-            if operation is None or (known is not None and known.operation == operation and not known.gone):
-                self.unread.discard(operation_id)
-            elif operation.created >= max(after, oldest):
-                listed.append(operation)
-            elif operation.created < oldest:
-                self.unread.discard(operation_id)
-        chosen = {each.id for each in listed}
-        listed += (
-            operations[known.id] for known in self.followed() if known.id not in chosen and known.id in operations
-        )
-        malformed = [message for time, message in self._account.malformed if time >= max(after, oldest)]
-        yield Page(listed, None, malformed, Counter())
-
-    def followed(self) -> list[Operation]:
-        """Return the unfinished operations of the exporter of which the API has news, which is all that it asks for."""
-        if self._account.api.answer == "empty":
-            return [*AccountState.unfinished(self.state)]
-        known = (self.state.tracked.get(operation_id) for operation_id in self.unread | self.deleted)
-        return [each.operation for each in known if each is not None and not each.gone and each.operation.unfinished]
+        since = max(query.created_after or 0.0, self.now() - RETENTION)
+        listed = self._account.created_since(since)
+        if query.status is not None:
+            listed = [each for each in listed if each.status == query.status]
+        yield Page(listed, None, [message for time, message in self._account.malformed if time >= since], Counter())
 
     async def operation(self, operation_id: str, _: Any) -> Page | None:
         """Return one operation, None for a 404."""
@@ -217,11 +192,10 @@ def _until(moment: float):
 class Player:
     """One run of a history; *names* are the metrics that are scraped."""
 
-    def __init__(self, history: History, names: Iterable[str], *, seed: int = 0, client: type[Client] = Client) -> None:
+    def __init__(self, history: History, names: Iterable[str], *, seed: int = 0) -> None:
         self.history = history
         self.now = history.start
         self._names = frozenset(names)
-        self._client = client
         self._published = _wanted(PUBLISHED, self._names)
         self._live = _wanted(LIVE, self._names)
         self._operation_families = [
@@ -309,13 +283,10 @@ class Player:
         instance.reloads = Reloads(self.now)
         phase = PHASE * (1 + sorted(self._instances).index(instance.name))
         for name in instance.accounts:
-            client = self._client(self._accounts[name], self.clock)
-            client.state = state = restored(instance.records.get(name))
-            state.unfinished = client.followed
-            self._accounts[name].readers.append(client)
+            state = restored(instance.records.get(name))
             poller = Poller(
                 name,
-                client=client,
+                client=Client(self._accounts[name], self.clock),
                 state=state,
                 health=PollHealth(interval_seconds=self.history.poll_interval),
                 view=state.view_of_totals(),
@@ -343,8 +314,6 @@ class Player:
         instance.loops.clear()
         for name, poller in instance.pollers.items():
             instance.records[name] = saved(poller.state)
-            readers = self._accounts[name].readers
-            readers[:] = [reader for reader in readers if reader.state is not poller.state]
         instance.pollers = None
 
     async def _sleep(self, seconds: float) -> None:
@@ -436,7 +405,7 @@ class Player:
         """Return the few operations that an alert can be about."""
         unfinished = [
             each
-            for each in AccountState.unfinished(poller.state)
+            for each in poller.state.unfinished()
             if self.now - each.updated > WAITING and each.status != "SCHEDULED"
         ]
         chosen = sorted(unfinished, key=lambda each: (each.updated, each.id))[:MOST_OPERATIONS]
