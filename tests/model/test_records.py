@@ -37,8 +37,8 @@ class TestMarks:
         latest = operation(total=3, sent=2)
         equal, higher = marks(total=3, sent=2, operations_created=1), marks(total=3, sent=3, operations_created=1)
 
-        assert Tracked(latest, Reading.CUMULATIVE) == Tracked.with_marks(latest, Reading.CUMULATIVE, equal)
-        assert higher == Tracked.with_marks(latest, Reading.CUMULATIVE, higher).marks
+        assert Tracked(latest, Reading.CUMULATIVE) == Tracked.with_extras(latest, Reading.CUMULATIVE, equal, None)
+        assert higher == Tracked.with_extras(latest, Reading.CUMULATIVE, higher, None).marks
 
 
 class TestSnapshots:
