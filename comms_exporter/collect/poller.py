@@ -134,7 +134,8 @@ class Poller:
         try:
             await self._collect()
         except CommsError as error:
-            failure = error
+            # The traceback refers to this frame, and so to the error: a cycle that would keep the listing in memory.
+            failure = error.with_traceback(None)
         took = self._monotonic() - began
         self._recording.polled(failure, began=began_at)
         # Before health reports the poll as finished, its results are published.

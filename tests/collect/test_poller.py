@@ -1,6 +1,7 @@
 """An account is polled at every interval with as few requests as possible, and its health reports the results."""
 
 import asyncio
+import gc
 import json
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,6 +11,7 @@ from operations import NOW, rfc3339
 
 from comms_exporter.api.errors import ConnectionLostError, ThrottledError
 from comms_exporter.api.rate_limiter import RateLimiter
+from comms_exporter.collect.state import Listing
 from comms_exporter.simulator import Dialect, Fate
 from comms_exporter.store.errors import StateLostError, StoreError
 
@@ -209,6 +211,21 @@ class TestListings:
 
             assert before == harness.totals
             assert "bad_payload" == harness.poller.health.problem.reason
+
+    async def test_a_rejected_listing_is_freed_at_once(self):
+        async with simulator_harness(max_tracked_operations=50) as harness:
+            for _ in range(60):
+                harness.world.send(fates=[SENT])
+            gc.collect()
+            gc.disable()
+            try:
+                await harness.poll()
+                listings = [each for each in gc.get_objects() if isinstance(each, Listing)]
+            finally:
+                gc.enable()
+
+            assert "bad_payload" == harness.poller.health.problem.reason
+            assert [] == listings
 
     async def test_a_malformed_operation_does_not_affect_the_others_of_its_page(self):
         async with simulator_harness() as harness:
