@@ -6,7 +6,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from grafana import panels
 from grafana.panels import BAD, COLORS, GOOD, STATUSES, WARNING, Column, Panel, Query
-from grafana.promql import account, age, increased, once, opened, per_minute, share, total
+from grafana.promql import account, age, increased, once, opened, per_minute, recorded, share, total
 
 # Thresholds for colors. They only draw attention; alert rules use longer windows.
 DELIVERED = ((None, BAD), (0.9, WARNING), (0.95, GOOD))
@@ -229,6 +229,70 @@ def _tables() -> Iterator[Panel]:
         Query(f"max by (status) ({age(_oldest())})", "{{status}}"),
         unit="s",
         colors=STATUSES,
+    )
+
+
+def _decisions() -> Iterator[Panel]:
+    least = "the lowest share that may have led to this count by chance, in the window where it is highest"
+    yield panels.graph(
+        "Failed, at least",
+        f"Of the emails handled, {least}. CommsEmailFailureSpike warns above 1 % for hours, and pages above 5 %.",
+        Query(f"max by (account) ({recorded('account:comms_emails_failed:lower')})", "{{account}}", COLORS["failed"]),
+        unit="percentunit",
+        width=8,
+        steps=((None, "transparent"), (0.01, WARNING), (0.05, BAD)),
+    )
+    yield panels.graph(
+        "Undelivered, at least",
+        f"Of the emails sent, {least}. CommsEmailBounceSpike warns above 5 %, and pages above 10 %.",
+        Query(
+            f"max by (account) ({recorded('account:comms_emails_undelivered:lower')})",
+            "{{account}}",
+            COLORS["undelivered"],
+        ),
+        unit="percentunit",
+        width=8,
+        steps=((None, "transparent"), (0.05, WARNING), (0.1, BAD)),
+    )
+    yield panels.graph(
+        "Without an outcome, at least",
+        "Of the emails sent that began to be sent within the window, the lowest share that may be meant, allowing for chance. "
+        "CommsEmailDeliveryStalled pages above 35 % of an hour, and warns above 20 % of 6 hours.",
+        *(
+            Query(
+                f"max by (account) ({recorded('account:comms_emails_waiting:lower', matcher)})",
+                f"{window}, {{{{account}}}}",
+                colour,
+            )
+            for window, matcher, colour in (("1h", 'window="1h"', "yellow"), ("6h", 'window="6h"', "blue"))
+        ),
+        unit="percentunit",
+        width=8,
+        steps=((None, "transparent"), (0.2, WARNING), (0.35, BAD)),
+    )
+    created = "account:comms_email_operations_created"
+    hour = 'window="1h"'
+    yield panels.graph(
+        "Operations in an hour",
+        "Operations created, as many as are usual at this hour, and as many as in the busiest hour of two weeks. "
+        "CommsEmailTrafficFlat and CommsEmailSurge compare them.",
+        *(
+            Query(f"max by (account) ({recorded(f'{created}:{name}', hour)})", f"{legend}, {{{{account}}}}", colour)
+            for name, legend, colour in (
+                ("count", "created", COLORS["created"]),
+                ("usual", "usual", "green"),
+                ("busiest", "busiest", "orange"),
+            )
+        ),
+    )
+    yield panels.graph(
+        "Queue, in times of 20 minutes",
+        "How many times 20 minutes the queue lasts at the pace of the last 20, and the most of that in the two weeks before "
+        "yesterday. CommsEmailQueueStuck compares them.",
+        Query(f"max by (account) ({recorded('account:comms_emails_queued:turns')})", "{{account}}", COLORS["queued"]),
+        Query(
+            f"max by (account) ({recorded('account:comms_emails_queued:usual_turns')})", "usual, {{account}}", "green"
+        ),
     )
 
 

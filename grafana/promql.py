@@ -6,6 +6,7 @@ deduplicated with `max by (job, account, ...)` before it is summed.
 
 EXPORTER = 'job=~"$job", instance=~"$instance"'
 ACCOUNT = f'{EXPORTER}, account=~"$account"'
+RECORDED = 'job=~"$job", account=~"$account"'
 OPERATION = f'{ACCOUNT}, operation_id=~"$operation_id"'
 
 # The final states of an accepted email.
@@ -23,6 +24,11 @@ def exporter(expr: str) -> str:
 def account(metric: str, more: str = "") -> str:
     """Select *metric* of the selected accounts."""
     return f"{metric}{{{_matchers(ACCOUNT, more)}}}"
+
+
+def recorded(name: str, more: str = "") -> str:
+    """Select a series of the recording rules for the chosen accounts: it belongs to no instance."""
+    return f"{name}{{{_matchers(RECORDED, more)}}}"
 
 
 def operation(metric: str, more: str = "") -> str:

@@ -191,7 +191,7 @@ class TestMessages:
         ]
         messages = Alertmanager(ALERTMANAGER).messages(firings)
 
-        assert [("pager", 10.0, {"a"}), ("tickets", 330.0, {"b"})] == [
+        assert [("pager", 20.0, {"a"}), ("tickets", 330.0, {"b"})] == [
             (each.receiver, each.time, {one.account for one in each.alerts}) for each in messages
         ]
 
@@ -202,7 +202,7 @@ class TestMessages:
             self.firing("X", "critical", 20000, None, account="a", instance="1"),
         ]
 
-        assert [10.0, 310.0, 20010.0] == [each.time for each in Alertmanager(ALERTMANAGER).messages(firings)]
+        assert [20.0, 320.0, 20020.0] == [each.time for each in Alertmanager(ALERTMANAGER).messages(firings)]
 
 
 class TestEvaluation:

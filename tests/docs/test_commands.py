@@ -466,13 +466,43 @@ class TestYaml:
     def test_every_block_has_a_test(self):
         pages = [each.page for each in BLOCKS if each.language == "yaml"]
 
-        assert ["README.md", "README.md", "SECURITY.md", "docs/performance.md"] == pages
+        assert ["README.md", "README.md", "SECURITY.md", "docs/alerts.md", "docs/performance.md"] == pages
 
     def test_scrape_configuration_is_valid(self, prometheus_binaries, tmp_path):
         scrape, _, _ = under("README.md", "Use it", "yaml").partition("accounts:")
         (tmp_path / "prometheus.yml").write_text(scrape, encoding="utf-8")
 
         assert "" == error_output(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
+
+    def test_a_threshold_can_be_set_for_one_account(self, prometheus_binaries, tmp_path):
+        """With the block as a rule file of its own, beside the one that is shipped."""
+        mine = tmp_path / "mine.yml"
+        mine.write_text(under("docs/alerts.md", "Thresholds, and why", "yaml"), encoding="utf-8")
+        by_account = "account:threshold_comms_emails_undelivered:ratio_warning"
+        test = {
+            "rule_files": [str(mine), str(ROOT / "deploy/prometheus/comms-exporter.rules.yml")],
+            "group_eval_order": ["my-thresholds", "comms-thresholds", "comms-thresholds-by-account"],
+            "tests": [
+                {
+                    "input_series": [
+                        {"series": f"comms_up{{account={name!r}}}", "values": "1 1"} for name in ("newsletter", "shop")
+                    ],
+                    "promql_expr_test": [
+                        {
+                            "expr": by_account,
+                            "eval_time": "1m",
+                            "exp_samples": [
+                                {"labels": f'{by_account}{{account="newsletter"}}', "value": 0.08},
+                                {"labels": f'{by_account}{{account="shop"}}', "value": 0.05},
+                            ],
+                        }
+                    ],
+                }
+            ],
+        }
+        (tmp_path / "mine.test.yml").write_text(json.dumps(test), encoding="utf-8")
+
+        assert "" == error_output(prometheus_binaries.promtool, "test", "rules", tmp_path / "mine.test.yml")
 
     def test_scrape_interval_for_many_series_is_valid(self, prometheus_binaries, tmp_path):
         slow = yaml.safe_load(under("docs/performance.md", "Beyond one process", "yaml"))

@@ -91,17 +91,21 @@ class Server:
     def query_range(
         self, promql: str, start: float, end: float, step: float
     ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
-        """Return the labels of each series that *promql* gives, with pairs of time and value."""
+        """Return the labels of each series that *promql* gives, with pairs of time and value.
+
+        The metric's name is left out: what a rule takes now from one metric and now from another is one series.
+        """
         found: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = {}
         begin = start
         while begin <= end:
             last = min(end, begin + (_POINTS - 1) * step)
             data = self._get("query_range", query=promql, start=str(begin), end=str(last), step=str(step))
             for result in data["result"]:
-                points = found.setdefault(tuple(sorted(result["metric"].items())), [])
+                labels = {name: value for name, value in result["metric"].items() if name != "__name__"}
+                points = found.setdefault(tuple(sorted(labels.items())), [])
                 points += [(moment, float(value)) for moment, value in result["values"]]
             begin = last + step
-        return [(dict(labels), points) for labels, points in found.items()]
+        return [(dict(labels), sorted(points)) for labels, points in found.items()]
 
     def query(self, promql: str, at: float) -> list[tuple[dict[str, str], float]]:
         """Return the labels and value of each series that *promql* gives at one time."""
