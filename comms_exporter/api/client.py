@@ -13,7 +13,8 @@ from yarl import URL
 
 from comms_exporter.api.credentials import Credentials
 from comms_exporter.api.error_classification import classify_network_error, classify_response
-from comms_exporter.api.errors import CommsError, ThrottledError
+from comms_exporter.api.errors import CommsError, ThrottledError, TooLargeError
+from comms_exporter.api.paging import Cursor
 from comms_exporter.api.payloads import BadPayloadError, Page, read_page, read_single
 from comms_exporter.api.rate_limiter import RateLimiter
 from comms_exporter.api.request_stats import RequestStats
@@ -27,8 +28,6 @@ from comms_exporter.base.times import parse_http_date, rfc3339
 MAX_PAGE_BYTES = 8 * 2**20
 MAX_OPERATION_BYTES = 256 * 2**10
 MAX_ERROR_BYTES = 64 * 2**10
-# Twice the highest weekly volume that anyone has reported, at the largest page size.
-MAX_PAGES = 20_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +63,7 @@ class CommsClient:
         self._base = URL(base_url)
         self._credentials = credentials
         self._proxy = proxy
-        self._redactor = redactor or Redactor()
+        self.redactor = redactor or Redactor()
         self.page_size = page_size
         self._timeout_seconds = timeout
         self._timeout = aiohttp.ClientTimeout(total=timeout)
@@ -82,55 +81,55 @@ class CommsClient:
 
     async def pages(self, query: Query, budget: RetryBudget) -> AsyncIterator[Page]:
         """Yield every page of the listing *query*; a listing without an end raises a CommsError."""
-        url = self._base / "Emails" / "Operations"
+        cursor = Cursor(self.url_of("Operations"), mask=self.redactor.mask)
         parameters = _parameters(query, self.page_size)
-        # Hashes, because 20,000 tokens of the maximum length would take 80 MB.
-        seen: set[int] = set()
-        token: str | None = None
         while True:
-            target = url.with_query(parameters if token is None else {**parameters, "pageToken": token})
-            if token is not None and token.startswith(("http://", "https://")):
-                target = self._same_origin(token)
-            body = await self._get(target, budget, max_bytes=MAX_PAGE_BYTES, within_listing=token is not None)
+            body = await self.get(
+                cursor.url(parameters), budget, max_bytes=MAX_PAGE_BYTES, within_listing=cursor.within_listing
+            )
             # Let other tasks run: parsing a page is as much work as one turn of the loop should do.
             await asyncio.sleep(0)
             page = self._without_secrets(_parse(read_page, body))
             yield page
-            token = page.next
-            if token is None:
+            if not cursor.advance(page.next):
                 return
-            if hash(token) in seen:
-                raise CommsError("bad_payload", "the listing repeats a page token")
-            seen.add(hash(token))
-            if len(seen) >= MAX_PAGES:
-                raise CommsError("bad_payload", f"the listing has more than {MAX_PAGES} pages")
 
     async def operation(self, operation_id: str, budget: RetryBudget) -> Page | None:
         """Return the operation *operation_id* as a page of one, None if the API no longer has it."""
-        # Whatever the id contains, it stays one segment of the path.
-        segment = quote(operation_id, safe="")
-        if segment in {".", ".."}:
-            return Page([], None, [f"the id {segment} cannot be used in a URL"], Counter())
-        url = (self._base / "Emails" / "Operations").joinpath(segment, encoded=True)
         try:
-            body = await self._get(url, budget, max_bytes=MAX_OPERATION_BYTES)
+            url = self.url_of("Operations", operation_id)
+        except ValueError as error:
+            return Page([], None, [str(error)], Counter())
+        try:
+            body = await self.get(url, budget, max_bytes=MAX_OPERATION_BYTES)
         except CommsError as error:
             if error.reason == "not_found":
                 return None
             raise
         return self._without_secrets(_parse(read_single, body))
 
+    def url_of(self, *segments: str) -> URL:
+        """Return the URL of *segments* below /Emails; raise a ValueError for an id that cannot be a segment."""
+        url = self._base / "Emails"
+        for segment in segments:
+            # Whatever an id contains, it stays one segment of the path.
+            quoted = quote(segment, safe="")
+            if quoted in {"", ".", ".."}:
+                raise ValueError(f"the id {quoted} cannot be used in a URL")
+            url = url.joinpath(quoted, encoded=True)
+        return url
+
     def _without_secrets(self, page: Page) -> Page:
         """Return *page* without operations whose id or status contains a secret: both are exposed and saved."""
         # One search in all names of a page costs next to nothing.
         names = [each.id for each in page.operations]
-        if not self._redactor.finds_secret_in("\n".join([*names, *{each.status for each in page.operations}])):
+        if not self.redactor.finds_secret_in("\n".join([*names, *{each.status for each in page.operations}])):
             return page
-        good = [each for each in page.operations if not self._redactor.finds_secret_in(f"{each.id}\n{each.status}")]
+        good = [each for each in page.operations if not self.redactor.finds_secret_in(f"{each.id}\n{each.status}")]
         malformed = ["id or status contains a secret"] * (len(page.operations) - len(good))
         return page._replace(operations=good, malformed=[*page.malformed, *malformed])
 
-    async def _get(self, url: URL, budget: RetryBudget, *, max_bytes: int, within_listing: bool = False) -> bytes:
+    async def get(self, url: URL, budget: RetryBudget, *, max_bytes: int, within_listing: bool = False) -> bytes:
         """Return the body of the response to *url*; the only place that retries.
 
         Giving up *within_listing* would lose the earlier pages, so there a throttled request waits, if not for long.
@@ -176,11 +175,11 @@ class CommsClient:
                 code = str(response.status)
                 self._set_clock(response.headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise classify_network_error(error, self._timeout_seconds, mask=self._redactor.mask) from error
+            raise classify_network_error(error, self._timeout_seconds, mask=self.redactor.mask) from error
         finally:
             self.request_stats.requests[code] += 1
             self.request_stats.durations.observe(self._monotonic() - started)
-        failure = classify_response(response.status, response.headers, body, now=self.now(), mask=self._redactor.mask)
+        failure = classify_response(response.status, response.headers, body, now=self.now(), mask=self.redactor.mask)
         if failure is not None:
             raise failure
         return body
@@ -189,17 +188,6 @@ class CommsClient:
         date = parse_http_date(headers.get("Date", ""))
         if date is not None:
             self._skew = date - self._clock()
-
-    def _same_origin(self, token: str) -> URL:
-        """Return *token* as the URL of the next page; credentials are sent only to the API's own origin."""
-        try:
-            target = URL(token).with_user(None)
-            origin = target.origin()
-        except ValueError:
-            raise CommsError("bad_payload", "the URL of the next page is invalid") from None
-        if origin != self._base.origin():
-            raise CommsError("bad_payload", f"the next page is on another server: {self._redactor.mask(str(origin))}")
-        return target
 
 
 def _parameters(query: Query, page_size: int) -> dict[str, str]:
@@ -224,7 +212,7 @@ async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
             if not ok:
                 del body[limit:]
                 break
-            raise CommsError("bad_payload", f"{response.status} with a body of more than {limit >> 10} KiB")
+            raise TooLargeError(f"{response.status} with a body of more than {limit >> 10} KiB")
     return bytes(body)
 
 

@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp.http_exceptions import ContentEncodingError
 
 from comms_exporter.api.errors import CommsError, ConnectionLostError, ThrottledError
+from comms_exporter.base.redaction import mask_addresses
 from comms_exporter.base.times import parse_http_date
 
 MAX_RETRY_AFTER_SECONDS = 3600.0
@@ -41,7 +42,7 @@ def classify_response(
         return CommsError(
             "bad_payload", f"{status}: unexpected redirect to {target}" if target else f"{status} instead of 200"
         )
-    return CommsError(_REASON_BY_STATUS.get(status, "bad_request"), message)
+    return CommsError(_REASON_BY_STATUS.get(status, "bad_request"), message, status=status)
 
 
 def classify_network_error(error: BaseException, timeout: float, *, mask: Callable[[str], str] = str) -> CommsError:
@@ -105,5 +106,5 @@ def _one_line(text: str, mask: Callable[[str], str]) -> str:
     # JSON can contain half a surrogate pair, which cannot be encoded for a page or a log.
     text = " ".join(text.encode("utf-8", "replace").decode().split())
     # Mask before cutting: the mask would not recognize a part of a secret.
-    text = " ".join(mask(text).split())
+    text = mask_addresses(" ".join(mask(text).split()))
     return text if len(text) <= _MAX_MESSAGE_CHARACTERS else text[: _MAX_MESSAGE_CHARACTERS - 1] + "…"

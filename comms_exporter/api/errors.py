@@ -3,6 +3,7 @@
 CommsError                not worth a retry within the same poll
 +-- ConnectionLostError   no complete response: safe to retry
 +-- ThrottledError        429 or 503: back off
++-- TooLargeError         a body beyond the limits: a smaller page may fit
 """
 
 REASONS = (
@@ -20,11 +21,12 @@ REASONS = (
 
 
 class CommsError(Exception):
-    """The API gave no usable response; *reason* is one of REASONS."""
+    """The API gave no usable response; *reason* is one of REASONS, *status* the HTTP status where there was one."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.status = status
 
 
 class ConnectionLostError(CommsError):
@@ -37,3 +39,10 @@ class ThrottledError(CommsError):
     def __init__(self, reason: str, message: str, retry_after: float | None) -> None:
         super().__init__(reason, message)
         self.retry_after = retry_after
+
+
+class TooLargeError(CommsError):
+    """A body has more bytes or values than are read."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("bad_payload", message)

@@ -19,19 +19,23 @@ _STAT_NAMES = frozenset(STATS)
 _MAX_ID_LENGTH = 128
 _MAX_STATUS_LENGTH = 64
 # The API's own limit is 1,000. An entry takes 5 microseconds, so millions would block the event loop for seconds.
-_MAX_ENTRIES = 20_000
+MAX_ENTRIES = 20_000
 # A page of 1,000 operations has 17,000. A value takes up to 120 bytes of memory, and 0.3 microseconds to decode.
 MAX_JSON_VALUES = 500_000
 # The token becomes part of a URL, and servers commonly refuse URLs of 8,000 characters.
 _MAX_TOKEN_LENGTH = 4096
 
 
-class MalformedOperationError(ValueError):
-    """An entry is not an operation; the message names the field."""
+class MalformedEntryError(ValueError):
+    """An entry is not an operation or an email; the message names the field."""
 
 
 class BadPayloadError(ValueError):
-    """A body is not a page of operations."""
+    """A body is not a page of the listing."""
+
+
+class TooManyValuesError(BadPayloadError):
+    """A body has more entries or values than are read."""
 
 
 class Page(NamedTuple):
@@ -72,11 +76,7 @@ def read_single(body: bytes) -> Page:
 
 def decode(body: bytes) -> Any:
     """Return the JSON value in *body*; raise a BadPayloadError if it is invalid or has too many values."""
-    # Count before decoding: every value but one comes with a comma, a bracket or a brace. The depth needs no check, because
-    # the decoder stops at a thousand levels.
-    values = body.count(b",") + body.count(b"[") + body.count(b"{")
-    if values > MAX_JSON_VALUES:
-        raise BadPayloadError(f"the JSON has {values} values, more than the limit of {MAX_JSON_VALUES}")
+    check_values(body)
     try:
         return json.loads(body)
     except RecursionError:
@@ -88,6 +88,15 @@ def decode(body: bytes) -> Any:
         return json.loads(body, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
     except (ValueError, RecursionError) as error:
         raise BadPayloadError(f"invalid JSON: {error}") from None
+
+
+def check_values(body: bytes) -> None:
+    """Raise a TooManyValuesError if the JSON in *body* has too many values."""
+    # Count before decoding: every value but one comes with a comma, a bracket or a brace. The depth needs no check, because
+    # the decoder stops at a thousand levels.
+    values = body.count(b",") + body.count(b"[") + body.count(b"{")
+    if values > MAX_JSON_VALUES:
+        raise TooManyValuesError(f"the JSON has {values} values, more than the limit of {MAX_JSON_VALUES}")
 
 
 # The fast path: msgspec decodes and checks the documented format in one step, at a fifth of the cost of checking each value.
@@ -142,7 +151,7 @@ def _read_page_leniently(body: bytes) -> Page:
     payload = decode(body)
     if not isinstance(payload, dict):
         raise BadPayloadError(f"the body is a JSON {_json_type(payload)}, not an object")
-    page = Page([], _next_token(payload), [], Counter())
+    page = Page([], next_token(payload), [], Counter())
     entries = _entries(payload)
     _check_length(len(entries))
     for raw in entries:
@@ -151,26 +160,26 @@ def _read_page_leniently(body: bytes) -> Page:
 
 
 def _check_length(entries: int) -> None:
-    if entries > _MAX_ENTRIES:
-        raise BadPayloadError(f"the body lists {entries} operations; a page has at most 1000")
+    if entries > MAX_ENTRIES:
+        raise TooManyValuesError(f"the body lists {entries} operations; a page has at most 1000")
 
 
 def _read_into(page: Page, raw: Any) -> None:
     try:
         page.operations.append(read_operation(raw, page.unknown))
-    except MalformedOperationError as error:
+    except MalformedEntryError as error:
         page.malformed.append(str(error))
 
 
 def read_operation(raw: Any, unknown: Counter[str]) -> Operation:
     """Return *raw* as an operation, and count its unknown status, fields and counters in *unknown*."""
     if not isinstance(raw, dict):
-        raise MalformedOperationError(f"an operation is a JSON {_json_type(raw)}, not an object")
-    operation_id = _text(raw, "id", _MAX_ID_LENGTH)
-    status = _text(raw, "status", _MAX_STATUS_LENGTH).upper()
+        raise MalformedEntryError(f"an operation is a JSON {_json_type(raw)}, not an object")
+    operation_id = read_id(raw.get("id"))
+    status = read_status(raw.get("status"))
     counters = raw.get("stats")
     if not isinstance(counters, dict):
-        raise MalformedOperationError(f"stats is a JSON {_json_type(counters)}, not an object")
+        raise MalformedEntryError(f"stats is a JSON {_json_type(counters)}, not an object")
     operation = Operation(
         operation_id, status, _timestamp(raw, "createdAt"), _timestamp(raw, "updatedAt"), pack(_read_stats(counters))
     )
@@ -195,7 +204,8 @@ def _entries(payload: dict[str, Any]) -> list[Any]:
     return arrays[0]
 
 
-def _next_token(payload: dict[str, Any]) -> str | None:
+def next_token(payload: dict[str, Any]) -> str | None:
+    """Return the token of the next page, from where any of the published formats has it."""
     for holder, name in (("pagination", "next"), ("pagination", "nextPageToken"), ("meta", "nextToken")):
         inner = payload.get(holder)
         if isinstance(inner, dict) and inner.get(name) is not None:
@@ -219,7 +229,7 @@ def _read_stats(counters: dict[str, Any]) -> Stats:
     if set(map(type, values)) != {int}:
         values = tuple(map(_count, STATS, values))
     if any(not 0 <= value <= MAX_COUNT for value in values if value is not None):
-        raise MalformedOperationError("stats contains a number that is not a count")
+        raise MalformedEntryError("stats contains a number that is not a count")
     return values
 
 
@@ -228,33 +238,43 @@ def _count(name: str, value: Any) -> int | None:
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    raise MalformedOperationError(f"stats.{name} is a JSON {_json_type(value)}, not a count")
+    raise MalformedEntryError(f"stats.{name} is a JSON {_json_type(value)}, not a count")
 
 
-def _text(raw: dict[str, Any], name: str, max_length: int) -> str:
-    value = raw.get(name)
+def read_id(value: Any) -> str:
+    """Return *value* if it can be an id."""
+    return _text(value, "id", _MAX_ID_LENGTH)
+
+
+def read_status(value: Any) -> str:
+    """Return *value* in upper case if it can be a status."""
+    return _text(value, "status", _MAX_STATUS_LENGTH).upper()
+
+
+def _text(value: Any, name: str, max_length: int) -> str:
     if not isinstance(value, str):
-        raise MalformedOperationError(f"{name} is a JSON {_json_type(value)}, not a string")
+        raise MalformedEntryError(f"{name} is a JSON {_json_type(value)}, not a string")
     # isprintable() also excludes half a surrogate pair, which JSON can contain and UTF-8 cannot encode.
     if not 0 < len(value) <= max_length or not value.isprintable():
-        raise MalformedOperationError(f"{name} is empty, too long or contains control characters")
+        raise MalformedEntryError(f"{name} is empty, too long or contains control characters")
     return value
 
 
 def _timestamp(raw: dict[str, Any], name: str) -> float:
     value = raw.get(name)
     if not isinstance(value, str):
-        raise MalformedOperationError(f"{name} is a JSON {_json_type(value)}, not a string")
+        raise MalformedEntryError(f"{name} is a JSON {_json_type(value)}, not a string")
     try:
-        moment = _parse_time(value).timestamp()
+        moment = parse_time(value).timestamp()
     except (ValueError, OverflowError):
-        raise MalformedOperationError(f"{name} is not an RFC 3339 time") from None
+        raise MalformedEntryError(f"{name} is not an RFC 3339 time") from None
     if not is_representable(moment):
-        raise MalformedOperationError(f"{name} is outside the years 1 to 9999")
+        raise MalformedEntryError(f"{name} is outside the years 1 to 9999")
     return moment
 
 
-def _parse_time(text: str) -> datetime:
+def parse_time(text: str) -> datetime:
+    """Return the RFC 3339 time in *text*; raise a ValueError if it is none."""
     try:
         # First, because it rounds nanoseconds; fromisoformat() truncates them.
         moment = msgspec.convert(text, datetime)

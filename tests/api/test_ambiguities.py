@@ -13,7 +13,7 @@ from operations import NOW, as_json, operation, page_of
 from prometheus_client.parser import text_string_to_metric_families
 from yarl import URL
 
-from comms_exporter.api import client
+from comms_exporter.api import paging
 from comms_exporter.collect.health import Reloads
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.model.readings import Reading
@@ -312,7 +312,7 @@ class TestPageTokens:
             assert {} == harness.poller.state.tracked
 
     async def test_an_endless_listing_is_an_error(self, monkeypatch):
-        monkeypatch.setattr(client, "MAX_PAGES", 5)
+        monkeypatch.setattr(paging, "MAX_PAGES", 5)
 
         def answer(request):
             return page(operation(), following=str(int(request.query.get("pageToken", "0")) + 1))

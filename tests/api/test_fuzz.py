@@ -19,7 +19,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from yarl import URL
 
-from comms_exporter.api import client
+from comms_exporter.api import paging
 from comms_exporter.api.errors import REASONS
 from comms_exporter.collect.health import Reloads
 from comms_exporter.expose.exposition import Exposition
@@ -388,7 +388,7 @@ class TestSizes:
 
     async def test_an_endless_listing_ends_at_the_limit(self, monkeypatch):
         """An endless chain of tokens fails the poll, and nothing of the listing is applied."""
-        monkeypatch.setattr(client, "MAX_PAGES", 30)
+        monkeypatch.setattr(paging, "MAX_PAGES", 30)
         wire = Wire()
         async with socket_harness(wire.serve) as harness:
             invariants = Invariants(harness)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from comms_exporter.api.payloads import (
     BadPayloadError,
-    MalformedOperationError,
+    MalformedEntryError,
     Page,
     _read_page_leniently,
     decode,
@@ -133,7 +133,7 @@ class TestOperation:
         ],
     )
     def test_the_message_names_the_malformed_field(self, raw, message):
-        with pytest.raises(MalformedOperationError, match="^" + message.replace("(", r"\(") + "$"):
+        with pytest.raises(MalformedEntryError, match="^" + message.replace("(", r"\(") + "$"):
             read_operation(raw, Counter())
 
     def test_a_count_may_be_written_as_a_float(self):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comms_exporter.base.redaction import Redactor
+from comms_exporter.base.redaction import Redactor, mask_addresses
 
 SECRET = 'p@ss/w0rd+"x" <ü>\\&%41'
 FORMS = {
@@ -101,3 +101,25 @@ class TestFindsSecretIn:
         """A secret of a few characters is part of many words."""
         assert not Redactor(["op", "a", ""]).finds_secret_in("comms_operation_a")
         assert not Redactor().finds_secret_in("comms_operation_a")
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("text", "masked"),
+        [
+            ("no such user: jane@example.com.", "no such user: ***@example.com."),
+            ("<jane@example.com>,'o'brien@b.example'", "<***@example.com>,***@b.example'"),
+            ("bounce+jane=example.com@list.example", "***@list.example"),
+            ('"Jane Doe"@example.com', "***@example.com"),
+            ("/v1/Emails?to=jane%40example.com", "***@example.com"),
+            ("jane@home@example.com", "***@example.com"),
+            ("nothing to mask, 100 %", "nothing to mask, 100 %"),
+        ],
+    )
+    def test_only_the_domain_is_left(self, text, masked):
+        assert masked == mask_addresses(text)
+
+    @pytest.mark.parametrize("text", ["a" * 200_000 + " @", "@" * 200_000, '"a' * 100_000 + "@", '"' * 200_000 + "@"])
+    def test_takes_linear_time(self, text):
+        # A quadratic search would take minutes.
+        assert len(mask_addresses(text)) <= len(text) + 3

@@ -6,7 +6,7 @@ from typing import Any
 
 from comms_exporter.api.error_classification import classify_response
 from comms_exporter.api.errors import CommsError
-from comms_exporter.api.payloads import MalformedOperationError, Page, read_operation
+from comms_exporter.api.payloads import MalformedEntryError, Page, read_operation
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.slices import run_to_completion
 from comms_exporter.collect.health import PollHealth, Reloads
@@ -29,7 +29,7 @@ __all__ = [
     "STATUSES",
     "AccountState",
     "CommsError",
-    "MalformedOperationError",
+    "MalformedEntryError",
     "Operation",
     "Page",
     "PollHealth",

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from alerts.judge.exporter import STATS, MalformedOperationError, Operation, read_operation
+from alerts.judge.exporter import STATS, MalformedEntryError, Operation, read_operation
 
 API_ANSWERS = (400, 401, 403, 404, 429, 500, 503, "timeout", "connection", "empty", "ok")
 # Seconds between polls, scrapes and evaluations before the time that matters: no more than a lookback of Prometheus.
@@ -159,7 +159,7 @@ def _event(entry: dict[str, Any]) -> Event:
         case {"account": str(account), "operation": raw}:
             try:
                 operation = read_operation(raw, Counter())
-            except MalformedOperationError as error:
+            except MalformedEntryError as error:
                 return Malformed(time, account, str(error))
             return Change(time, account, operation.id, operation)
         case {"account": str(account), "deleted": str(operation_id)}:

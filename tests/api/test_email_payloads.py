@@ -1,0 +1,262 @@
+"""Emails are read from every published format, and nothing personal is kept of them."""
+
+import json
+
+import pytest
+from operations import NOW
+
+from comms_exporter.api.email_payloads import (
+    DeliveryError,
+    Receipt,
+    domain_of,
+    read_delivery_errors,
+    read_email,
+    read_email_page,
+    read_receipts,
+)
+from comms_exporter.api.payloads import MAX_JSON_VALUES, BadPayloadError, TooManyValuesError
+from comms_exporter.model.emails import Email
+
+# As in the reference's sample.
+ENTRY = {
+    "id": "comms_email_1",
+    "from": {"address": "news@Shop.example", "name": "Shop"},
+    "to": [{"address": "jane@Example.com", "name": "Jane"}],
+    "status": "UNDELIVERED",
+    "related": [{"name": "OPERATION", "id": "comms_operation_1", "uri": "https://comms.example/v1"}],
+    "tags": {"campaign": "spring"},
+    "scheduledFor": None,
+    "createdAt": "2026-11-21T12:00:00Z",
+    "updatedAt": "2026-11-21T12:00:10Z",
+    "deletedAt": None,
+}
+EMAIL = Email(
+    "comms_email_1",
+    "UNDELIVERED",
+    "comms_operation_1",
+    NOW,
+    NOW + 10,
+    "example.com",
+    1,
+    "shop.example",
+    (("campaign", "spring"),),
+)
+
+
+def read(entry):
+    return read_email_page(json.dumps({"emails": [entry], "pagination": {"next": None}}).encode())
+
+
+def field(name, **changes):
+    (email,) = read(ENTRY | changes).emails
+    return getattr(email, name)
+
+
+class TestEmail:
+    def test_has_what_is_needed(self):
+        page = read(ENTRY)
+
+        assert ([EMAIL], None, [], 0) == page[:4]
+        assert not page.unknown
+
+    def test_may_be_fetched_alone(self):
+        assert [EMAIL] == read_email(json.dumps(ENTRY | {"content": {"subject": "s"}}).encode()).emails
+
+    @pytest.mark.parametrize(
+        ("to", "domain", "recipients"),
+        [
+            ({"address": "jane@example.com", "name": "Jane"}, "example.com", 1),
+            ([{"address": "jane@a.example"}, {"address": "joe@b.example"}], "a.example", 2),
+            ("jane@example.com", "example.com", 1),
+            (["jane@example.com"], "example.com", 1),
+            ([{"email": "jane@example.com"}], "example.com", 1),
+            ([], "", 0),
+            (None, "", 0),
+            ([{}], "", 1),
+            (7, "", 1),
+        ],
+    )
+    def test_recipients_are_a_list_or_an_object(self, to, domain, recipients):
+        assert domain == field("recipient_domain", to=to)
+        assert recipients == field("recipients", to=to)
+
+    def test_recipients_may_be_missing(self):
+        (email,) = read({name: value for name, value in ENTRY.items() if name not in {"to", "from"}}).emails
+
+        assert ("", 0, "") == (email.recipient_domain, email.recipients, email.sender_domain)
+
+    @pytest.mark.parametrize(
+        "sender", [{"address": "a@shop.example"}, "a@shop.example", [{"address": "a@shop.example"}]]
+    )
+    def test_a_sender_needs_no_name(self, sender):
+        assert "shop.example" == field("sender_domain", **{"from": sender})
+
+    @pytest.mark.parametrize(
+        ("members", "operation"),
+        [
+            ({"related": []}, None),
+            ({"related": None}, None),
+            ({"related": [], "operationId": "comms_operation_2"}, "comms_operation_2"),
+            ({"related": {"type": "operation", "id": "comms_operation_2"}}, "comms_operation_2"),
+            ({"related": [{"name": "PROFILE", "id": "mem_profile_1"}, 7]}, None),
+            ({"related": [{"name": "OPERATION", "id": "bad\n"}]}, None),
+            ({"related": "x", "operationId": 7}, None),
+        ],
+    )
+    def test_its_operation_is_related_or_a_member_or_unknown(self, members, operation):
+        assert operation == field("operation_id", **members)
+
+    @pytest.mark.parametrize(
+        ("tags", "expected"),
+        [
+            (None, ()),
+            ({}, ()),
+            ({"b": "2", "a": "1"}, (("a", "1"), ("b", "2"))),
+            ([{"key": "a", "value": "1"}, {"name": "b", "value": "2"}], (("a", "1"), ("b", "2"))),
+            (["a:1"], (("a", "1"),)),
+            ("a:1;b:2;", (("a", "1"), ("b", "2"))),
+            ({"a": 1, "b": "x" * 200, "c": "\n", "d": "jane@example.com", "": "x"}, ()),
+            (7, ()),
+        ],
+    )
+    def test_tags_are_an_object_or_a_list(self, tags, expected):
+        assert expected == field("tags", tags=tags)
+
+    def test_has_a_bounded_number_of_tags(self):
+        assert 10 == len(field("tags", tags={f"k{n}": "v" for n in range(1000)}))
+
+    def test_an_unknown_status_is_kept_and_counted(self):
+        page = read(ENTRY | {"status": "Bounced"})
+
+        assert ["BOUNCED"] == [each.status for each in page.emails]
+        assert {"status": 1} == page.unknown
+
+    @pytest.mark.parametrize("time", [None, 7, "", "yesterday", "0000-00-00T00:00:00Z"])
+    def test_an_unreadable_time_is_unknown(self, time):
+        assert field("created_at", createdAt=time) is None
+        assert field("updated_at", updatedAt=time) is None
+
+    @pytest.mark.parametrize(
+        ("entry", "message"),
+        [
+            (7, "an email is not a valid JSON object"),
+            ([], "an email is not a valid JSON object"),
+            (ENTRY | {"id": None}, "id is a JSON null, not a string"),
+            (ENTRY | {"id": "x" * 129}, "id is empty, too long or contains control characters"),
+            (ENTRY | {"id": "a\x1b[2J"}, "id is empty, too long or contains control characters"),
+            (ENTRY | {"id": "\ud800"}, "id is empty, too long or contains control characters"),
+            (ENTRY | {"status": 7}, "status is a JSON number, not a string"),
+        ],
+    )
+    def test_a_damaged_one_does_not_fail_its_page(self, entry, message):
+        page = read_email_page(json.dumps({"emails": [entry, ENTRY]}).encode())
+
+        assert ([EMAIL], [message]) == (page.emails, page.malformed)
+
+    @pytest.mark.parametrize("text", [r"\ud800", r"\u0000", "\x7f"])
+    def test_content_is_not_decoded(self, text):
+        body = json.dumps(ENTRY).replace('"deletedAt"', f'"content": {{"html": "{text}"}}, "deletedAt"')
+
+        assert [EMAIL] == read_email_page(f'{{"emails": [{body}]}}'.encode()).emails
+
+
+class TestPage:
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            {"emails": [ENTRY], "pagination": {"next": "t"}},
+            {"data": [ENTRY], "pagination": {"nextPageToken": "t"}, "other": []},
+            {"items": [ENTRY], "meta": {"key": "items", "nextToken": "t"}, "other": []},
+            {"whatever": [ENTRY], "nextPageToken": "t"},
+        ],
+    )
+    def test_every_published_envelope_is_read(self, payload):
+        page = read_email_page(json.dumps(payload).encode())
+
+        assert ([EMAIL], "t") == (page.emails, page.next)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"[]",
+            b"{}",
+            b'{"emails": {}}',
+            b"<html>",
+            b'{"emails": [',
+            b'{"a": [], "b": []}',
+            b'{"emails": ' + b"[" * 100_000,
+        ],
+    )
+    def test_anything_else_is_a_bad_payload(self, body):
+        with pytest.raises(BadPayloadError):
+            read_email_page(body)
+
+    @pytest.mark.parametrize("entries", [MAX_JSON_VALUES + 1, 20_001])
+    def test_too_many_values_are_not_decoded(self, entries):
+        with pytest.raises(TooManyValuesError):
+            read_email_page(b'{"emails": [' + b",".join([b"0"] * entries) + b"]}")
+
+
+@pytest.mark.parametrize(
+    ("address", "domain"),
+    [
+        ("jane@Example.COM", "example.com"),
+        ("jane@example.com.", "example.com"),
+        ("Jane <jane@example.com>", "example.com"),
+        ('"jane@home"@example.com', "example.com"),
+        ("jane@bücher.example", "xn--bcher-kva.example"),
+        ("jane", ""),
+        ("jane@", ""),
+        ("@", ""),
+        ("jane@a b", ""),
+        ("jane@x\n.example", ""),
+        ("jane@" + "x" * 254, ""),
+        ("jane@" + "é" * 300, ""),
+        ("jane@..é", ""),
+        (None, ""),
+        ({}, ""),
+    ],
+)
+def test_an_address_is_cut_to_its_domain(address, domain):
+    assert domain == domain_of(address)
+
+
+class TestDetails:
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            [{"code": 30003, "message": "no route"}],
+            {"errors": [{"code": "30003", "message": "no route"}, 7], "pagination": {"next": None}},
+            {"data": {"errors": [{"errorCode": 30003, "errorMessage": "no route"}]}},
+            {"operation": {"id": "x"}, "anything": [{"code": 30003, "detail": "no route"}]},
+        ],
+    )
+    def test_errors_may_be_anywhere_sensible(self, payload):
+        assert ([DeliveryError("30003", "no route")], None) == read_delivery_errors(json.dumps(payload).encode())
+
+    def test_addresses_in_messages_are_masked(self):
+        message = '550 5.1.1 <jane.doe@example.com>: "Jane Doe"@example.com bounce+jane.doe=example.com@list.example'
+        ((error,), _) = read_delivery_errors(json.dumps([{"code": 550, "message": message}]).encode())
+
+        assert "550 5.1.1 <***@example.com>: ***@example.com ***@list.example" == error.message
+
+    def test_a_message_is_one_short_line(self):
+        ((error,), _) = read_delivery_errors(json.dumps([{"code": True, "message": "a\n\ud800" * 900}]).encode())
+
+        assert ("", 300) == (error.code, len(error.message))
+        assert error.message.startswith("a ?a ?")
+
+    @pytest.mark.parametrize("body", [b"{}", b"7", b"<html>", b"[" * 100_000])
+    def test_a_body_without_a_list_is_a_bad_payload(self, body):
+        with pytest.raises(BadPayloadError):
+            read_delivery_errors(body)
+
+    def test_receipts_are_cut_to_domains(self):
+        payload = {
+            "receipts": [{"to": {"address": "jane@example.com"}, "status": "Delivered"}, {"recipient": "x@b.example"}]
+        }
+
+        assert [Receipt("example.com", "DELIVERED", "", ""), Receipt("b.example", "", "", "")] == read_receipts(
+            json.dumps(payload).encode()
+        )[0]
