@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
 import textwrap
@@ -20,11 +21,15 @@ from pydantic import SecretStr
 from structlog.typing import FilteringBoundLogger
 
 from comms_exporter import simulator
+from comms_exporter.api.errors import CommsError
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.printable import printable
 from comms_exporter.base.redaction import Redactor
 from comms_exporter.base.slices import freeze_gc
-from comms_exporter.check import Report, as_json, as_text, check
+from comms_exporter.check import ADVICE, Report, as_json, as_text, check
+from comms_exporter.commands import operations
+from comms_exporter.commands.operations import Row, list_operations
+from comms_exporter.commands.progress import Progress
 from comms_exporter.config import (
     Account,
     ListenAddress,
@@ -32,9 +37,11 @@ from comms_exporter.config import (
     SettingsError,
     build_parser,
     load,
+    parse_duration,
     parse_listen_address,
 )
 from comms_exporter.logs import configure, log_uncaught
+from comms_exporter.model.operations import STATUSES
 from comms_exporter.service import Service, exporter
 from comms_exporter.signals import run_until, signal_events
 from comms_exporter.simulator.demo import STORY, demo_world
@@ -44,10 +51,14 @@ from comms_exporter.wiring import CannotStartError, build_client, check_settings
 
 PROG = "comms-exporter"
 
+# A person reads the output, and the log is on the same terminal.
+_COMMAND_DEFAULTS = {"log_level": "warn"}
+
 COMMANDS = """\
 commands:
   serve       run the exporter (default)
   check       test whether each account can be read
+  operations  list the operations that lost the most emails
   demo        run the exporter on a simulated account; needs no Twilio account
   simulator   run only the simulated API
 """
@@ -59,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = {
         "serve": _serve_command,
         "check": _check_command,
+        "operations": _operations_command,
         "demo": _demo_command,
         "simulator": _simulator_command,
     }
@@ -72,6 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CannotStartError, CannotListenError) as error:
         _print(f"{PROG}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Such as `| head`. What is still buffered must not raise again when the interpreter exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         # Ctrl-C raises only until the loop handles signals.
         return 0
@@ -106,6 +122,48 @@ def _check_command(arguments: Sequence[str]) -> int:
     reports = asyncio.run(_check(settings))
     _print(*(json.dumps(as_json(reports), indent=2) if in_json else as_text(reports)).splitlines())
     return 0 if all(report.good for report in reports) else 1
+
+
+def _operations_command(arguments: Sequence[str]) -> int:
+    settings, own = _load_command(operations_parser(), arguments)
+    try:
+        since_seconds = parse_duration(own.since)
+    except ValueError as error:
+        raise SettingsError([f"--since: {error}"]) from None
+    if own.status is not None and own.status.upper() not in STATUSES:
+        raise SettingsError([f"--status: must be one of {', '.join(STATUSES)}"])
+    return asyncio.run(_operations(settings, own, since_seconds))
+
+
+def operations_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command `operations`."""
+    parser = _command_parser("operations", "List the operations that lost the most emails, worst first.")
+    parser.add_argument("--status", metavar="STATUS", help="Only operations in this status, such as PROCESSING.")
+    parser.add_argument(
+        "--since", default="1d", metavar="DURATION", help="Only operations created in the last DURATION. Default: 1d."
+    )
+    return parser
+
+
+def _command_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Return a parser of the settings and of what all commands that print operations have in common."""
+    parser = build_parser(prog=f"{PROG} {name}", description=description, defaults=_COMMAND_DEFAULTS)
+    parser.add_argument("--account", metavar="NAME", help="Only this account. Default: all.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    return parser
+
+
+def _load_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[Settings, argparse.Namespace]:
+    """Return the settings with the accounts that the command is for, and its own arguments."""
+    settings = load(arguments, os.environ, defaults=_COMMAND_DEFAULTS, parser=parser)
+    own, _ = parser.parse_known_args(list(arguments))
+    if own.account is not None:
+        names = [account.name for account in settings.accounts]
+        if own.account not in names:
+            raise SettingsError([f"--account: there is no account {own.account}; there is {', '.join(names)}"])
+        chosen = tuple(account for account in settings.accounts if account.name == own.account)
+        settings = settings.model_copy(update={"accounts": chosen})
+    return settings, own
 
 
 def _demo_command(arguments: Sequence[str]) -> int:
@@ -200,6 +258,45 @@ async def _check(settings: Settings) -> list[Report]:
             )
             for account in settings.accounts
         ]
+
+
+async def _operations(settings: Settings, own: argparse.Namespace, since_seconds: float) -> int:
+    log, redactor = _configure_logging(settings)
+    rows: list[Row] = []
+    failed = False
+    progress = Progress(lambda text: _print(text, file=sys.stderr))
+    async with open_api_session(settings) as session:
+        for account in settings.accounts:
+            client = build_client(
+                account, settings, session=session, request_stats=RequestStats(), redactor=redactor, log=log
+            )
+            try:
+                rows += await list_operations(
+                    account.name,
+                    client,
+                    status=own.status and own.status.upper(),
+                    since_seconds=since_seconds,
+                    progress=progress,
+                )
+            except CommsError as error:
+                failed = True
+                _print_failure(account.name, error, redactor)
+    rows = operations.worst_first(rows)
+    if own.json:
+        _print(*json.dumps([operations.as_json(row) for row in rows], indent=2).splitlines())
+    elif rows or not failed:
+        several = len(settings.accounts) > 1
+        _print(*operations.as_text(rows, now=time.time(), width=_width(), several_accounts=several))
+    return 1 if failed else 0
+
+
+def _print_failure(account: str, error: CommsError, redactor: Redactor) -> None:
+    _print(f"{PROG}: account {account}: {redactor.mask(str(error))}; {ADVICE[error.reason]}", file=sys.stderr)
+
+
+def _width() -> int:
+    """Return the width of the terminal; in a pipe, lines need not be short, and are easier to search if they are whole."""
+    return shutil.get_terminal_size((1000, 24)).columns
 
 
 async def _demo(settings: Settings) -> int:

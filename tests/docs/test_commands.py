@@ -25,7 +25,7 @@ from alerts.judge import __main__ as judge
 from deploy.test_deploy import fetched, output
 from prometheus import error_output
 
-from comms_exporter import __version__, simulator
+from comms_exporter import __version__, cli, simulator
 from comms_exporter.config import load
 from comms_exporter.simulator.scenarios import SCENARIOS
 from comms_exporter.web import tls, web_config
@@ -150,6 +150,8 @@ def is_valid(words, variables):
         simulator.parse_arguments(flags)
     elif flags == ["--version"]:
         assert output(sys.executable, "-m", "comms_exporter", *flags)
+    elif command == "operations":
+        load(flags, {**CREDENTIALS, **variables}, parser=cli.operations_parser())
     else:
         assert command in {"serve", "check", "demo"}
         load([flag for flag in flags if flag != "--json"], {**CREDENTIALS, **variables})
