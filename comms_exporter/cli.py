@@ -21,13 +21,14 @@ from pydantic import SecretStr
 from structlog.typing import FilteringBoundLogger
 
 from comms_exporter import simulator
+from comms_exporter.api.emails import EmailsClient
 from comms_exporter.api.errors import CommsError
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.printable import printable
 from comms_exporter.base.redaction import Redactor
 from comms_exporter.base.slices import freeze_gc
 from comms_exporter.check import ADVICE, Report, as_json, as_text, check
-from comms_exporter.commands import operations
+from comms_exporter.commands import operation, operations
 from comms_exporter.commands.operations import Row, list_operations
 from comms_exporter.commands.progress import Progress
 from comms_exporter.config import (
@@ -59,6 +60,7 @@ commands:
   serve       run the exporter (default)
   check       test whether each account can be read
   operations  list the operations that lost the most emails
+  operation   show one operation, and which of its emails are lost
   demo        run the exporter on a simulated account; needs no Twilio account
   simulator   run only the simulated API
 """
@@ -71,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "serve": _serve_command,
         "check": _check_command,
         "operations": _operations_command,
+        "operation": _operation_command,
         "demo": _demo_command,
         "simulator": _simulator_command,
     }
@@ -133,6 +136,25 @@ def _operations_command(arguments: Sequence[str]) -> int:
     if own.status is not None and own.status.upper() not in STATUSES:
         raise SettingsError([f"--status: must be one of {', '.join(STATUSES)}"])
     return asyncio.run(_operations(settings, own, since_seconds))
+
+
+def _operation_command(arguments: Sequence[str]) -> int:
+    settings, own = _load_command(operation_parser(), arguments)
+    if own.id is None:
+        raise SettingsError(["needs the id of an operation; `comms-exporter operations` lists them"])
+    if own.show_addresses and not own.emails:
+        raise SettingsError(["--show-addresses: needs --emails"])
+    return asyncio.run(_operation(settings, own))
+
+
+def operation_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command `operation`."""
+    parser = _command_parser("operation", "Show one operation, and which of its emails are lost.")
+    parser.usage = "%(prog)s ID [flags]"
+    parser.add_argument("id", nargs="?", metavar="ID", help="The operation's id.")
+    parser.add_argument("--emails", action="store_true", help="List every email, with its recipient's domain.")
+    parser.add_argument("--show-addresses", action="store_true", help="With --emails, show the recipients' addresses.")
+    return parser
 
 
 def operations_parser() -> argparse.ArgumentParser:
@@ -288,6 +310,49 @@ async def _operations(settings: Settings, own: argparse.Namespace, since_seconds
         several = len(settings.accounts) > 1
         _print(*operations.as_text(rows, now=time.time(), width=_width(), several_accounts=several))
     return 1 if failed else 0
+
+
+async def _operation(settings: Settings, own: argparse.Namespace) -> int:
+    log, redactor = _configure_logging(settings)
+    progress = Progress(lambda text: _print(text, file=sys.stderr))
+    failures: list[tuple[str, CommsError]] = []
+    async with open_api_session(settings) as session:
+        for account in settings.accounts:
+            client = build_client(
+                account, settings, session=session, request_stats=RequestStats(), redactor=redactor, log=log
+            )
+            try:
+                found = await operation.find_operation(client, own.id)
+            except CommsError as error:
+                failures.append((account.name, error))
+                continue
+            if found is None:
+                continue
+            report = await operation.read_report(
+                account.name,
+                found,
+                emails=EmailsClient(client, log=log.bind(account=account.name)),
+                all_emails=own.emails,
+                show_addresses=own.show_addresses,
+                progress=progress,
+            )
+            _print_report(report, in_json=own.json)
+            for problem in report.problems:
+                _print_failure(account.name, problem, redactor)
+            return 1 if report.problems else 0
+    for failure in failures:
+        _print_failure(*failure, redactor)
+    if not failures:
+        names = [account.name for account in settings.accounts]
+        _print(f"{PROG}: {operation.why_not_found(own.id, names, now=time.time())}", file=sys.stderr)
+    return 1
+
+
+def _print_report(report: operation.Report, *, in_json: bool) -> None:
+    if in_json:
+        _print(*json.dumps(operation.as_json(report), indent=2).splitlines())
+    else:
+        _print(*operation.as_text(report, now=time.time(), width=_width()))
 
 
 def _print_failure(account: str, error: CommsError, redactor: Redactor) -> None:

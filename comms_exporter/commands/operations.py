@@ -35,7 +35,7 @@ class Row:
 async def list_operations(
     account: str, client: CommsClient, *, status: str | None, since_seconds: float, progress: Callable[[str], None]
 ) -> list[Row]:
-    """Return the operations created in the last *since_seconds*, in any order; *progress* is told about every page."""
+    """Return the operations created in the last *since_seconds*, in any order; *progress* is told when there are more pages."""
     created_after = client.now() - since_seconds
     found: dict[str, Operation] = {}
     budget = RetryBudget(RETRIES)
@@ -47,7 +47,8 @@ async def list_operations(
             for each in page.operations
             if each.created >= created_after - 1 and status in {None, each.status}
         }
-        progress(f"account {account}: {len(found):,} operations so far")
+        if page.next is not None:
+            progress(f"account {account}: {len(found):,} operations so far")
     return [Row(account, each) for each in found.values()]
 
 

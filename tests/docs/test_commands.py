@@ -152,6 +152,8 @@ def is_valid(words, variables):
         assert output(sys.executable, "-m", "comms_exporter", *flags)
     elif command == "operations":
         load(flags, {**CREDENTIALS, **variables}, parser=cli.operations_parser())
+    elif command == "operation":
+        load(flags, {**CREDENTIALS, **variables}, parser=cli.operation_parser())
     else:
         assert command in {"serve", "check", "demo"}
         load([flag for flag in flags if flag != "--json"], {**CREDENTIALS, **variables})

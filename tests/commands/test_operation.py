@@ -1,0 +1,255 @@
+"""`comms-exporter operation ID` shows what became of an operation, who is lost, and addresses only on request."""
+
+import json
+import time
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from operations import NOW, as_json, operation, rfc3339
+from process import CREDENTIALS, run_to_end, unused_port
+from simulated_api import SENT, ConfigFile, SimulatedApi
+
+from comms_exporter.commands.operation import Report, as_text, why_not_found
+from comms_exporter.model.emails import Email
+
+ID = "comms_operation_01m8c1jmw9jymnx7fqazzj74pw"
+# What the id says.
+CREATED = 1795700642.0
+
+
+def entry(name, status, *, to=("canary.local@a.example",), sender="news@shop.example", tags=None):
+    return {
+        "id": name,
+        "status": status,
+        "to": [{"address": each, "name": "Canary Name"} for each in to],
+        "from": {"address": sender, "name": "Canary Name"},
+        "related": [{"name": "OPERATION", "id": ID}],
+        "tags": tags or {},
+        "content": {"subject": "canary subject", "html": "canary body"},
+        "createdAt": rfc3339(NOW),
+        "updatedAt": rfc3339(NOW + 90),
+    }
+
+
+EMAILS = [
+    entry("e1", "FAILED", tags={"campaign": "spring"}),
+    entry("e2", "UNDELIVERED", to=("canary.local@b.example", "canary.other@c.example")),
+    entry("e3", "UNDELIVERED", sender="x@other.example"),
+    entry("e4", "DELIVERED"),
+]
+ERRORS = {"errors": [{"code": 550, "message": "no such user: canary.local@a.example"}]}
+RECEIPTS = [{"to": {"address": "canary.local@b.example"}, "status": "UNDELIVERED", "code": 30003, "message": "full"}]
+
+
+class Api:
+    """An API with one operation and four emails."""
+
+    def __init__(self):
+        self.requests = []
+        self.operation = as_json(
+            operation(ID, created=NOW, status="COMPLETED", total=4, sent=3, delivered=1, failed=1, undelivered=2)
+        )
+        self.responses = {
+            f"/v1/Emails/Operations/{ID}": self.operation,
+            f"/v1/Emails/Operations/{ID}/Errors": ERRORS,
+            "/v1/Emails/e2/Receipts": RECEIPTS,
+        }
+
+    async def answer(self, request):
+        self.requests.append(request.path_qs.partition("?pageSize")[0].partition("&pageSize")[0])
+        if request.path == "/v1/Emails":
+            status = request.query.get("status")
+            listed = [each for each in EMAILS if status in {None, each["status"]}]
+            return web.json_response({"emails": listed, "pagination": {"next": None}})
+        response = self.responses.get(request.path)
+        if isinstance(response, int):
+            return web.Response(status=response)
+        return web.Response(status=404) if response is None else web.json_response(response)
+
+
+@pytest.fixture
+async def api():
+    api = Api()
+    app = web.Application()
+    app.router.add_get("/{path:.*}", api.answer)
+    async with TestServer(app) as server:
+        api.url = str(server.make_url("/v1"))
+        yield api
+
+
+async def run(api, *arguments, **environ):
+    return await run_to_end("operation", f"--api.base-url={api.url}", *arguments, environ={**CREDENTIALS, **environ})
+
+
+def section(stdout, title):
+    """Return the rows of the table below *title*, as words."""
+    block = next(block for block in stdout.split("\n\n") if title in block)
+    return [line.split() for line in block.splitlines()[1:]]
+
+
+class TestReport:
+    async def test_says_who_is_lost_and_why(self, api):
+        code, stdout, stderr = await run(api, ID)
+
+        assert (0, "") == (code, stderr)
+        assert stdout.startswith(f"operation  {ID}\naccount    ACtest\nstatus     COMPLETED\n")
+        assert ["undelivered", "2", "50.0", "%"] in section(stdout, "STAGE")
+        assert [["1", "1", "a.example"], ["0", "1", "b.example"]] == section(stdout, "RECIPIENT DOMAIN")
+        assert [["1", "1", "shop.example"], ["0", "1", "other.example"]] == section(stdout, "SENDER DOMAIN")
+        assert [["1", "0", "campaign:spring"]] == section(stdout, "LOST BY TAG")
+        assert ["2026-11-21T12:01:30+00:00", "+1m", "first", "email", "FAILED"] in section(stdout, "EVENT")
+        assert [["1", "550", "no", "such", "user:", "***@a.example"]] == section(stdout, "CODE")
+
+    async def test_asks_only_for_lost_emails(self, api):
+        await run(api, ID)
+
+        listing = f"/v1/Emails?operationId={ID}&status="
+        of_operation = f"/v1/Emails/Operations/{ID}"
+        assert [of_operation, f"{listing}FAILED", f"{listing}UNDELIVERED", f"{of_operation}/Errors"] == api.requests
+
+    async def test_asks_nothing_more_where_nothing_is_lost(self, api):
+        api.responses[f"/v1/Emails/Operations/{ID}"] = as_json(operation(ID, total=4, sent=4))
+        code, stdout, _ = await run(api, ID)
+
+        assert (0, [f"/v1/Emails/Operations/{ID}"]) == (code, api.requests)
+        assert "LOST" not in stdout
+
+    async def test_lists_every_email_lost_ones_first(self, api):
+        _, stdout, _ = await run(api, ID, "--emails")
+
+        assert [
+            ["FAILED", "***@a.example", "e1"],
+            ["UNDELIVERED", "***@b.example", "e2"],
+            ["UNDELIVERED", "***@a.example", "e3"],
+            ["DELIVERED", "***@a.example", "e4"],
+        ] == [[row[0], row[2], row[-1]] for row in section(stdout, "STATUS ")]
+        assert "***@b.example and 1 more" in stdout
+        assert [["UNDELIVERED", "30003", "b.example", "full", "e2"]] == section(stdout, "RECEIPT")
+        # One email has several recipients.
+        assert 1 == sum(path.endswith("/Receipts") for path in api.requests)
+
+    async def test_json_has_the_lost_emails_or_all(self, api):
+        lost = json.loads((await run(api, ID, "--json"))[1])
+        everything = json.loads((await run(api, ID, "--json", "--emails"))[1])
+
+        assert ["e1", "e2", "e3"] == [each["id"] for each in lost["emails"]]
+        assert ["e1", "e2", "e3", "e4"] == sorted(each["id"] for each in everything["emails"])
+        assert (3, True, {"campaign": "spring"}) == (lost["lost"], lost["complete"], lost["emails"][0]["tags"])
+        assert [{"code": "550", "message": "no such user: ***@a.example"}] == lost["errors"]
+
+    async def test_what_the_api_does_not_offer_is_no_error(self, api):
+        api.responses |= {f"/v1/Emails/Operations/{ID}/Errors": 405, "/v1/Emails/e2/Receipts": 404}
+        code, stdout, stderr = await run(api, ID, "--emails")
+
+        assert (0, "") == (code, stderr)
+        assert "it does not offer /Errors." in stdout
+        assert "The API does not offer /Receipts." in stdout
+
+    async def test_shows_what_it_has_when_a_request_fails(self, api):
+        api.responses[f"/v1/Emails/Operations/{ID}/Errors"] = 403
+        code, stdout, stderr = await run(api, ID)
+
+        assert (1, 1) == (code, stderr.count("\n"))
+        assert stderr.startswith("comms-exporter: account ACtest: 403: ")
+        assert "LOST BY RECIPIENT DOMAIN" in stdout
+
+    async def test_says_that_the_listing_is_incomplete(self, api):
+        api.responses[f"/v1/Emails/Operations/{ID}"] = as_json(operation(ID, total=4, failed=1, undelivered=3))
+
+        assert "The operation counts 4 lost emails, and the API lists 3." in (await run(api, ID))[1]
+
+    async def test_fits_a_narrow_terminal(self, api):
+        _, stdout, _ = await run(api, ID, "--emails", COLUMNS="60")
+
+        assert 60 >= max(map(len, stdout.splitlines()))
+
+
+class TestPrivacy:
+    @pytest.mark.parametrize("flags", [(), ("--emails",), ("--json",), ("--emails", "--json")], ids=" ".join)
+    async def test_nothing_personal_is_shown(self, api, flags):
+        _, stdout, stderr = await run(api, ID, "--log.level=debug", *flags)
+
+        assert "a.example" in stdout
+        assert "canary" not in (stdout + stderr).lower()
+
+    async def test_addresses_are_shown_on_request(self, api):
+        _, stdout, _ = await run(api, ID, "--emails", "--show-addresses")
+
+        assert "canary.local@b.example, canary.other@c.example" in stdout
+        # Only recipients: neither names nor content.
+        assert "Canary Name" not in stdout
+        assert "canary subject" not in stdout
+
+    async def test_addresses_need_emails(self, api):
+        problem = "comms-exporter: --show-addresses: needs --emails\n"
+
+        assert (2, "", problem) == await run(api, ID, "--show-addresses")
+
+
+class TestNotFound:
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [
+            ("wrong", 'there is no operation "wrong": ids look like comms_operation_01h9krwprkeee8fzqspvwy6nq8'),
+            ("..", 'there is no operation "..": ids look like comms_operation_01h9krwprkeee8fzqspvwy6nq8'),
+            ("comms_email_1", "comms_email_1 is the id of an email, not of an operation"),
+        ],
+    )
+    async def test_a_wrong_id_is_one_line(self, api, name, why):
+        assert (1, "", f"comms-exporter: {why}\n") == await run(api, name)
+
+    async def test_an_id_is_required(self, api):
+        code, stdout, stderr = await run(api)
+
+        assert (2, "", 1) == (code, stdout, stderr.count("\n"))
+        assert "`comms-exporter operations` lists them" in stderr
+
+    def test_an_old_id_has_expired(self):
+        assert f"{ID} has expired: it is from 2026-11-26T13:44:02+00:00, and Twilio keeps operations for 7 days" == (
+            why_not_found(ID, ["a"], now=CREATED + 8 * 86400)
+        )
+
+    def test_a_recent_one_may_be_of_another_account(self):
+        now = CREATED + 6 * 86400
+
+        assert f"account a does not have {ID}: it may belong to another account" == why_not_found(ID, ["a"], now=now)
+        assert f"no account (a, b) has {ID}: it may belong to another account" == (
+            why_not_found(ID, ["a", "b"], now=now)
+        )
+
+    async def test_without_a_network_it_is_one_line(self, api):
+        api.url = f"http://127.0.0.1:{unused_port()}/v1"
+        code, stdout, stderr = await run(api, ID)
+
+        assert (1, "", 1) == (code, stdout, stderr.count("\n"))
+        assert stderr.startswith("comms-exporter: account ACtest: Cannot connect to host 127.0.0.1")
+
+    async def test_every_account_is_asked(self, api, tmp_path):
+        config = ConfigFile(tmp_path / "comms.yml")
+        config.write({"name": "away", "base_url": f"http://127.0.0.1:{unused_port()}/v1"}, {"name": "shop"})
+        code, stdout, stderr = await run_to_end(
+            "operation", ID, f"--config.file={config.path}", f"--api.base-url={api.url}"
+        )
+
+        assert (0, "") == (code, stderr)
+        assert "account    shop\n" in stdout
+
+
+async def test_a_simulated_operation_adds_up():
+    async with SimulatedApi() as api:
+        sent = api.world.send(fates=[*SENT, *SENT])
+        code, stdout, stderr = await run(api, sent.id, "--emails", "--json")
+
+    report = json.loads(stdout)
+    assert (0, "", 2) == (code, stderr, len(report["emails"]))
+    assert {sent.id} == {report["id"]}
+
+
+def test_a_breakdown_is_bounded():
+    emails = {str(n): Email(str(n), "FAILED", ID, None, None, f"d{n:02}.example", 1, "", ()) for n in range(13)}
+    report = Report(account="a", operation=operation(ID, total=13, failed=13), emails=emails, errors=[])
+    text = "\n".join(as_text(report, now=time.time(), width=80))
+
+    assert ["3", "0", "(3", "others)"] == section(text, "RECIPIENT DOMAIN")[-1]
+    assert [["13", "0", "(unknown)"]] == section(text, "SENDER DOMAIN")
