@@ -67,7 +67,7 @@ commands:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command in *argv* and return the exit code: 2 for invalid settings, 1 for any other failure."""
+    """Run the command in *argv* and return the exit code: 2 for invalid settings, 130 on Ctrl-C, 1 for any other failure."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands = {
         "serve": _serve_command,
@@ -92,8 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        # Ctrl-C raises only until the loop handles signals.
-        return 0
+        # Commands that run until they are stopped handle the signal, except for a moment at the start. For others, an
+        # incomplete result is a failure.
+        return 130 if run in {_check_command, _operations_command, _operation_command} else 0
 
 
 def _serve_command(arguments: Sequence[str]) -> int:

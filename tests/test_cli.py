@@ -482,6 +482,27 @@ class TestCommands:
 
             assert 0 == await process.ended(5)
 
+    @pytest.mark.parametrize("command", [("check",), ("operations",), ("operation", "comms_operation_1")], ids=" ".join)
+    async def test_a_command_that_is_interrupted_reports_no_success(self, command):
+        asked = asyncio.Event()
+
+        async def hang(_):
+            asked.set()
+            await asyncio.sleep(60)
+
+        app = web.Application()
+        app.router.add_get("/{path:.*}", hang)
+        async with (
+            asyncio.timeout(20),
+            TestServer(app) as server,
+            run(*command, f"--api.base-url={server.make_url('/v1')}", environ=CREDENTIALS) as process,
+        ):
+            await asked.wait()
+            process.send(signal.SIGINT)
+
+            assert 130 == await process.ended(5)
+            assert ("", "") == (process.stdout, process.stderr)
+
     async def list(self, url):
         headers = {"Authorization": aiohttp.encode_basic_auth("AC", "x")}
         async with aiohttp.ClientSession(headers=headers) as session:

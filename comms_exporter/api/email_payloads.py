@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from sys import intern
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -162,14 +163,15 @@ def domain_of(address: object) -> str:
     _, at, domain = address.rpartition("@")
     # Some servers write "Name <local@domain>".
     domain = domain.strip().removesuffix(">").rstrip(".").lower()
-    if not at or not 0 < len(domain) <= _MAX_DOMAIN_LENGTH:
+    if not at or len(domain) > _MAX_DOMAIN_LENGTH:
         return ""
     if not domain.isascii():
         try:
             domain = domain.encode("idna").decode()
         except UnicodeError:
             return ""
-    return domain if _DOMAIN.fullmatch(domain) else ""
+    # Most emails go to few domains. Kept once, each takes no memory per email.
+    return intern(domain) if _DOMAIN.fullmatch(domain) else ""
 
 
 def addresses_of(value: Any) -> list[Any]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import traceback
+import tracemalloc
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -168,6 +169,34 @@ class TestPageSize:
                 await listed(emails)
 
         assert "bad_payload" == caught.value.reason
+
+    async def test_a_page_of_50_mb_does_not_fill_the_memory(self):
+        """A server that ignores the page size sends 1,000 emails with 50 kB of content each."""
+        piece = json.dumps(entry("a", content="x" * 50_000)).encode() + b","
+
+        async def answer(request):
+            api.requests.append(request.path_qs)
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(b'{"emails": [')
+            for _ in range(1000):
+                await response.write(piece)
+            return response
+
+        api = Api()
+        api.answer = answer
+        async with emails_client(api) as emails:
+            tracemalloc.start()
+            try:
+                with pytest.raises(CommsError, match="a body of more than 8192 KiB"):
+                    await listed(emails)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+
+        # The client gives up after a few attempts, each cut off at the limit.
+        assert [50, 6, 1] == api.page_sizes
+        assert peak < 2 * MAX_PAGE_BYTES
 
     async def test_too_many_values_are_too_large_as_well(self):
         tags = {f"k{n}": "v" for n in range(30_000)}
