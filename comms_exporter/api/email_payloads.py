@@ -128,7 +128,7 @@ def decode_object(body: bytes) -> dict[str, msgspec.Raw]:
     try:
         return _OBJECT.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        return _decoded(_OBJECT.decode, _without_lone_surrogates(body))
+        return _decoded(_OBJECT.decode, _valid_json(body))
 
 
 def raw_entries(payload: dict[str, msgspec.Raw], name: str) -> list[msgspec.Raw]:
@@ -323,9 +323,12 @@ def _entries(raw: msgspec.Raw) -> list[msgspec.Raw]:
     return entries
 
 
-def _without_lone_surrogates(body: bytes) -> bytes:
-    """Return the JSON in *body* with NUL for half a surrogate pair, which msgspec refuses even in what it skips."""
-    text = json.dumps(decode(body), ensure_ascii=False)
+def _valid_json(body: bytes) -> bytes:
+    """Return the JSON in *body* without what msgspec refuses even where it skips.
+
+    That is half a surrogate pair, which becomes NUL, and NaN and Infinity, which become null.
+    """
+    text = json.dumps(decode(body, constant=lambda _: None), ensure_ascii=False)
     return _SURROGATE.sub(r"\\u0000", text).encode()
 
 

@@ -38,9 +38,11 @@ class Cursor:
             return self._url.with_query(parameters)
         if self._token.startswith(("http://", "https://")):
             target = self._same_origin(self._token)
-            size = parameters["pageSize"]
+            size = parameters.get("pageSize")
+            if size is None or target.query.get("pageSize", size) == size:
+                return target
             # The parameters are the server's, but after a page that was too large, the next must be smaller.
-            return target.update_query(pageSize=size) if target.query.get("pageSize", size) != size else target
+            return target.update_query(pageSize=size)
         return self._url.with_query({**parameters, "pageToken": self._token})
 
     def advance(self, token: str | None) -> bool:

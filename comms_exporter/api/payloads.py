@@ -5,6 +5,7 @@ The formats: https://www.twilio.com/docs/email/api/reference/email-operation-res
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -74,18 +75,23 @@ def read_single(body: bytes) -> Page:
     return page
 
 
-def decode(body: bytes) -> Any:
-    """Return the JSON value in *body*; raise a BadPayloadError if it is invalid or has too many values."""
+def decode(body: bytes, *, constant: Callable[[str], Any] = float) -> Any:
+    """Return the JSON value in *body*; raise a BadPayloadError if it is invalid or has too many values.
+
+    *constant* reads NaN and Infinity, which are not JSON, but which some servers write.
+    """
     check_values(body)
     try:
-        return json.loads(body)
+        return json.loads(body, parse_constant=constant)
     except RecursionError:
         raise BadPayloadError("the JSON is nested too deeply") from None
     except ValueError:
         pass
     try:
         # int() refuses thousands of digits; such a number must fail only its operation, not the page.
-        return json.loads(body, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits))
+        return json.loads(
+            body, parse_int=lambda digits: int(digits) if len(digits) < 20 else float(digits), parse_constant=constant
+        )
     except (ValueError, RecursionError) as error:
         raise BadPayloadError(f"invalid JSON: {error}") from None
 

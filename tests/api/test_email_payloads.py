@@ -1,8 +1,11 @@
 """Emails are read from every published format, and nothing personal is kept of them."""
 
+import contextlib
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from operations import NOW
 
 from comms_exporter.api.email_payloads import (
@@ -153,6 +156,12 @@ class TestEmail:
 
         assert ([EMAIL], [message]) == (page.emails, page.malformed)
 
+    @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "9" * 5000])
+    def test_an_impossible_number_does_not_fail_its_page(self, number):
+        body = json.dumps({"emails": [{"id": "a", "to": "?"}, ENTRY]}).replace('"?"', number)
+
+        assert EMAIL in read_email_page(body.encode()).emails
+
     @pytest.mark.parametrize("text", [r"\ud800", r"\u0000", "\x7f"])
     def test_content_is_not_decoded(self, text):
         body = json.dumps(ENTRY).replace('"deletedAt"', f'"content": {{"html": "{text}"}}, "deletedAt"')
@@ -260,3 +269,37 @@ class TestDetails:
         assert [Receipt("example.com", "DELIVERED", "", ""), Receipt("b.example", "", "", "")] == read_receipts(
             json.dumps(payload).encode()
         )[0]
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                [*ENTRY, "operationId", "emails", "errors", "code", "message", "pagination", "next", "meta", "key"]
+            ),
+            inner,
+            max_size=6,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+class TestFuzz:
+    """Whatever the API sends, it is read, or it is a bad payload."""
+
+    @pytest.mark.parametrize("read", [read_email_page, read_email, read_delivery_errors, read_receipts])
+    @given(data=st.data())
+    def test_any_json_and_any_bytes_are_survived(self, read, data):
+        bodies = st.binary() | ANYTHING.map(lambda value: json.dumps(value).encode())
+        with contextlib.suppress(BadPayloadError):
+            read(data.draw(bodies))
+
+    @given(changes=st.dictionaries(st.sampled_from([*ENTRY, "operationId"]), ANYTHING))
+    def test_any_member_may_be_anything(self, changes):
+        page = read_email_page(json.dumps({"emails": [ENTRY | changes, ENTRY]}).encode())
+
+        assert EMAIL in page.emails
+        assert 2 == len(page.emails) + len(page.malformed)

@@ -65,7 +65,8 @@ async def emails_client(api, *, secrets=()):
     app = web.Application()
     app.router.add_get("/{path:.*}", api.answer)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        client = make_client(session, Clock(), str(server.make_url("/v1")), page_size=1000, secrets=secrets)
+        api.url = str(server.make_url("/v1"))
+        client = make_client(session, Clock(), api.url, page_size=1000, secrets=secrets)
         yield EmailsClient(client, log=api.log)
 
 
@@ -162,6 +163,23 @@ class TestPageSize:
             assert [str(n) for n in range(2200)] == ids(await listed(emails))
 
         assert [50, 1000, 1000, 1000, 125, 125] == api.page_sizes[:6]
+
+    async def test_a_smaller_size_replaces_that_in_the_url_of_the_next_page(self):
+        async def answer(request):
+            api.requests.append(request.path_qs)
+            if "pageToken" not in request.query:
+                following = f"{api.url}/Emails?pageSize=50&pageToken=t"
+                return web.json_response({"emails": [large], "pagination": {"next": following}})
+            listed = [large] * (int(request.query["pageSize"]) * 2 // 3)
+            return web.json_response({"emails": listed})
+
+        large = entry("a", content="x" * 400_000)
+        api = Api()
+        api.answer = answer
+        async with emails_client(api) as emails:
+            assert [1, 4] == [len(page.emails) for page in await listed(emails)]
+
+        assert [50, 50, 6] == api.page_sizes
 
     async def test_a_single_email_that_is_too_large_is_an_error(self):
         async with emails_client(Api([entry("a", content="x" * MAX_PAGE_BYTES)])) as emails:
@@ -282,6 +300,21 @@ class TestDetails:
         async with emails_client(Api(Errors=lambda: web.Response(status=400))) as emails:
             with pytest.raises(CommsError):
                 await emails.list_errors("o", RetryBudget())
+
+    async def test_the_next_page_may_be_a_url(self):
+        api = Api()
+
+        def errors():
+            (path, *others) = reversed(api.requests)
+            following = None if others else f"{api.url}/Emails/Operations/o/Errors?pageSize=7&page=2"
+            return web.json_response({"errors": [{"code": path, "message": ""}], "pagination": {"next": following}})
+
+        api.responses["Errors"] = errors
+        async with emails_client(api) as emails:
+            first, second = await emails.list_errors("o", RetryBudget())
+
+        assert "/v1/Emails/Operations/o/Errors" == first.code
+        assert "/v1/Emails/Operations/o/Errors?pageSize=7&page=2" == second.code
 
     async def test_follows_pages_up_to_a_limit(self):
         tokens = iter(range(1000))
