@@ -5,6 +5,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import time
 from contextlib import asynccontextmanager
 
@@ -70,23 +71,25 @@ class Process:
 
 @asynccontextmanager
 async def run(*arguments, environ=None):
-    """Run `comms-exporter` with *arguments*; its environment is *environ* and nothing else."""
-    process = Process(
-        await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "comms_exporter",
-            *arguments,
-            env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **(environ or {})},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+    """Run `comms-exporter` with *arguments* in a home of its own; its environment is *environ* and nothing else."""
+    # What one process saves in its home must not greet the next one, and nothing may stay on the machine.
+    with tempfile.TemporaryDirectory() as home:
+        process = Process(
+            await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "comms_exporter",
+                *arguments,
+                env={"PATH": os.environ["PATH"], "HOME": home, **(environ or {})},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
         )
-    )
-    try:
-        yield process
-    finally:
-        await process.kill()
+        try:
+            yield process
+        finally:
+            await process.kill()
 
 
 @asynccontextmanager
