@@ -9,23 +9,29 @@ from comms_exporter.simulator.arguments import WrongFlagError, build_parser, fro
 from comms_exporter.simulator.conditions import Conditions, FailureSpike
 from comms_exporter.simulator.fates import NEVER, Fate
 from comms_exporter.simulator.faults import Fault, Faults
+from comms_exporter.simulator.inbound import InboundEmail
+from comms_exporter.simulator.mail import Address, Message
 from comms_exporter.simulator.operations import Operation
 from comms_exporter.simulator.responses import Dialect
 from comms_exporter.simulator.traffic import Sender
-from comms_exporter.simulator.world import Tally, World
+from comms_exporter.simulator.world import EmailTally, Tally, World
 
 __all__ = [
     "FAULTS",
     "NEVER",
     "REQUESTS",
     "WORLD",
+    "Address",
     "Conditions",
     "Dialect",
+    "EmailTally",
     "FailureSpike",
     "Fate",
     "Fault",
     "Faults",
+    "InboundEmail",
     "LoggedRequest",
+    "Message",
     "Operation",
     "Sender",
     "Tally",

@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import binascii
+import heapq
 import hmac
 import itertools
 import math
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,12 +19,13 @@ from comms_exporter.simulator import paging, views
 from comms_exporter.simulator.fault_responses import (
     NoResponse,
     corrupt_body,
-    corrupt_operation,
+    corrupt_item,
     corrupt_page,
     replacement_response,
 )
 from comms_exporter.simulator.faults import Fault, Faults
-from comms_exporter.simulator.operations import Operation
+from comms_exporter.simulator.inbound import InboundEmail
+from comms_exporter.simulator.operations import Operation, SentEmail
 from comms_exporter.simulator.paging import Page
 from comms_exporter.simulator.responses import Dialect, Refusal, bad_request, error_response, page_body
 from comms_exporter.simulator.send_requests import parse_send_request, parse_timestamp
@@ -31,12 +34,14 @@ from comms_exporter.simulator.world import World
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Position = tuple[float, str, int]
 Item = TypeVar("Item")
+AnyEmail = SentEmail | InboundEmail
 
 OPERATION_STATUSES = ("SCHEDULED", "PROCESSING", "COMPLETED", "CANCELED")
 EMAIL_STATUSES = (
     "SCHEDULED", "QUEUED", "SENT", "DELIVERED", "UNDELIVERED", "OPENED", "FAILED", "CANCELED", "INBOUND",
 )  # fmt: skip
 
+_TAGS_FILTER = re.compile(r"(?:[a-zA-Z0-9._~-]+:[a-zA-Z0-9._~-]+;){1,10}")
 _FAULT = web.RequestKey("fault", Fault)
 
 
@@ -91,6 +96,9 @@ class Api:
                 web.get("/Emails/{id}", self._fetch_email),
             ]
         )
+        if self._dialect.details:
+            app.router.add_get("/Emails/Operations/{id}/Errors", self._list_errors)
+            app.router.add_get("/Emails/{id}/Receipts", self._list_receipts)
         app.on_shutdown.append(self._stop)
         return app
 
@@ -153,45 +161,73 @@ class Api:
         return web.json_response({"operationId": operation.id, "operationLocation": location}, status=202)
 
     async def _fetch_operation(self, request: web.Request) -> web.StreamResponse:
-        operation = self._world.find(request.match_info["id"])
-        if operation is None:
-            raise Refusal(404)
-        view = views.operation_view(self._world, operation, self._world.now())
-        if fault := request.get(_FAULT):
-            corrupt_operation(fault.kind, view)
-        return web.json_response(view)
+        now = self._moment(request)
+        operation = self._find_operation(request, now)
+        return _item_response(request, views.operation_view(self._world, operation, now))
 
     async def _list_operations(self, request: web.Request) -> web.StreamResponse:
-        now = self._world.advance()
+        now = self._moment(request)
         page = self._page(request, "operations", OPERATION_STATUSES, now)
         found = (each for each in self._operations(page, now) if page.status in {None, each.status(now)})
         listed, next_page = _cut(page, found, lambda operation: (*operation.key, 0))
         items = [views.operation_view(self._world, operation, now) for operation in listed]
-        body = self._page_body(page, items, next_page)
-        if fault := request.get(_FAULT):
-            corrupt_page(fault.kind, body, this_token=paging.encode(page))
-        return web.json_response(body)
+        return self._page_response(request, page, items, next_page)
 
     async def _list_emails(self, request: web.Request) -> web.StreamResponse:
-        now = self._world.advance()
+        now = self._moment(request)
         page = self._page(request, "emails", EMAIL_STATUSES, now)
-        found = (
-            (operation, email)
-            for operation, email in self._emails(page, now)
-            if page.status in {None, operation.email_status(email, now)}
-        )
-        listed, next_page = _cut(page, found, lambda email: (*email[0].key, email[1]))
-        items = [views.email_view(operation, email, now, origin=_origin(request)) for operation, email in listed]
-        return web.json_response(self._page_body(page, items, next_page))
+        listed, next_page = _cut(page, self._emails(page, now), _email_position)
+        items = [self._email_view(request, each, now, content=self._dialect.email_content) for each in listed]
+        return self._page_response(request, page, items, next_page)
 
     async def _fetch_email(self, request: web.Request) -> web.StreamResponse:
-        found = self._world.find_email(request.match_info["id"])
-        if found is None:
+        now = self._moment(request)
+        return _item_response(request, self._email_view(request, self._find_email(request, now), now, content=True))
+
+    async def _list_errors(self, request: web.Request) -> web.StreamResponse:
+        now = self._moment(request)
+        operation = self._find_operation(request, now)
+        page = self._page(request, "errors", (), now)
+        failed = operation.emails_with_status("FAILED", now, first=page.after[2])
+        listed, next_page = _cut(page, iter(failed), lambda email: (operation.created, operation.id, email + 1))
+        items = [views.error_view(operation, email) for email in listed]
+        return self._page_response(request, page, items, next_page)
+
+    async def _list_receipts(self, request: web.Request) -> web.StreamResponse:
+        now = self._moment(request)
+        email = self._find_email(request, now)
+        if isinstance(email, InboundEmail):
             raise Refusal(404)
-        operation, email = found
-        view = views.email_view(operation, email, self._world.now(), origin=_origin(request))
-        content: dict[str, Any] = {"subject": operation.message.subject, "text": None, "html": None, "attachments": []}
-        return web.json_response(view | {"content": content})
+        page = self._page(request, "receipts", (), now)
+        return self._page_response(request, page, [views.receipt_view(email, now)], None)
+
+    # What is shown
+
+    def _moment(self, request: web.Request) -> float:
+        """Return the time that the response shows: now, or earlier if a replica lags behind."""
+        now = self._world.advance()
+        fault = request.get(_FAULT)
+        return now - fault.lag if fault and fault.kind == "stale" else now
+
+    def _find_operation(self, request: web.Request, now: float) -> Operation:
+        operation = self._world.find(request.match_info["id"])
+        if operation is None or operation.created > now:
+            raise Refusal(404)
+        return operation
+
+    def _find_email(self, request: web.Request, now: float) -> AnyEmail:
+        email = self._world.find_email(request.match_info["id"])
+        if email is None or email.key[0] > now:
+            raise Refusal(404)
+        return email
+
+    def _email_view(self, request: web.Request, email: AnyEmail, now: float, *, content: bool) -> dict[str, Any]:
+        if isinstance(email, InboundEmail):
+            view, subject = views.inbound_view(email, dialect=self._dialect), "Re: Simulated email"
+        else:
+            view = views.email_view(email, now, origin=_origin(request), dialect=self._dialect)
+            subject = email.operation.message.subject
+        return view | {"content": views.content_view(subject)} if content else view
 
     # Listings
 
@@ -205,7 +241,7 @@ class Api:
                 raise bad_request("The parameter 'pageToken' is not valid.", "pageToken") from error
             return page._replace(size=size or page.size)
         filters = {} if self._dialect.ignore_filters else _filters(request, statuses)
-        return Page(listing, size or 50, self._first(now), operation=request.query.get("operationId"), **filters)
+        return Page(listing, size or 50, self._first(now), **filters)
 
     def _first(self, now: float) -> tuple[float, str, int]:
         """Return the position before the first item; newest first, operations created later are not listed."""
@@ -220,12 +256,32 @@ class Api:
             newest_first=self._dialect.order == "newest",
         )
 
-    def _emails(self, page: Page, now: float) -> Iterator[tuple[Operation, int]]:
+    def _emails(self, page: Page, now: float) -> Iterator[AnyEmail]:
+        sent, received = self._sent_emails(page, now), self._received_emails(page, now)
+        newest_first = self._dialect.order == "newest"
+        return heapq.merge(sent, received, key=lambda email: email.key, reverse=newest_first)
+
+    def _sent_emails(self, page: Page, now: float) -> Iterator[AnyEmail]:
+        if page.status == "INBOUND":
+            return
         _, unfinished, last = page.after
         for operation in self._operations_of_emails(page, now):
+            if self._world.expired(operation) or not _has_tags(operation, page.tags):
+                continue
             first = last + 1 if operation.id == unfinished else 0
-            if not self._world.expired(operation):
-                yield from ((operation, email) for email in range(first, operation.total))
+            for place in operation.emails_with_status(page.status, now, first=first):
+                yield SentEmail(operation, place)
+
+    def _received_emails(self, page: Page, now: float) -> Iterator[AnyEmail]:
+        if page.operation is not None or page.tags or page.status not in {None, "INBOUND"}:
+            return iter(())
+        created_from, created_before = _range(page, inclusive=self._dialect.bounds == "inclusive")
+        return self._world.inbound(
+            created_from=created_from,
+            created_before=min(created_before, math.nextafter(now, math.inf)),
+            beyond=page.after[:2],
+            newest_first=self._dialect.order == "newest",
+        )
 
     def _operations_of_emails(self, page: Page, now: float) -> Iterator[Operation]:
         """Return the operations whose emails to list: the one that the last page ended in, and those after it."""
@@ -237,15 +293,39 @@ class Api:
         unfinished = self._world.find(page.after[1])
         return itertools.chain([unfinished] if unfinished else [], self._operations(page, now))
 
-    def _page_body(self, page: Page, items: list[Any], next_page: Page | None) -> Any:
-        return page_body(
+    def _page_response(
+        self, request: web.Request, page: Page, items: list[Any], next_page: Page | None
+    ) -> web.StreamResponse:
+        this_token = paging.encode(page)
+        body = page_body(
             page.listing,
             items,
-            this_token=paging.encode(page),
+            this_token=this_token,
             next_token=paging.encode(next_page) if next_page else None,
             size=page.size,
             envelope=self._dialect.envelope,
         )
+        if fault := request.get(_FAULT):
+            corrupt_page(fault.kind, body, this_token=this_token)
+        return web.json_response(body)
+
+
+def _item_response(request: web.Request, view: dict[str, Any]) -> web.StreamResponse:
+    if fault := request.get(_FAULT):
+        corrupt_item(fault.kind, view)
+    return web.json_response(view)
+
+
+def _email_position(email: AnyEmail) -> Position:
+    return (*email.key, email.place if isinstance(email, SentEmail) else 0)
+
+
+def _has_tags(operation: Operation, wanted: str | None) -> bool:
+    """Return whether the emails of *operation* have all tags in *wanted*, a value of the parameter `tags`."""
+    if not wanted:
+        return True
+    own = operation.message.tags
+    return all(own.get(key) == value for key, _, value in (tag.partition(":") for tag in wanted.split(";") if tag))
 
 
 def _cut(page: Page, found: Iterator[Item], position: Callable[[Item], Position]) -> tuple[list[Item], Page | None]:
@@ -268,7 +348,16 @@ def _filters(request: web.Request, statuses: Collection[str]) -> dict[str, Any]:
     status = request.query.get("status")
     if status is not None and status not in statuses:
         raise bad_request(f"The parameter 'status' must be one of {', '.join(statuses)}.", "status")
-    return {"start": _date(request, "startDate"), "end": _date(request, "endDate"), "status": status}
+    tags = request.query.get("tags")
+    if tags is not None and not _TAGS_FILTER.fullmatch(tags):
+        raise bad_request("The parameter 'tags' must have 1 to 10 tags of the form key:value;", "tags")
+    return {
+        "start": _date(request, "startDate"),
+        "end": _date(request, "endDate"),
+        "status": status,
+        "operation": request.query.get("operationId"),
+        "tags": tags,
+    }
 
 
 def _date(request: web.Request, name: str) -> float | None:

@@ -23,10 +23,13 @@ The API: use this address followed by /v1 as the base URL, with any user name an
 (HTTP Basic), or with those in --credentials.file if the simulator was started with it.
     POST /v1/Emails
     GET  /v1/Emails/Operations            GET /v1/Emails/Operations/{{operationId}}
+    GET  /v1/Emails/Operations/{{operationId}}/Errors
     GET  /v1/Emails?operationId=...       GET /v1/Emails/{{emailId}}
+    GET  /v1/Emails/{{emailId}}/Receipts
 
 The controls:
     GET /simulator/tally                  the true counts; ?since=TIME
+    GET /simulator/tally/emails           those of emails by provider, sender domain and tag; ?since=TIME
     GET POST DELETE /simulator/faults     {{"kind": "429", "times": 3}}
     GET POST DELETE /simulator/conditions {{"failed": 0.3}}
     POST /simulator/freeze  POST /simulator/thaw

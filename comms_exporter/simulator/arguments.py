@@ -11,7 +11,7 @@ from aiohttp import web
 
 from comms_exporter.simulator.app import make_app
 from comms_exporter.simulator.faults import KINDS, Fault, Faults
-from comms_exporter.simulator.responses import Bounds, Dialect, Envelope, ErrorShape, Order
+from comms_exporter.simulator.responses import Bounds, Dialect, EmailLink, EmailTo, Envelope, ErrorShape, Order
 from comms_exporter.simulator.views import COUNTERS
 from comms_exporter.simulator.world import WEEK_SECONDS, Reading, Retention, World
 
@@ -80,6 +80,16 @@ def build_parser(*, prog: str = "simulator") -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--ignore-filters", action="store_true", help="ignore all filters in list requests")
     parser.add_argument(
+        "--email-to", choices=get_args(EmailTo), default="list",
+        help="recipient of an email: as in the API reference (list) or in the guide (object) (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--email-link", choices=get_args(EmailLink), default="related",
+        help="which field of an email names its operation (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--email-content", action="store_true", help="list emails with their content")
+    parser.add_argument("--no-details", action="store_true", help="respond 404 to /Errors and /Receipts")
+    parser.add_argument(
         "--fault", type=_fault, action="append", default=[], metavar="KIND[:SHARE]",
         help=f"inject a fault into a share of the requests (default 1); repeatable; KIND is one of {', '.join(KINDS)}",
     )  # fmt: skip
@@ -122,6 +132,10 @@ def from_arguments(args: argparse.Namespace, *, clock: Callable[[], float] = tim
         order=args.order,
         bounds=args.bounds,
         ignore_filters=args.ignore_filters,
+        email_to=args.email_to,
+        email_link=args.email_link,
+        email_content=args.email_content,
+        details=not args.no_details,
     )
     return make_app(world, Faults(args.fault, seed=args.seed), dialect=dialect, credentials=args.credentials)
 

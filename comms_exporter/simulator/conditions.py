@@ -4,6 +4,11 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from comms_exporter.simulator.mail import OTHER_PROVIDER, PROVIDERS, Message
+
+# No block is complete.
+_LOST = 0.95
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
@@ -16,6 +21,9 @@ class Conditions:
     delay: float = 1.0  # multiplies the time that sending and delivering take
     stalled: bool = False  # emails stay queued until this is false again
     traffic: float = 1.0  # multiplies the rate of send requests; 0 stops them
+    refusing_provider: str = ""  # nearly all emails to this mailbox provider bounce
+    broken_sender: str = ""  # nearly all emails from this domain fail
+    bad_tag: str = ""  # nearly all emails with this tag bounce, written as key:value
 
     def __post_init__(self) -> None:
         for name in ("failed", "undelivered", "opened", "canceled"):
@@ -27,6 +35,35 @@ class Conditions:
             raise ValueError(f"traffic must be 0 or more, not {self.traffic}")
         if not isinstance(self.stalled, bool):
             raise ValueError(f"stalled must be true or false, not {self.stalled!r}")  # noqa: TRY004 - one kind of error for every bad value
+        for name in ("refusing_provider", "broken_sender", "bad_tag"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} must be a string, not {getattr(self, name)!r}")  # noqa: TRY004 - one kind of error for every bad value
+        if self.refusing_provider not in {"", OTHER_PROVIDER, *PROVIDERS}:
+            raise ValueError(
+                f"unknown refusing_provider {self.refusing_provider!r}: must be one of "
+                f"{', '.join([*PROVIDERS, OTHER_PROVIDER])}"
+            )
+        if self.bad_tag and ":" not in self.bad_tag:
+            raise ValueError(f"bad_tag must be key:value, not {self.bad_tag!r}")
+
+    @property
+    def concern_a_part(self) -> bool:
+        """Whether a part of the mail meets other conditions."""
+        return bool(self.refusing_provider or self.broken_sender or self.bad_tag)
+
+    def for_message(self, message: Message) -> "Conditions":
+        """Return the conditions for the emails of *message*, whoever receives them."""
+        conditions = self
+        if self.broken_sender and message.sender.domain == self.broken_sender:
+            conditions = dataclasses.replace(conditions, failed=_LOST)
+        key, _, value = self.bad_tag.partition(":")
+        if key and message.tags.get(key) == value:
+            conditions = conditions.refusing()
+        return conditions
+
+    def refusing(self) -> "Conditions":
+        """Return the conditions for emails that the recipient's provider refuses."""
+        return dataclasses.replace(self, undelivered=_LOST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ class Control:
         app.add_routes(
             [
                 web.get("/tally", self._tally),
+                web.get("/tally/emails", self._tally_emails),
                 web.get("/faults", self._get_faults),
                 web.post("/faults", self._add_fault),
                 web.delete("/faults", self._clear_faults),
@@ -43,9 +44,10 @@ class Control:
         return app
 
     async def _tally(self, request: web.Request) -> web.Response:
-        since = request.query.get("since")
-        tally = self._world.tally(None if since is None else _epoch_seconds(since))
-        return web.json_response(dataclasses.asdict(tally))
+        return web.json_response(dataclasses.asdict(self._world.tally(_since(request))))
+
+    async def _tally_emails(self, request: web.Request) -> web.Response:
+        return web.json_response(dataclasses.asdict(self._world.email_tally(_since(request))))
 
     async def _get_faults(self, _request: web.Request) -> web.Response:
         return web.json_response({"faults": [dataclasses.asdict(fault) for fault in self._faults.active]})
@@ -114,6 +116,11 @@ async def _options(request: web.Request, known: type[Fault | Conditions]) -> dic
         if name not in names:
             raise ValueError(f"unknown option {name!r}: must be one of {', '.join(names)}")
     return options
+
+
+def _since(request: web.Request) -> float | None:
+    since = request.query.get("since")
+    return None if since is None else _epoch_seconds(since)
 
 
 def _epoch_seconds(text: str) -> float:

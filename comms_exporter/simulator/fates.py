@@ -5,6 +5,7 @@ The shares and delays are those of an ordinary sender with a clean list. Delays 
 
 import math
 import random
+from collections.abc import Collection
 from typing import NamedTuple
 
 from comms_exporter.simulator.conditions import Conditions
@@ -79,12 +80,27 @@ def seeded_random(seed: object) -> random.Random:
 
 
 def draw_fates(
-    rng: random.Random, emails: int, conditions: Conditions, *, wait: float = 0.0, speed: float = 1.0
+    rng: random.Random,
+    emails: int,
+    conditions: Conditions,
+    *,
+    wait: float = 0.0,
+    speed: float = 1.0,
+    refused: Collection[int] = (),
 ) -> list[Fate]:
-    """Draw the fate of every email of one operation that is scheduled *wait* seconds ahead."""
+    """Draw the fate of every email of one operation that is scheduled *wait* seconds ahead.
+
+    *refused* has the indexes of the emails that the recipient's provider refuses.
+    """
     if wait > 0 and rng.random() < conditions.canceled:
         return [Fate(queued=NEVER, canceled=wait * rng.random())] * emails
-    return [_draw_fate(rng, conditions, email / _EMAILS_PER_SECOND, wait, speed) for email in range(emails)]
+    if not refused:
+        return [_draw_fate(rng, conditions, email / _EMAILS_PER_SECOND, wait, speed) for email in range(emails)]
+    refusing = conditions.refusing()
+    return [
+        _draw_fate(rng, refusing if email in refused else conditions, email / _EMAILS_PER_SECOND, wait, speed)
+        for email in range(emails)
+    ]
 
 
 def _draw_fate(rng: random.Random, conditions: Conditions, turn: float, wait: float, speed: float) -> Fate:

@@ -56,10 +56,10 @@ async def corrupt_body(fault: Fault, request: web.Request, response: web.StreamR
 
 
 def corrupt_page(kind: str, page: dict[str, Any], *, this_token: str) -> None:
-    """Apply a fault of *kind* to a page of operations."""
+    """Apply a fault of *kind* to a page of operations or emails."""
     pagination = page["pagination"]
     token = "next" if "next" in pagination else "nextPageToken"
-    items = page["operations" if "operations" in page else "data"]
+    items = next(page[name] for name in ("operations", "emails", "data") if name in page)
     if kind == "repeat-token":
         pagination[token] = this_token
     elif kind == "blank-token":
@@ -71,20 +71,22 @@ def corrupt_page(kind: str, page: dict[str, Any], *, this_token: str) -> None:
         page["warnings"] = [{"text": "added by the simulator"}]
     if items:
         # In the middle, so that a client that skips the rest of the page is noticed.
-        corrupt_operation(kind, items[len(items) // 2])
+        corrupt_item(kind, items[len(items) // 2])
 
 
-def corrupt_operation(kind: str, operation: dict[str, Any]) -> None:
-    """Apply a fault of *kind* to one operation."""
+def corrupt_item(kind: str, item: dict[str, Any]) -> None:
+    """Apply a fault of *kind* to one operation or email."""
     corrupt = _CORRUPTIONS.get(kind)
     if corrupt:
-        corrupt(operation)
+        corrupt(item)
 
 
 _CORRUPTIONS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "malformed": lambda operation: operation.update(stats="none", createdAt="yesterday"),
-    "unknown-field": lambda operation: operation.update(priority={"level": 3}),
-    "unknown-status": lambda operation: operation.update(status="PAUSED"),
+    "malformed": lambda item: item.update(
+        {"stats": "none"} if "stats" in item else {"status": 7}, createdAt="yesterday"
+    ),
+    "unknown-field": lambda item: item.update(priority={"level": 3}),
+    "unknown-status": lambda item: item.update(status="PAUSED"),
     "unknown-counter": lambda operation: operation["stats"].update(complained=1),
 }
 

@@ -1,6 +1,7 @@
 """Faults on demand: which requests fail, and how."""
 
 import dataclasses
+import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,13 +10,18 @@ from typing import Any, Literal, get_args
 
 from comms_exporter.simulator.fates import seeded_random
 
-OPERATIONS_PATH = "/v1/Emails/Operations"
-
 RetryAfter = Literal["seconds", "date", "none"]
 
-# These kinds apply only to responses with a page of operations, or with any operation.
-_LIST_KINDS = {"repeat-token", "blank-token", "empty-page"}
-_OPERATION_KINDS = {"malformed", "unknown-field", "unknown-status", "unknown-counter"}
+# The responses that each of these kinds applies to; all others apply to every request.
+_PAGES = frozenset({"operations", "emails"})
+_ITEMS = _PAGES | {"operation", "email"}
+_APPLIES_TO = MappingProxyType(
+    {
+        **dict.fromkeys(("repeat-token", "blank-token", "empty-page"), _PAGES),
+        **dict.fromkeys(("malformed", "unknown-field", "unknown-status", "stale"), _ITEMS),
+        "unknown-counter": frozenset({"operations", "operation"}),
+    }
+)
 
 KINDS = MappingProxyType(
     {
@@ -34,10 +40,11 @@ KINDS = MappingProxyType(
         "repeat-token": "the next page is the same page again",
         "blank-token": 'the last page has "" as its next token',
         "empty-page": "an empty page that is not the last one",
-        "malformed": "one operation has values of the wrong types",
+        "malformed": "one operation or email has values of the wrong types",
         "unknown-field": "undocumented fields",
-        "unknown-status": "one operation has an undocumented status",
+        "unknown-status": "one operation or email has an undocumented status",
         "unknown-counter": "one operation has an undocumented counter",
+        "stale": "the response of a replica that lags behind",
     }
 )
 
@@ -52,6 +59,7 @@ class Fault:
     path: str = "/"
     retry_after: int = 1
     retry_after_form: RetryAfter = "seconds"
+    lag: float = 30.0  # seconds that a stale response is behind
 
     def __post_init__(self) -> None:
         if not isinstance(self.kind, str) or self.kind not in KINDS:
@@ -64,17 +72,15 @@ class Fault:
             raise ValueError(f"path must begin with /, not {self.path!r}")
         if not _is_integer(self.retry_after) or self.retry_after < 0:
             raise ValueError(f"retry_after must be an integer of at least 0, not {self.retry_after!r}")
+        if not _is_number(self.lag) or not 0 <= self.lag < math.inf:
+            raise ValueError(f"lag must be a number of at least 0, not {self.lag!r}")
         if self.retry_after_form not in get_args(RetryAfter):
             raise ValueError(f"retry_after_form must be seconds, date or none, not {self.retry_after_form!r}")
 
     def applies_to(self, method: str, path: str) -> bool:
         """Whether the fault can apply to a request."""
-        if self.kind in _LIST_KINDS:
-            fits = method == "GET" and path == OPERATIONS_PATH
-        elif self.kind in _OPERATION_KINDS:
-            fits = method == "GET" and path.startswith(OPERATIONS_PATH)
-        else:
-            fits = True
+        kinds = _APPLIES_TO.get(self.kind)
+        fits = kinds is None or (method == "GET" and _kind_of_response(path) in kinds)
         return fits and path.startswith(self.path)
 
 
@@ -113,6 +119,20 @@ class Faults:
             del self._active[place]
         elif fault.times is not None:
             self._active[place] = dataclasses.replace(fault, times=fault.times - 1)
+
+
+def _kind_of_response(path: str) -> str:
+    """Return what a GET of *path* is answered with."""
+    match path.split("/")[2:]:
+        case ["Emails"]:
+            return "emails"
+        case ["Emails", "Operations"]:
+            return "operations"
+        case ["Emails", "Operations", _]:
+            return "operation"
+        case ["Emails", _]:
+            return "email"
+    return "details"
 
 
 def _strikes(fault: Fault, rng: random.Random) -> bool:

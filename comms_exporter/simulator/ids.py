@@ -18,6 +18,11 @@ def email_id(operation: str, email: int) -> str:
     return EMAIL_PREFIX + stem(operation) + _base32(email, _TAIL_LENGTH)
 
 
+def inbound_id(created: float, entropy: int) -> str:
+    """Return the id of an email that belongs to no operation."""
+    return EMAIL_PREFIX + operation_id(created, entropy).removeprefix(OPERATION_PREFIX)
+
+
 def stem(identifier: str) -> str:
     """Return what the ids of an operation and of all its emails have in common."""
     return identifier.rpartition("_")[2][: _ULID_LENGTH - _TAIL_LENGTH]

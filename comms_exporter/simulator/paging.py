@@ -19,6 +19,7 @@ class Page(NamedTuple):
     end: float | None = None
     status: str | None = None
     operation: str | None = None
+    tags: str | None = None
 
 
 def encode(page: Page) -> str:

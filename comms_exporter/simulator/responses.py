@@ -11,6 +11,8 @@ Envelope = Literal["operations", "data"]
 ErrorShape = Literal["observed", "documented", "flat"]
 Order = Literal["newest", "oldest"]
 Bounds = Literal["exclusive", "inclusive"]
+EmailTo = Literal["list", "object"]
+EmailLink = Literal["related", "operationId", "none"]
 
 _CODES = {401: 20003, 403: 20403, 404: 20404, 405: 20004, 429: 20429, 500: 20500, 503: 20503}
 _MESSAGES = {
@@ -32,6 +34,10 @@ class Dialect:
     order: Order = "newest"
     bounds: Bounds = "exclusive"  # whether operations created exactly at startDate or endDate are listed
     ignore_filters: bool = False
+    email_to: EmailTo = "list"  # whether the recipient of an email is a list or a single object
+    email_link: EmailLink = "related"  # where an email says which operation it belongs to
+    email_content: bool = False  # whether listed emails have their content
+    details: bool = True  # whether /Errors and /Receipts exist
 
 
 class Issue(NamedTuple):

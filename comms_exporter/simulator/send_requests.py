@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from comms_exporter.simulator.operations import Address, Message
+from comms_exporter.simulator.mail import Address, Message
 from comms_exporter.simulator.responses import Issue, Refusal
 from comms_exporter.simulator.world import MAX_RECIPIENTS
 

@@ -6,7 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from comms_exporter.simulator import ids
-from comms_exporter.simulator.operations import Address, Operation
+from comms_exporter.simulator.inbound import InboundEmail
+from comms_exporter.simulator.mail import ERRORS, REFUSED_RECEIPT, Address
+from comms_exporter.simulator.operations import Operation, SentEmail
+from comms_exporter.simulator.responses import Dialect
 from comms_exporter.simulator.world import Reading, World
 
 COUNTERS = (
@@ -49,31 +52,80 @@ def operation_stats(operation: Operation, now: float, *, reading: Reading) -> di
     }
 
 
-def email_view(operation: Operation, email: int, now: float, *, origin: str) -> dict[str, Any]:
-    """Return the email as the API shows it in a list."""
-    return {
-        "id": ids.email_id(operation.id, email),
-        "from": _address(operation.message.sender),
-        "to": [_address(recipient(operation, email))],
-        "status": operation.email_status(email, now),
-        "related": [{"name": "OPERATION", "id": operation.id, "uri": operation_location(origin, operation)}],
-        "tags": operation.message.tags,
+def email_view(email: SentEmail, now: float, *, origin: str, dialect: Dialect) -> dict[str, Any]:
+    """Return the email as the API shows it in a list, but for its content."""
+    operation, place = email
+    message = operation.message
+    to = _address(message.recipient(place))
+    related = {"name": "OPERATION", "id": operation.id, "uri": operation_location(origin, operation)}
+    view = {
+        "id": ids.email_id(operation.id, place),
+        "from": _address(message.sender),
+        "to": to if dialect.email_to == "object" else [to],
+        "status": operation.email_status(place, now),
+        "related": [related] if dialect.email_link == "related" else [],
+        "tags": message.tags,
         "scheduledFor": None if operation.schedule is None else timestamp(operation.schedule),
         "createdAt": timestamp(operation.created),
-        "updatedAt": timestamp(operation.email_updated(email, now)),
+        "updatedAt": timestamp(operation.email_updated(place, now)),
         "deletedAt": None,
+    }
+    return view | {"operationId": operation.id} if dialect.email_link == "operationId" else view
+
+
+def inbound_view(email: InboundEmail, *, dialect: Dialect) -> dict[str, Any]:
+    """Return an inbound email as the API shows it in a list, but for its content."""
+    to = _address(email.to)
+    return {
+        "id": email.id,
+        "from": _address(email.sender),
+        "to": to if dialect.email_to == "object" else [to],
+        "status": "INBOUND",
+        "related": [],
+        "tags": {},
+        "scheduledFor": None,
+        "createdAt": timestamp(email.created),
+        "updatedAt": timestamp(email.created),
+        "deletedAt": None,
+    }
+
+
+def content_view(subject: str) -> dict[str, Any]:
+    """Return the content of an email; a listing that has it is much larger."""
+    return {"subject": subject, "text": f"{subject}\n", "html": f"<p>{subject}</p>\n" * 40, "attachments": []}
+
+
+def error_view(operation: Operation, email: int) -> dict[str, Any]:
+    """Return why the email failed, in the shape that the API's error responses have."""
+    code = operation.message.error(email)
+    return {
+        "code": int(code),
+        "message": ERRORS[code],
+        "infoUrl": f"https://www.twilio.com/docs/api/errors/{code}",
+        "context": ids.email_id(operation.id, email),
+    }
+
+
+def receipt_view(email: SentEmail, now: float) -> dict[str, Any]:
+    """Return what became of the email for its recipient."""
+    operation, place = email
+    status = operation.email_status(place, now)
+    code, text = REFUSED_RECEIPT if status == "UNDELIVERED" else (None, None)
+    if status == "FAILED":
+        code = operation.message.error(place)
+        text = ERRORS[code]
+    return {
+        "to": _address(operation.message.recipient(place)),
+        "status": status,
+        "code": code,
+        "message": text,
+        "updatedAt": timestamp(operation.email_updated(place, now)),
     }
 
 
 def operation_location(origin: str, operation: Operation) -> str:
     """Return the URL of the operation."""
     return f"{origin}/v1/Emails/Operations/{operation.id}"
-
-
-def recipient(operation: Operation, email: int) -> Address:
-    """Return the recipient of the email."""
-    to = operation.message.to
-    return to[email] if to else Address(f"recipient{email + 1}@example.com")
 
 
 def timestamp(moment: float) -> str:

@@ -436,10 +436,11 @@ class TestSimulator:
             printed = await asyncio.to_thread(bash, text, ROOT, stand_in, SIM=address)
 
         answers = [json.loads(line) for line in printed.splitlines()]
-        assert 8 == text.count("curl ") == len(answers)
+        assert 9 == text.count("curl ") == len(answers)
         assert "operationId" in answers[2]
+        assert {"recipient_domain", "provider", "sender_domain", "tag"} < answers[4].keys()
         assert [{"kind": "429", "times": 3, "retry_after": 7}] == [
-            {key: fault[key] for key in ("kind", "times", "retry_after")} for fault in answers[4]["faults"]
+            {key: fault[key] for key in ("kind", "times", "retry_after")} for fault in answers[5]["faults"]
         ]
         assert [0.3, 0.004] == [answer["failed"] for answer in answers[-2:]]
 

@@ -1,18 +1,17 @@
 """The simulated API as a client meets it, over real sockets."""
 
 import asyncio
-import base64
 import io
 import itertools
 import json
 import re
-from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from simulator_client import DAY, OPERATIONS, START, Clock, basic, fetch, ids, pages, refusal, serving
 
 from comms_exporter.cli import main
 from comms_exporter.simulator import (
@@ -32,22 +31,11 @@ from comms_exporter.simulator import (
 )
 from comms_exporter.simulator.faults import KINDS
 
-START = 1_750_000_000.0
-DAY = 86400.0
-OPERATIONS = "/v1/Emails/Operations"
 LETTER = {
     "from": {"address": "us@example.com", "name": "Us"},
     "to": [{"address": "you@example.com", "name": "You"}, {"address": "them@example.com"}],
     "content": {"subject": "Hello", "html": "<p>Hello</p>"},
 }
-
-
-class Clock:
-    def __init__(self, now=START):
-        self.now = now
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
@@ -65,47 +53,10 @@ def faults():
     return Faults(seed=1)
 
 
-def basic(account, secret):
-    return {"Authorization": f"Basic {base64.b64encode(f'{account}:{secret}'.encode()).decode()}"}
-
-
-@asynccontextmanager
-async def serving(app, headers=None):
-    async with TestClient(TestServer(app), headers=basic("AC1", "secret") if headers is None else headers) as client:
-        yield client
-
-
 @pytest.fixture
 async def client(world, faults):
     async with serving(make_app(world, faults)) as client:
         yield client
-
-
-async def fetch(client, path=OPERATIONS, **query):
-    async with client.get(path, params=query) as response:
-        assert response.status == 200, await response.text()
-        return await response.json()
-
-
-async def pages(client, path=OPERATIONS, **query):
-    """Follow the tokens to the end, as a client does: repeating the filters."""
-    token = {}
-    for _ in range(1000):
-        page = await fetch(client, path, **query, **token)
-        yield page
-        if page["pagination"]["next"] is None:
-            return
-        token = {"pageToken": page["pagination"]["next"]}
-
-
-async def ids(client, path=OPERATIONS, **query):
-    key = "operations" if path == OPERATIONS else "emails"
-    return [item["id"] async for page in pages(client, path, **query) for item in page[key]]
-
-
-async def refusal(client, path=OPERATIONS, **query):
-    async with client.get(path, params=query) as response:
-        return response.status, (await response.json())["errors"][0]["message"]
 
 
 class TestSending:
@@ -583,9 +534,10 @@ class TestFaults:
 
     async def test_that_spoil_operations_wait_for_some(self, client, faults, world):
         faults.add("malformed", times=1)
-        await client.get("/v1/Emails")
+        operation = world.send()
+        await client.get(f"{OPERATIONS}/{operation.id}/Errors")
         await client.post("/v1/Emails", json=LETTER)
-        assert (await fetch(client))["operations"][0]["stats"] == "none"
+        assert (await fetch(client, f"{OPERATIONS}/{operation.id}"))["stats"] == "none"
 
     async def test_leave_the_controls_alone(self, client, faults):
         faults.add("500")
@@ -724,6 +676,7 @@ class TestArguments:
             "--seed=7", "--speed=60", "--reading=exclusive", "--rate=0", "--no-history", "--omit=recipients",
             "--omit=attempts", "--retention=thin", "--envelope=data", "--errors=flat", "--order=oldest",
             "--bounds=inclusive", "--ignore-filters", "--fault=429:0.5", "--fault=hang", f"--credentials.file={credentials}",
+            "--email-to=object", "--email-link=operationId", "--email-content", "--no-details",
         )  # fmt: skip
         app = from_arguments(args, clock=Clock())
         world = app[WORLD]
@@ -732,7 +685,12 @@ class TestArguments:
         app[FAULTS].clear()
         world.send()
         async with serving(app) as client:
-            assert {"recipients", "attempts"}.isdisjoint((await fetch(client, status="CANCELED"))["data"][0]["stats"])
+            (operation,) = (await fetch(client, status="CANCELED"))["data"]
+            assert {"recipients", "attempts"}.isdisjoint(operation["stats"])
+            (email,) = (await fetch(client, "/v1/Emails"))["data"]
+            assert (email["operationId"], email["to"].keys()) == (operation["id"], {"address", "name"})
+            assert "content" in email
+            assert (await client.get(f"{OPERATIONS}/{operation['id']}/Errors")).status == 404
             async with client.get(OPERATIONS, headers=basic("AC2", "other")) as response:
                 assert (await response.json())["code"] == 20003
 
