@@ -34,6 +34,18 @@ SCENARIOS = MappingProxyType(
         "bounce-storm": Scenario(
             meaning="a third of the emails bounce, as with an outdated list", conditions={"undelivered": 0.33}
         ),
+        "provider-block": Scenario(
+            meaning="one mailbox provider refuses the sender, so its emails bounce",
+            conditions={"refusing_provider": "gmail"},
+        ),
+        "sender-broken": Scenario(
+            meaning="emails from one sender domain fail, as with a removed DNS record",
+            conditions={"broken_sender": "news.example.com"},
+        ),
+        "bad-campaign": Scenario(
+            meaning="the emails of one campaign bounce, as with a bought list",
+            conditions={"bad_tag": "campaign:newsletter"},
+        ),
         "stuck": Scenario(meaning="Twilio accepts emails and sends none", conditions={"stalled": True}),
         "outage": Scenario(meaning="the API responds 500 to every request", faults=({"kind": "500"},)),
         "throttled": Scenario(
