@@ -5,15 +5,30 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import get_args
 
 from aiohttp import web
 
 from comms_exporter.simulator.app import make_app
+from comms_exporter.simulator.demo import demo_world
 from comms_exporter.simulator.faults import KINDS, Fault, Faults
 from comms_exporter.simulator.responses import Bounds, Dialect, EmailLink, EmailTo, Envelope, ErrorShape, Order
 from comms_exporter.simulator.views import COUNTERS
 from comms_exporter.simulator.world import WEEK_SECONDS, Reading, Retention, World
+
+# What the demo decides itself, by the names of the parsed flags.
+_WORLD_FLAGS = MappingProxyType(
+    {
+        "seed": "--seed",
+        "speed": "--speed",
+        "rate": "--rate",
+        "no_history": "--no-history",
+        "reading": "--reading",
+        "omit": "--omit",
+        "retention": "--retention",
+    }
+)
 
 
 class WrongFlagError(Exception):
@@ -44,6 +59,11 @@ def build_parser(*, prog: str = "simulator") -> argparse.ArgumentParser:
         help="send requests per hour at speed 1; 0 for no traffic (default %(default)g)",
     )  # fmt: skip
     parser.add_argument("--no-history", action="store_true", help="start empty, without a week of history")
+    parser.add_argument(
+        "--demo", action="store_true",
+        help="simulate the sender of the demo, who is busy at every hour and has a failure spike every few minutes; "
+        "seed, speed, rate, history, counters and retention are those of the demo",
+    )  # fmt: skip
     parser.add_argument(
         "--reading",
         choices=get_args(Reading),
@@ -111,21 +131,17 @@ def parse_arguments(argv: Sequence[str], *, prog: str = "simulator") -> argparse
         raise WrongFlagError(
             f"{flag}: unknown flag; see --help" if flag.startswith("--") else "unexpected argument; see --help"
         )
+    if args.demo:
+        defaults = build_parser().parse_args([])
+        for name, flag in _WORLD_FLAGS.items():
+            if getattr(args, name) != getattr(defaults, name):
+                raise WrongFlagError(f"{flag}: cannot be combined with --demo")
     return args
 
 
 def from_arguments(args: argparse.Namespace, *, clock: Callable[[], float] = time.time) -> web.Application:
     """Return the simulator that the arguments describe."""
-    world = World(
-        seed=args.seed,
-        clock=clock,
-        speed=args.speed,
-        rate=args.rate,
-        history_seconds=0.0 if args.no_history else WEEK_SECONDS,
-        reading=args.reading,
-        omit=args.omit,
-        retention=args.retention,
-    )
+    world = demo_world(clock) if args.demo else _world(args, clock)
     dialect = Dialect(
         envelope=args.envelope,
         errors=args.errors,
@@ -138,6 +154,19 @@ def from_arguments(args: argparse.Namespace, *, clock: Callable[[], float] = tim
         details=not args.no_details,
     )
     return make_app(world, Faults(args.fault, seed=args.seed), dialect=dialect, credentials=args.credentials)
+
+
+def _world(args: argparse.Namespace, clock: Callable[[], float]) -> World:
+    return World(
+        seed=args.seed,
+        clock=clock,
+        speed=args.speed,
+        rate=args.rate,
+        history_seconds=0.0 if args.no_history else WEEK_SECONDS,
+        reading=args.reading,
+        omit=args.omit,
+        retention=args.retention,
+    )
 
 
 def _reword(message: str) -> str:

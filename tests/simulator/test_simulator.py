@@ -694,6 +694,15 @@ class TestArguments:
             async with client.get(OPERATIONS, headers=basic("AC2", "other")) as response:
                 assert (await response.json())["code"] == 20003
 
+    @pytest.mark.parametrize("hour", range(0, 24, 6))
+    def test_may_ask_for_the_demos_sender_who_is_busy_at_every_hour(self, hour):
+        clock = Clock(START + 3600 * hour)
+        world = from_arguments(parse("--demo"), clock=clock)[WORLD]
+        before = world.tally()
+        clock.now += 60
+        assert world.tally().sent > before.sent + 20
+        assert world.tally().failed > before.failed
+
     @pytest.mark.parametrize(
         ("flags", "complaint"),
         [
@@ -704,6 +713,8 @@ class TestArguments:
             (["--fault=418"], "--fault: unknown fault kind '418': must be one of 401,"),
             (["--fault=429:2"], "--fault: share must be more than 0 and at most 1, not 2.0"),
             (["--fault=429:often"], "--fault: share must be a number, not 'often'"),
+            (["--demo", "--speed=2"], "--speed: cannot be combined with --demo"),
+            (["--demo", "--no-history"], "--no-history: cannot be combined with --demo"),
             (["--reading=both"], "--reading: invalid choice: 'both'"),
             (["--omit=colour"], "--omit: invalid choice: 'colour'"),
             (["--credentials.file=/nowhere"], "--credentials.file: cannot read /nowhere: "),
