@@ -14,6 +14,7 @@ from comms_exporter import __version__
 from comms_exporter.base.redaction import Redactor
 from comms_exporter.base.slices import run_in_slices
 from comms_exporter.collect.health import Reloads
+from comms_exporter.collect.history import History
 from comms_exporter.collect.shards import is_in_shard
 from comms_exporter.collect.state import AccountState
 from comms_exporter.collect.supervisor import Assignment, PollSupervisor
@@ -22,7 +23,7 @@ from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.families import Shard
 from comms_exporter.expose.negotiation import accepts_gzip, negotiate
 from comms_exporter.model.records import SavedAccount
-from comms_exporter.status import current_status
+from comms_exporter.status import current_status, operation_detail
 from comms_exporter.store.background import BackgroundStore
 from comms_exporter.store.errors import StoreError
 from comms_exporter.store.recording import Recording
@@ -117,6 +118,8 @@ class Service:
         self._redactor = redactor
         self._log = log
         self._reloading = asyncio.Lock()
+        # All accounts share it, and so its limits.
+        self._history = History()
 
     async def prepare(self) -> None:
         """Load the saved states, so that pages show them before the first poll."""
@@ -137,6 +140,7 @@ class Service:
             ready=lambda: all(poller.health.attempted for poller in self.supervisor.pollers),
             reload=self.reload,
             status=lambda: current_status(self.supervisor.pollers, telemetry_path=started_with.web_telemetry_path),
+            operation=lambda account, operation_id: operation_detail(self.supervisor.pollers, account, operation_id),
             settings=lambda: self._redactor.mask(effective_settings_text(started_with, self.settings)),
         )
 
@@ -185,7 +189,7 @@ class Service:
         if before is not None:
             state = before.state
         else:
-            state = AccountState(forced_reading=forced_reading(settings))
+            state = AccountState(forced_reading=forced_reading(settings), history=self._history)
             if account.name in saved:
                 await run_in_slices(state.restore(saved[account.name]))
                 if self._recording is not None and self._recording.is_new:

@@ -8,9 +8,9 @@ from comms_exporter import __version__
 from comms_exporter.check import ADVICE
 from comms_exporter.collect.poller import Poller
 from comms_exporter.collect.state import AccountState
-from comms_exporter.model.operations import Operation
+from comms_exporter.model.operations import Operation, Stats, stats_of
 from comms_exporter.model.readings import REACHED, Reading, reached, stat
-from comms_exporter.web.status_page.model import Account, Funnel, OperationRow, Status
+from comms_exporter.web.status_page.model import Account, Funnel, HistoryPoint, OperationDetail, OperationRow, Status
 
 
 def current_status(pollers: Sequence[Poller], *, telemetry_path: str) -> Status:
@@ -59,9 +59,38 @@ def operation_rows(poller: Poller) -> Iterator[OperationRow]:
         )
 
 
+def operation_detail(pollers: Sequence[Poller], account: str, operation_id: str) -> OperationDetail | None:
+    """Return what is known of an operation of *account*, or of any account if that is empty; None if nothing is."""
+    for poller in pollers:
+        if account in {"", poller.name} and (tracked := poller.state.tracked.get(operation_id)):
+            operation = tracked.operation
+            return OperationDetail(
+                version=__version__,
+                now=time.time(),
+                account=poller.name,
+                id=operation.id,
+                status=operation.status,
+                finished=not operation.unfinished,
+                created=operation.created,
+                began=tracked.began,
+                updated=operation.updated,
+                gone=tracked.gone,
+                funnel=_funnel_of(operation.stats, tracked.reading),
+                history=[
+                    HistoryPoint(point.time, _funnel_of(stats_of(point.packed), tracked.reading))
+                    for point in poller.state.history_of(operation_id)
+                ],
+            )
+    return None
+
+
 def _funnel(state: AccountState, operation: Operation) -> Funnel:
     tracked = state.tracked.get(operation.id)
-    counts = reached(operation.stats, tracked.reading if tracked else Reading.UNDECIDED)
+    return _funnel_of(operation.stats, tracked.reading if tracked else Reading.UNDECIDED)
+
+
+def _funnel_of(stats: Stats, reading: Reading) -> Funnel:
+    counts = reached(stats, reading)
     return Funnel(
         **{name: count for name, count in zip(REACHED, counts, strict=True) if name not in {"recipients", "attempts"}}
     )

@@ -48,8 +48,7 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     @property
     def stats(self) -> Stats:
         """The counters, unpacked."""
-        stats = _PACKED.unpack(self.packed)
-        return tuple(None if n == _MISSING else n for n in stats) if _MISSING in stats else stats
+        return stats_of(self.packed)
 
     @property
     def unfinished(self) -> bool:
@@ -62,6 +61,12 @@ def pack(stats: Stats) -> bytes:
     if None in stats:
         return _PACKED.pack(*(_MISSING if n is None else n for n in stats))
     return _PACKED.pack(*stats)
+
+
+def stats_of(packed: bytes) -> Stats:
+    """Return the counters in *packed*."""
+    stats = _PACKED.unpack(packed)
+    return tuple(None if n == _MISSING else n for n in stats) if _MISSING in stats else stats
 
 
 def unpack(packed: bytes) -> tuple[int, ...]:

@@ -8,13 +8,17 @@ from aiohttp import web
 
 from comms_exporter.web.responses import ChunkedBody
 from comms_exporter.web.status_page.assets import ASSETS, Asset
-from comms_exporter.web.status_page.model import Status
+from comms_exporter.web.status_page.model import OperationDetail, Status
 from comms_exporter.web.status_page.page import StatusPage
-from comms_exporter.web.status_page.search import Search
+from comms_exporter.web.status_page.render import render_operation
+from comms_exporter.web.status_page.search import Search, valid_text
 
 # Responses to scrapes that are prepared at a time. Probes and viewers of the status page do not count.
 MAX_SCRAPES = 16
 
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+_UNKNOWN_OPERATION = "The exporter does not know this operation: it is older than 7 days, belongs to another account, or does not exist.\n"
 _PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -59,11 +63,13 @@ def make_app(
     ready: Callable[[], bool],
     reload: Callable[[], Awaitable[str | None]],
     status: Callable[[], Status],
+    operation: Callable[[str, str], OperationDetail | None],
     settings: Callable[[], str],
 ) -> web.Application:
     """Return the application; no request to it causes a request to the API.
 
     *reload* returns an error message, or None after a success; *settings* returns the effective settings without secrets.
+    *operation* returns what is known of an operation by its account and id; without an account, any may have it.
     """
     scrapes = asyncio.Semaphore(MAX_SCRAPES)
     status_page = StatusPage(status)
@@ -105,6 +111,7 @@ def make_app(
     # First, so that the telemetry path may be any path, even one of those below.
     app.router.add_get(telemetry_path, get_metrics)
     app.router.add_get("/", get_status_page)
+    app.router.add_get("/operation", _serve_operation(operation))
     app.router.add_get("/config", get_settings)
     for asset in ASSETS:
         app.router.add_get(f"/static/{asset.name}", _serve(asset))
@@ -113,6 +120,17 @@ def make_app(
     app.router.add_post("/-/reload", post_reload)
     app.router.add_put("/-/reload", post_reload)
     return app
+
+
+def _serve_operation(find: Callable[[str, str], OperationDetail | None]) -> Handler:
+    async def serve(request: web.Request) -> web.Response:
+        account, operation_id = (valid_text(request.query.get(name, "")) for name in ("account", "id"))
+        detail = find(account, operation_id)
+        if detail is None:
+            return web.Response(text=_UNKNOWN_OPERATION, status=404, headers=_PAGE_HEADERS)
+        return web.Response(text=render_operation(detail), content_type="text/html", headers=_PAGE_HEADERS)
+
+    return serve
 
 
 def _is_cross_site(headers: Mapping[str, str]) -> bool:
@@ -125,7 +143,7 @@ def _is_cross_site(headers: Mapping[str, str]) -> bool:
     return origin is not None and origin.partition("://")[2].lower() != headers.get("Host", "").lower()
 
 
-def _serve(asset: Asset) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _serve(asset: Asset) -> Handler:
     # Its URL changes with its content, so a browser may cache it.
     headers = {**_PAGE_HEADERS, "Cache-Control": "public, max-age=86400, immutable"}
 

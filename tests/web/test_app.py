@@ -13,7 +13,7 @@ from comms_exporter.expose.exposition import Body
 from comms_exporter.expose.negotiation import accepts_gzip, negotiate
 from comms_exporter.web.app import make_app
 from comms_exporter.web.server import listening
-from comms_exporter.web.status_page.model import Account, Funnel, OperationRow, Status
+from comms_exporter.web.status_page.model import Account, Funnel, OperationDetail, OperationRow, Status
 from comms_exporter.web.status_page.page import LIST_SECONDS, StatusPage
 from comms_exporter.web.status_page.search import Search
 
@@ -29,6 +29,7 @@ class Exporter:
         self.body = BODY
         self.requested = None
         self.accounts = []
+        self.operations = {}
         self.reload_error = None
 
     async def reload(self):
@@ -55,6 +56,7 @@ async def client(exporter):
         healthy=lambda: exporter.healthy,
         ready=lambda: exporter.ready,
         reload=exporter.reload,
+        operation=lambda *wanted: exporter.operations.get(wanted),
         status=lambda: Status(version="1.2.3", now=9.0, telemetry_path="/metrics", accounts=exporter.accounts),
         settings=lambda: "api.timeout: 30s\n",
     )
@@ -201,6 +203,28 @@ class TestStatusPage:
         assert "no-store" == (await client.get("/")).headers["Cache-Control"]
 
 
+class TestOperationPage:
+    async def test_shows_an_operation_as_the_status_page_is_shown(self, client, exporter):
+        exporter.operations["shop", "<op>&"] = detail("<op>&")
+
+        answer = await client.get("/operation", params={"account": "shop", "id": "<op>&"})
+        home = await client.get("/")
+
+        assert (200, "text/html") == (answer.status, answer.content_type)
+        assert "&lt;op&gt;&amp;" in await answer.text()
+        for header in ("Content-Security-Policy", "Cache-Control", "Referrer-Policy"):
+            assert home.headers[header] == answer.headers[header]
+
+    @pytest.mark.parametrize("query", ["", "?id=op", "?account=shop", "?account=other&id=op", "?account=shop&id=%ff"])
+    async def test_of_an_unknown_operation_is_not_found(self, client, exporter, query):
+        exporter.operations["shop", "op"] = detail("op")
+
+        answer = await client.get(f"/operation{query}")
+
+        assert (404, "text/plain") == (answer.status, answer.content_type)
+        assert "does not know this operation" in await answer.text()
+
+
 class TestOtherPages:
     async def test_include_the_settings(self, client):
         answer = await client.get("/config")
@@ -216,6 +240,7 @@ class TestOtherPages:
             healthy=bool,
             ready=bool,
             reload=exporter.reload,
+            operation=lambda *_: None,
             status=bool,
             settings=str,
         )
@@ -224,6 +249,13 @@ class TestOtherPages:
 
     async def test_do_not_exist_elsewhere(self, client):
         assert 404 == (await client.get("/elsewhere")).status
+
+
+def detail(operation_id):
+    return OperationDetail(
+        version="1.2.3", now=9.0, account="shop", id=operation_id, status="PROCESSING", finished=False, created=1.0,
+        began=1.0, updated=2.0, gone=False, funnel=funnel(), history=[],
+    )  # fmt: skip
 
 
 def funnel():
@@ -267,6 +299,7 @@ async def crowd():
         healthy=crowd.healthy,
         ready=bool,
         reload=None,
+        operation=lambda *_: None,
         status=crowd.status,
         settings=str,
     )

@@ -21,8 +21,14 @@ from comms_exporter.simulator import make_app as simulated
 from comms_exporter.web.app import make_app
 from comms_exporter.web.status_page import render
 from comms_exporter.web.status_page.assets import ASSETS, SCRIPT
-from comms_exporter.web.status_page.model import Account, Funnel, OperationRow, Status
-from comms_exporter.web.status_page.render import format_duration, render_page
+from comms_exporter.web.status_page.model import Account, Funnel, HistoryPoint, OperationDetail, OperationRow, Status
+from comms_exporter.web.status_page.render import (
+    chart_lines,
+    format_duration,
+    format_share,
+    render_operation,
+    render_page,
+)
 from comms_exporter.web.status_page.search import OperationList, Search
 
 ROOT = Path(__file__).parents[2]
@@ -259,6 +265,89 @@ class TestOperations:
         assert "-" not in "".join(re.findall(r'x="([^"]+)"', bar))
 
 
+def detail(name="op1", **changes):
+    funnels = [
+        Funnel(total=10, sent=n, delivered=n // 2, opened=0, failed=1, undelivered=n // 3, canceled=0)
+        for n in (0, 6, 9)
+    ]
+    known = {
+        "version": "1.2.3", "now": NOW, "account": "shop", "id": name, "status": "PROCESSING", "finished": False,
+        "created": NOW - 7200, "began": NOW - 600, "updated": NOW - 30, "gone": False, "funnel": funnels[-1],
+        "history": [HistoryPoint(NOW - 600 + 100 * n, funnel) for n, funnel in enumerate(funnels)],
+    }  # fmt: skip
+    return OperationDetail(**known | changes)
+
+
+class TestOperationPage:
+    def test_is_linked_from_the_list(self):
+        assert (
+            "./operation?account=a%26b&id=op+1%22" in ParsedPage(page(operations=[row('op 1"', account="a&b")])).links
+        )
+
+    def test_shows_what_is_known_of_an_operation(self):
+        text = ParsedPage(render_operation(detail())).text
+
+        for expected in (
+            "op1",
+            "processing",
+            "sent990.0 % of total",
+            "undelivered333.3 % of sent",
+            "10 min ago",
+            "2 h ago",
+        ):
+            assert expected in text
+        assert "comms-exporter operation op1" in text
+
+    def test_says_how_many_are_lost_in_the_title(self):
+        assert "<title>(4 lost) op1</title>" in render_operation(detail())
+        assert "<title>op1</title>" in render_operation(
+            detail(funnel=replace(detail().funnel, failed=0, undelivered=0))
+        )
+
+    def test_shows_the_history_newest_first(self):
+        cells = re.findall(r"<th scope=\"row\"><time.*?>(.*?)</time></th>(.*)</tr>", render_operation(detail()))
+
+        assert ["6 min ago", "8 min ago", "10 min ago"] == [when for when, _ in cells]
+        assert ["9", "4", "0", "1", "3"] == re.findall("<td>(.*?)</td>", cells[0][1])
+
+    def test_says_that_there_is_no_history(self):
+        assert "No change since the exporter started" in render_operation(detail(history=[]))
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [
+            ({"updated": NOW - 7200}, "unchanged for 2 h"),
+            ({"gone": True}, "no longer returned by the API"),
+            ({"began": None, "status": "SCHEDULED"}, "scheduled"),
+            ({"status": "ODD"}, "odd"),
+        ],
+    )
+    def test_marks_what_is_unusual(self, changes, expected):
+        assert expected in ParsedPage(render_operation(detail(**changes))).text
+
+    @pytest.mark.parametrize("now", [NOW, NOW - 1e9, 0.0])
+    def test_lines_stay_within_the_chart(self, now):
+        for line in chart_lines(detail(), now):
+            for point in line.points.split():
+                x, y = map(float, point.split(","))
+                assert 0 <= x <= 1000
+                assert 0 <= y <= 200
+
+    @pytest.mark.parametrize(
+        ("percent", "expected"),
+        [(0, "0.0 %"), (0.04, "< 0.1 %"), (33.33, "33.3 %"), (99.99, "> 99.9 %"), (100, "100.0 %")],
+    )
+    def test_a_share_never_hides_a_few(self, percent, expected):
+        assert expected == format_share(percent)
+
+    def test_hostile_text_is_never_markup(self):
+        html = render_operation(detail(HOSTILE, account=HOSTILE, status=HOSTILE))
+
+        assert set(ParsedPage(html).tags) == set(ParsedPage(render_operation(detail())).tags)
+        assert set(ParsedPage(html).attributes) == set(ParsedPage(render_operation(detail())).attributes)
+        assert len(ParsedPage(html).ids) == len(set(ParsedPage(html).ids))
+
+
 class TestHostileText:
     def test_is_never_markup(self):
         account = Account(name=HOSTILE, good=False, reason=HOSTILE, message=HOSTILE, advice=HOSTILE)
@@ -355,6 +444,10 @@ class Site:
     def __init__(self):
         self.status = status()
         self.served = 0
+        self.detail = detail(HOSTILE, account=HOSTILE)
+
+    def operation(self, account, operation_id):
+        return self.detail if (account, operation_id) == (self.detail.account, self.detail.id) else None
 
     def current(self):
         self.served += 1
@@ -370,6 +463,7 @@ def make_site_app(site):
         healthy=lambda: True,
         ready=lambda: True,
         reload=None,
+        operation=site.operation,
         status=site.current,
         settings=lambda: "",
     )
@@ -465,6 +559,27 @@ class TestInABrowser:
             assert ["op0007"] == await tab.run("[...document.querySelectorAll('.id')].map(each => each.textContent)")
 
             # The browser reported no problems, and requested nothing from other sites.
+            assert [] == tab.problems
+            assert {url} == {request[: len(url)] for request in tab.requests}
+
+    async def test_shows_the_page_of_an_operation_and_refreshes_it_in_place(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(render, "REFRESH_SECONDS", 0.3)
+        site = Site()
+        site.status = status(operations=[row(HOSTILE, account=HOSTILE)])
+        async with TestServer(make_site_app(site)) as server, browsing(tmp_path) as tab:
+            url = str(server.make_url("/"))
+            await tab.open(url)
+            link = await tab.run("document.querySelector('.operations a').getAttribute('href')")
+            await tab.open(url + link.removeprefix("./"))
+
+            assert HOSTILE == await tab.run("document.querySelector('h2').textContent")
+            assert 4 == await tab.run("document.querySelectorAll('polyline').length")
+            await tab.resize(width=390, height=844, dark=True)
+            assert 390 == await tab.run("document.documentElement.scrollWidth")
+            site.detail = detail(HOSTILE, account=HOSTILE, status="COMPLETED")
+            await tab.until("document.querySelector('.badge').textContent === 'completed'")
+            assert "" == await tab.run("document.getElementById('trouble').textContent")
+
             assert [] == tab.problems
             assert {url} == {request[: len(url)] for request in tab.requests}
 

@@ -70,8 +70,66 @@ class OperationRow(NamedTuple):
 
     def is_stuck(self, now: float) -> bool:
         """Whether the operation should have changed by *now* and has not."""
-        # A scheduled operation is meant to wait.
-        return not self.finished and self.status != "SCHEDULED" and now - self.updated > STUCK_SECONDS
+        return is_stuck(self.status, self.updated, now, finished=self.finished)
+
+
+class HistoryPoint(NamedTuple):
+    """What an operation's counters were from *time* on."""
+
+    time: float
+    funnel: Funnel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationDetail:
+    """Everything that is known of one operation; *began* is None if it waits for its scheduled time.
+
+    *gone* means that the API no longer returns it. *history* is empty if nothing has changed since the start.
+    """
+
+    version: str
+    now: float
+    account: str
+    id: str
+    status: str
+    finished: bool
+    created: float
+    began: float | None
+    updated: float
+    gone: bool
+    funnel: Funnel
+    history: Sequence[HistoryPoint]
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the operation should have changed by now and has not."""
+        return not self.gone and is_stuck(self.status, self.updated, self.now, finished=self.finished)
+
+    @property
+    def stages(self) -> list[tuple[str, int, str, int]]:
+        """Each stage: its name, its emails, and the stage that it is a share of with that stage's emails."""
+        funnel = self.funnel
+        return [
+            ("total", funnel.total, "", 0),
+            ("sent", funnel.sent, "total" if funnel.total else "", funnel.total),
+            ("delivered", funnel.delivered, "sent" if funnel.sent else "", funnel.sent),
+            ("opened", funnel.opened, "delivered" if funnel.delivered else "", funnel.delivered),
+            ("undelivered", funnel.undelivered, "sent" if funnel.sent else "", funnel.sent),
+            ("failed", funnel.failed, "total" if funnel.total else "", funnel.total),
+            ("canceled", funnel.canceled, "total" if funnel.total else "", funnel.total),
+        ]
+
+    @property
+    def times(self) -> list[tuple[str, float]]:
+        """When something happened to the operation, in order."""
+        began = [] if self.began is None else [("Began to be sent", self.began)]
+        return [("Created", self.created), *began, ("Last change", self.updated)]
+
+
+def is_stuck(status: str, updated: float, now: float, *, finished: bool) -> bool:
+    """Whether an operation that changed at *updated* should have changed again by *now*."""
+    # A scheduled operation is meant to wait.
+    return not finished and status != "SCHEDULED" and now - updated > STUCK_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,16 +1,25 @@
-"""Render the status page from template.html."""
+"""Render the status page from template.html, and an operation's own page from operation.html."""
 
 from collections import Counter
 from collections.abc import Sequence
+from shlex import quote
 from typing import NamedTuple, get_args
+from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from comms_exporter.base.slices import Steps, batched
 from comms_exporter.base.times import EARLIEST, LATEST, as_utc, iso
 from comms_exporter.web.status_page.assets import ICON, SCRIPT, STYLE
-from comms_exporter.web.status_page.model import STUCK_SECONDS, Funnel, Health, Status
-from comms_exporter.web.status_page.search import MAX_SEARCH_LENGTH, SORTS, SearchResult
+from comms_exporter.web.status_page.model import (
+    STUCK_SECONDS,
+    Funnel,
+    Health,
+    OperationDetail,
+    OperationRow,
+    Status,
+)
+from comms_exporter.web.status_page.search import MAX_SEARCH_LENGTH, SORTS, Search, SearchResult
 
 REFRESH_SECONDS = 10
 
@@ -26,6 +35,13 @@ class Segment(NamedTuple):
     name: str
     left: float
     width: float
+
+
+class Line(NamedTuple):
+    """One line of a chart; *points* are as in an SVG polyline."""
+
+    name: str
+    points: str
 
 
 def render_page(status: Status, result: SearchResult) -> Steps[str]:
@@ -50,6 +66,56 @@ def render_page(status: Status, result: SearchResult) -> Steps[str]:
         html += batch
         yield
     return "".join(html)
+
+
+def render_operation(detail: OperationDetail) -> str:
+    """Return the page of one operation as HTML."""
+    return _operation_template.render(
+        operation=detail,
+        now=detail.now,
+        version=detail.version,
+        account_url=Search(account=detail.account).url(),
+        refresh_seconds=REFRESH_SECONDS,
+    )
+
+
+def operation_url(row: OperationRow) -> str:
+    """Return the address of the operation's page, relative to the status page."""
+    return f"./operation?{urlencode({'account': row.account, 'id': row.id})}"
+
+
+def chart_lines(detail: OperationDetail, now: float) -> list[Line]:
+    """Return the lines of an operation's chart, 1000 wide and 200 high; they rise when a change was seen."""
+    history = detail.history
+    start = history[0].time
+    seconds = max(now - start, 1.0)
+    values = {
+        "sent": [each.funnel.sent for each in history],
+        "delivered": [each.funnel.delivered for each in history],
+        "opened": [each.funnel.opened for each in history],
+        "bad": [each.funnel.failed + each.funnel.undelivered for each in history],
+    }
+    highest = max(1, *map(max, values.values()))
+    # Both ends leave room for the width of a line.
+    columns = [1000 * min(max(each.time - start, 0) / seconds, 1) for each in history]
+    lines = []
+    for name, counts in values.items():
+        heights = [197 - 194 * count / highest for count in counts]
+        corners = [(columns[0], heights[0])]
+        for column, before, height in zip(columns[1:], heights, heights[1:], strict=False):
+            corners += [(column, before), (column, height)]
+        corners.append((1000, heights[-1]))
+        lines.append(Line(name, " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)))
+    return lines
+
+
+def format_share(percent: float) -> str:
+    """Return a share so that neither a small one looks like none, nor nearly all like all."""
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    if 99.9 < percent < 100:
+        return "> 99.9 %"
+    return f"{percent:.1f} %"
 
 
 def format_duration(seconds: float) -> str:
@@ -127,6 +193,10 @@ _environment = Environment(
 _environment.filters |= {
     "clock": lambda moment: as_utc(moment).strftime("%H:%M:%S UTC"),
     "duration": format_duration,
+    "lines": chart_lines,
+    "operation_url": operation_url,
+    "share": format_share,
+    "shell_word": quote,
     "iso": iso,
     "number": _number,
     "percent": "{:.2f}".format,
@@ -134,6 +204,7 @@ _environment.filters |= {
     "sentence": _sentence,
     "status_class": _status_class,
     "summary": _summary,
+    "utc": lambda moment: as_utc(moment).strftime("%Y-%m-%d %H:%M:%S UTC"),
 }
 _environment.globals |= {
     "icon": ICON,
@@ -144,3 +215,4 @@ _environment.globals |= {
     "style": STYLE,
 }
 _template = _environment.get_template("template.html")
+_operation_template = _environment.get_template("operation.html")

@@ -10,7 +10,7 @@
       const response = await fetch(location.origin + location.pathname + location.search, { cache: "no-store" });
       if (!response.ok) throw new Error(response.statusText);
       const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-      if (!fresh.getElementById("operations")) throw new Error("not the status page");
+      if (!fresh.body.dataset.refresh) throw new Error("not a page of the exporter");
       const [x, y, focused] = [scrollX, scrollY, document.activeElement];
       for (const part of document.querySelectorAll("[data-live]")) {
         part.replaceChildren(...fresh.getElementById(part.id).childNodes);

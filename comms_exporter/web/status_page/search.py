@@ -35,8 +35,8 @@ class Search:
         page = query.get("page", "")
         sort = query.get("sort", "")
         return cls(
-            _valid_text(query.get("q", "")).strip()[:MAX_SEARCH_LENGTH],
-            _valid_text(query.get("account", "")),
+            valid_text(query.get("q", "")).strip()[:MAX_SEARCH_LENGTH],
+            valid_text(query.get("account", "")),
             sort if sort in SORTS else "worst",
             max(1, int(page)) if re.fullmatch("[0-9]{1,9}", page) else 1,
         )
@@ -175,7 +175,8 @@ class _FirstRows:
         self._new = []
 
 
-def _valid_text(value: str) -> str:
+def valid_text(value: str) -> str:
+    """Return *value* of a query so that it can be encoded into a page."""
     # A request line may hold bytes that are not UTF-8. They arrive as surrogates, which cannot be encoded into a page.
     return value.encode("utf-8", "replace").decode()
 
