@@ -22,6 +22,7 @@ from comms_exporter.collect.state import TOTALS_WITH_EXEMPLARS, AccountState, Li
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.operation_lines import CACHED
 from comms_exporter.model.operations import STATS, Operation, pack
+from comms_exporter.model.providers import PROVIDERS
 
 ROOT = Path(__file__).parents[1]
 RULES = ROOT / "deploy/prometheus/comms-exporter.rules.yml"
@@ -145,6 +146,15 @@ returns them.
 `account` is [the account's name](configuration.md#--accountname), `operation_id` is Twilio's. [Troubleshooting](operating.md#troubleshooting)
 explains each `reason`.
 
+## Mailbox providers
+
+The domains of each mailbox provider, with the domains below them. All other domains belong to `other`, also those of companies
+whose mail a provider hosts.
+
+| provider | domains |
+| --- | --- |
+{providers}
+
 ## Use in alerts and dashboards
 
 Alerts use a metric directly or through a recording rule. Metrics that nothing uses are there for ad-hoc queries; see the
@@ -178,6 +188,7 @@ def metrics():
         exemplified=exemplified,
         groups="\n".join(groups),
         labels="\n".join(listed),
+        providers="\n".join(f"| `{name}` | {' '.join(domains)} |" for name, domains in PROVIDERS.items()),
         uses="\n".join(uses(names)),
     )
 
