@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from bench import machine, page
-from bench.collect import memory, poll
+from bench.collect import emails, memory, poll
 from bench.expose import growth, million, scrape, stall
 from bench.processes import raise_keyboard_interrupt
 from bench.sizes import FULL, QUICK
@@ -19,6 +19,7 @@ PARTS = {
     "poll": poll.measure,
     "saving": saving.measure,
     "memory": memory.measure,
+    "emails": emails.measure,
     "million": million.measure,
     "growth": growth.measure,
 }

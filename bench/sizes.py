@@ -34,6 +34,8 @@ class Sizes:
     polls: int
     memory: tuple[int, ...]  # the first is the baseline
     memory_exposed: int
+    emails: tuple[int, ...]  # the first is the baseline
+    emails_unchanged: int
     saving_operations: int
     saving_changed: tuple[int, ...]
     saving_interval: str
@@ -60,6 +62,8 @@ FULL = Sizes(
     polls=3,
     memory=(100, 100_000, 1_000_000),
     memory_exposed=100_000,
+    emails=(1_000, 100_000, 1_000_000),
+    emails_unchanged=50_000,
     saving_operations=200_000,
     saving_changed=(1_000, 10_000, 100_000),
     saving_interval="2s",
@@ -86,6 +90,8 @@ QUICK = Sizes(
     polls=1,
     memory=(10, 200, 400),
     memory_exposed=200,
+    emails=(10, 300),
+    emails_unchanged=100,
     saving_operations=300,
     saving_changed=(10, 100),
     saving_interval="100ms",

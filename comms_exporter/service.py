@@ -32,9 +32,11 @@ from comms_exporter.web.server import listening
 from comms_exporter.web.sockets import systemd_sockets
 from comms_exporter.wiring import (
     CannotStartError,
+    build_email_state,
     build_poller,
     build_store,
     check_settings,
+    email_options,
     forced_reading,
     open_api_session,
     open_recording,
@@ -189,7 +191,9 @@ class Service:
         if before is not None:
             state = before.state
         else:
-            state = AccountState(forced_reading=forced_reading(settings), history=self._history)
+            state = AccountState(
+                forced_reading=forced_reading(settings), history=self._history, emails=build_email_state(settings)
+            )
             if account.name in saved:
                 await run_in_slices(state.restore(saved[account.name]))
                 if self._recording is not None and self._recording.is_new:
@@ -217,6 +221,8 @@ class Service:
             self.settings = settings
             for poller in self.supervisor.pollers:
                 poller.state.forced_reading = forced_reading(settings)
+                if poller.state.emails is not None:
+                    poller.state.emails.configure(email_options(settings))
             self.reloads.successful = True
             self.reloads.last_success = time.time()
 

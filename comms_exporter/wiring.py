@@ -13,15 +13,19 @@ from yarl import URL
 
 from comms_exporter.api.client import CommsClient
 from comms_exporter.api.credentials import ReloadingCredentials
+from comms_exporter.api.emails import EmailsClient
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.api.session import client_tls, open_session, proxy_for
 from comms_exporter.base.redaction import Redactor
+from comms_exporter.collect.emails.health import EmailHealth
+from comms_exporter.collect.emails.state import EmailOptions, EmailState
 from comms_exporter.collect.health import PollHealth
-from comms_exporter.collect.poller import Poller
+from comms_exporter.collect.poller import EmailCollection, Poller
 from comms_exporter.collect.recording import Recorder
 from comms_exporter.collect.state import AccountState
 from comms_exporter.config import Account, Settings, SettingsError, needs_restart
 from comms_exporter.model.operations import Operation
+from comms_exporter.model.providers import Providers
 from comms_exporter.model.readings import Reading
 from comms_exporter.model.records import Snapshot
 from comms_exporter.store.background import BackgroundStore, Store
@@ -78,7 +82,10 @@ def load_web_config(settings: Settings, log: FilteringBoundLogger) -> WebConfigF
 def build_store(settings: Settings, log: FilteringBoundLogger) -> BackgroundStore:
     """Return the store of the accounts' states, which open_store() opens."""
     path = settings.state_path
-    return BackgroundStore(partial(_open_state_file, path, log) if path is not None else None, log=log)
+    if path is None:
+        return BackgroundStore(None, log=log)
+    emails = settings.emails_collect != "off"
+    return BackgroundStore(partial(_open_state_file, path, log, emails=emails), log=log)
 
 
 async def open_recording(settings: Settings, log: FilteringBoundLogger) -> Recording | None:
@@ -125,16 +132,17 @@ def build_poller(
     log: FilteringBoundLogger,
 ) -> Poller:
     """Return a poller for *account* that continues the health and the statistics of *before*."""
+    client = build_client(
+        account,
+        settings,
+        session=session,
+        request_stats=before.request_stats if before else RequestStats(),
+        redactor=redactor,
+        log=log,
+    )
     return Poller(
         account.name,
-        client=build_client(
-            account,
-            settings,
-            session=session,
-            request_stats=before.request_stats if before else RequestStats(),
-            redactor=redactor,
-            log=log,
-        ),
+        client=client,
         state=state,
         health=before.health if before else PollHealth(interval_seconds=settings.collect_interval),
         # Changes that are not in the view may not be saved yet.
@@ -148,6 +156,31 @@ def build_poller(
         save=save,
         prepare=prepare,
         recorder=recorder,
+        emails=None
+        if state.emails is None
+        else EmailCollection(
+            client=EmailsClient(client, log=log.bind(account=account.name)),
+            state=state.emails,
+            interval=settings.emails_interval,
+            log_losses=settings.emails_log,
+        ),
+        email_health=before.email_health if before else EmailHealth(),
+    )
+
+
+def build_email_state(settings: Settings) -> EmailState | None:
+    """Return the state of an account's emails, None if none are collected."""
+    return None if settings.emails_collect == "off" else EmailState(email_options(settings))
+
+
+def email_options(settings: Settings) -> EmailOptions:
+    """Return what is counted of emails, and by what."""
+    return EmailOptions(
+        all_stages=settings.emails_collect == "all",
+        tags=settings.emails_tags,
+        max_values=settings.emails_max_values,
+        providers=Providers(dict(settings.emails_providers)),
+        errors=settings.emails_errors,
     )
 
 
@@ -156,7 +189,7 @@ def poller_settings(settings: Settings) -> tuple[Any, ...]:
     return tuple(
         getattr(settings, name)
         for name in type(settings).model_fields
-        if name.startswith(("api_", "collect_")) and not needs_restart(name)
+        if name.startswith(("api_", "collect_", "emails_")) and not needs_restart(name)
     )
 
 
@@ -202,13 +235,13 @@ def _tls(settings: Settings) -> ssl.SSLContext:
     return _usable("--api.ca-file: {}", partial(client_tls, settings.api_ca_file))
 
 
-def _open_state_file(path: Path, log: FilteringBoundLogger, deadline: Callable[[], float]) -> Store:
+def _open_state_file(path: Path, log: FilteringBoundLogger, deadline: Callable[[], float], *, emails: bool) -> Store:
     def log_damage(renamed_to: Path, reason: str) -> None:
         log.error(
             "state file is unreadable: renamed it and started a new one", renamed_to=str(renamed_to), error=reason
         )
 
-    return SqliteStore(path, deadline=deadline, on_damage=log_damage)
+    return SqliteStore(path, emails=emails, deadline=deadline, on_damage=log_damage)
 
 
 def _check_state_path(settings: Settings) -> None:

@@ -5,14 +5,14 @@ from email.utils import formatdate
 
 import aiohttp
 from aiohttp.test_utils import TestServer
-from operations import NOW
+from operations import NOW, restored
 
 from comms_exporter.api.client import CommsClient
+from comms_exporter.api.emails import EmailsClient
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.redaction import Redactor
 from comms_exporter.collect.health import PollHealth
-from comms_exporter.collect.poller import Poller
-from comms_exporter.collect.state import AccountState
+from comms_exporter.collect.poller import EmailCollection, Poller
 from comms_exporter.collect.view import View
 from comms_exporter.model.records import TOTALS
 from comms_exporter.simulator import REQUESTS, Dialect, Faults, World, make_app
@@ -88,8 +88,9 @@ def make_client(session, clock, base_url, *, page_size=40, timeout=30, requests_
 class Harness:
     """A poller with everything around it that a test reads or changes."""
 
-    def __init__(self, poller, *, clock, world, faults, log, requests):
-        self.poller = poller
+    def __init__(self, make_poller, *, clock, world, faults, log, requests):
+        self._make_poller = make_poller
+        self.poller = make_poller(None)
         self.clock = clock
         self.world = world
         self.faults = faults
@@ -100,6 +101,15 @@ class Harness:
         """Poll *after* that many seconds."""
         self.clock.now += after
         await self.poller.poll()
+
+    async def poll_and_collect(self, *, after=INTERVAL):
+        """Poll *after* that many seconds, then collect emails."""
+        await self.poll(after=after)
+        await self.poller.collect_emails(60.0)
+
+    def restart(self, saved):
+        """Replace the poller by that of a new process that finds the account *saved*."""
+        self.poller = self._make_poller(saved)
 
     @property
     def totals(self):
@@ -113,8 +123,22 @@ class Harness:
 
 
 @asynccontextmanager
-async def simulator_harness(*, dialect=None, reading="cumulative", rate=0, page_size=40, request_timeout=30, **options):
-    """Give a harness whose API is the simulator; *options* are those of the poller."""
+async def simulator_harness(
+    *,
+    dialect=None,
+    reading="cumulative",
+    rate=0,
+    page_size=40,
+    request_timeout=30,
+    emails=None,
+    emails_interval=300.0,
+    log_losses=False,
+    **options,
+):
+    """Give a harness whose API is the simulator; *options* are those of the poller.
+
+    *emails* are the EmailOptions of an account whose emails are collected.
+    """
     clock, faults, log = Clock(), Faults(), RecordingLog()
     world = World(clock=clock, reading=reading, rate=rate)
     app = make_app(world, faults, dialect=dialect or Dialect())
@@ -131,19 +155,31 @@ async def simulator_harness(*, dialect=None, reading="cumulative", rate=0, page_
         **options,
     }
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        poller = Poller(
-            "test",
-            client=make_client(
+
+        def make_poller(saved):
+            client = make_client(
                 session, clock, str(server.make_url("/v1")), page_size=page_size, timeout=request_timeout
-            ),
-            state=AccountState(),
-            health=PollHealth(interval_seconds=options["interval"]),
-            view=View(),
-            log=log,
-            mask=lambda text: text,
-            clock=clock,
-            monotonic=clock,
-            sleep=clock.sleep,
-            **options,
-        )
-        yield Harness(poller, clock=clock, world=world, faults=faults, log=log, requests=app[REQUESTS])
+            )
+            state = restored(saved, emails)
+            return Poller(
+                "test",
+                client=client,
+                state=state,
+                health=PollHealth(interval_seconds=options["interval"]),
+                view=View(),
+                log=log,
+                mask=lambda text: text,
+                emails=emails
+                and EmailCollection(
+                    client=EmailsClient(client, log=log),
+                    state=state.emails,
+                    interval=emails_interval,
+                    log_losses=log_losses,
+                ),
+                clock=clock,
+                monotonic=clock,
+                sleep=clock.sleep,
+                **options,
+            )
+
+        yield Harness(make_poller, clock=clock, world=world, faults=faults, log=log, requests=app[REQUESTS])

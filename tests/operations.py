@@ -3,7 +3,10 @@
 from datetime import UTC, datetime
 
 from comms_exporter.base.slices import run_to_completion
+from comms_exporter.collect.emails.state import EmailOptions, EmailState
 from comms_exporter.collect.state import AccountState, Listing
+from comms_exporter.model.email_records import SavedEmails
+from comms_exporter.model.emails import Email
 from comms_exporter.model.histogram import Histogram
 from comms_exporter.model.operations import STATS, Operation, pack
 from comms_exporter.model.records import TOTALS, SavedAccount
@@ -18,6 +21,27 @@ def stats(**counters):
 
 def operation(name="a", *, status="PROCESSING", created=NOW, updated=None, **counters):
     return Operation(name, status, created, created if updated is None else updated, pack(stats(**counters)))
+
+
+def email(name="e", *, status="DELIVERED", created=NOW, updated=None, of=None, to="gmail.com", sender="", **tags):
+    return Email(
+        name, status, of, created, created if updated is None else updated, to, 1, sender, tuple(sorted(tags.items()))
+    )
+
+
+def learn(state, *emails, at=NOW):
+    """Let the account *state* count *emails*, and return the losses that counted."""
+    created = {name: each.operation.created for name, each in state.tracked.items()}
+    return run_to_completion(state.emails.apply(emails, created, at))
+
+
+def account_with_emails(*, at=NOW - 60, **options):
+    """Return the state of an account whose first looks at operations and emails found nothing."""
+    state = AccountState(emails=EmailState(EmailOptions(**options)))
+    apply(state, listing(sweep=True, at=at))
+    state.emails.begin(at)
+    state.emails.end_first_look()
+    return state
 
 
 def listing(*operations, at=NOW, sweep=False, **other):
@@ -40,12 +64,37 @@ def saved_account(*tracked):
     )
 
 
-def restored(saved):
-    """Return the state of a new process that finds the account *saved*; None if nothing was saved."""
-    state = AccountState()
+def restored(saved, emails=None):
+    """Return the state of a new process that finds the account *saved*; None if nothing was saved.
+
+    *emails* are its EmailOptions, None if it collects no emails.
+    """
+    state = AccountState(emails=None if emails is None else EmailState(emails))
     if saved is not None:
         run_to_completion(state.restore(saved))
     return state
+
+
+def restarted(state, **options):
+    """Return the state of a new process after *state* was saved; *options* are those of its emails."""
+    state.requeue_all()
+    snapshot = state.snapshot()
+    emails = snapshot.emails
+    saved = SavedAccount(
+        first_look=snapshot.first_look,
+        horizon=snapshot.horizon,
+        last_full_listing=snapshot.last_full_listing,
+        totals=snapshot.totals,
+        durations=snapshot.durations,
+        tracked={name: each for name, each in snapshot.changed.items() if each is not None},
+        emails=SavedEmails(
+            totals=emails.totals,
+            counts=emails.counts,
+            known={key: known for key, known in emails.known.items() if known is not None},
+            errors={name: errors for name, errors in emails.errors.items() if errors is not None},
+        ),
+    )
+    return restored(saved, EmailOptions(**options))
 
 
 def view(state, **how):

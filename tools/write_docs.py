@@ -17,8 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from comms_exporter import config
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.slices import run_to_completion
+from comms_exporter.collect.emails.health import EmailHealth
+from comms_exporter.collect.emails.state import EmailOptions, EmailState
 from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.state import TOTALS_WITH_EXEMPLARS, AccountState, Listing
+from comms_exporter.expose.email_families import CACHED as EMAILS_CACHED
+from comms_exporter.expose.email_families import EMAIL_DELIVERIES, EMAIL_ERRORS, EMAIL_LOSSES
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.operation_lines import CACHED
 from comms_exporter.model.operations import STATS, Operation, pack
@@ -74,6 +78,18 @@ Give a value or a file that contains it, not both.
 {credentials}
 
 Entries of `accounts` can also have {others}.
+
+## emails.providers
+
+Only in the config file: mailbox providers that add to [the built-in ones](metrics.md#mailbox-providers), each with a list of
+domains. Domains under a built-in name extend that provider.
+
+```yaml
+emails:
+  collect: lost
+  providers:
+    acme: [acme.example, mail.acme.example]
+```
 
 ## Other variables
 
@@ -133,6 +149,11 @@ five poll intervals and at least five minutes. In OpenMetrics, {exemplified} and
 buckets of `comms_email_operation_duration_seconds` have exemplars; their `operation_id` is the operation that last
 increased them.
 
+The metrics of single emails exist with [`--emails.collect`](configuration.md#--emailscollect) `lost` or `all`, those of sent,
+delivered and opened emails only with `all`, and `comms_email_errors_total` only with
+[`--emails.errors`](configuration.md#--emailserrors). [Lost emails](operating.md#lost-emails) explains how they are collected. In
+OpenMetrics, exemplars with an `email_id` name the last email that was lost. *{round}* is short for: {round_sentence}
+
 {groups}
 ## Label values
 
@@ -146,9 +167,15 @@ returns them.
 `account` is [the account's name](configuration.md#--accountname), `operation_id` is Twilio's. [Troubleshooting](operating.md#troubleshooting)
 explains each `reason`.
 
+`sender_domain` has up to [`--emails.max-values`](configuration.md#--emailsmax-values) values for each account, and `value` as many
+for each `tag`: the first to lose emails, those with the most losses before the others. Up to half of the places go to values
+that have lost nothing. A value that was admitted stays, and all others are counted as `other`. So one account has at most 18 + 21 +
+21 series for each stage with one tag key and the defaults. An email without a tag is not in the metrics of that tag.
+
 ## Mailbox providers
 
-The domains of each mailbox provider, with the domains below them. All other domains belong to `other`, also those of companies
+[`emails.providers`](configuration.md#emailsproviders) in the config file adds to these. The domains of each mailbox provider, with
+the domains below them. All other domains belong to `other`, also those of companies
 whose mail a provider hosts.
 
 | provider | domains |
@@ -164,9 +191,14 @@ Alerts use a metric directly or through a recording rule. Metrics that nothing u
 | --- | --- | --- |
 {uses}
 """
-GROUPS = ("Accounts", "Single operations", "The exporter", "The process")
+GROUPS = ("Accounts", "Single emails", "Single operations", "The exporter", "The process")
 SHORTER = "As of the last poll."
-LISTED = ("status", "reason", "code", "stat", "field", "reading")
+SHORTER_ROUND = "As of the last round."
+EMAIL_METRICS = {
+    f"{metric.name}_total" if metric.type == "counter" else metric.name
+    for metric in (*EMAIL_LOSSES, *EMAIL_DELIVERIES, *EMAIL_ERRORS)
+}
+LISTED = ("status", "reason", "code", "stat", "field", "reading", "provider", "outcome")
 
 
 def metrics():
@@ -185,6 +217,8 @@ def metrics():
         notice=NOTICE,
         cached=SHORTER,
         sentence=CACHED,
+        round=SHORTER_ROUND,
+        round_sentence=EMAILS_CACHED,
         exemplified=exemplified,
         groups="\n".join(groups),
         labels="\n".join(listed),
@@ -194,20 +228,22 @@ def metrics():
 
 
 def group(name, labels):
+    if name in EMAIL_METRICS:
+        return "Single emails"
     if name.startswith("comms_email"):
         return "Single operations" if "operation_id" in labels else "Accounts"
     return "The exporter" if name.startswith("comms_") else "The process"
 
 
 def row(name, kind, text, labels):
-    text = text.replace(CACHED, f"*{SHORTER}*").replace("|", r"\|")
+    text = text.replace(EMAILS_CACHED, f"*{SHORTER_ROUND}*").replace(CACHED, f"*{SHORTER}*").replace("|", r"\|")
     return f"| `{name}` | {kind} | {' '.join(f'`{label}`' for label in labels if label != 'le')} | {text} |"
 
 
 def families():
     """Yield (name, type, HELP, values of its labels) of every family on the page of an account with one operation."""
     now = 1e9
-    state = AccountState()
+    state = AccountState(emails=EmailState(EmailOptions(all_stages=True, tags=("...",), errors=True)))
     run_to_completion(state.apply(Listing({}, started=now, ended=now, sweep=True)))
     operation = Operation("...", "PROCESSING", now, now, pack((1,) * len(STATS)))
     run_to_completion(state.apply(Listing({operation.id: operation}, started=now, ended=now)))
@@ -217,6 +253,7 @@ def families():
         view=run_to_completion(state.view(now=now, active_window=1, limit=1)),
         health=PollHealth(interval_seconds=30, last_success=now, last_success_monotonic=now),
         request_stats=RequestStats(),
+        email_health=EmailHealth(),
     )
     exposition = Exposition(lambda: [account], reloads=Reloads(now), monotonic=lambda: now)
     page = b"".join(asyncio.run(exposition.body(openmetrics=False)).chunks)

@@ -86,6 +86,11 @@ class EmailsClient:
         self._page_size = PageSize(client.page_size)
         self._not_offered: set[str] = set()
 
+    @property
+    def page_size(self) -> int:
+        """How many emails a page of the next listing has."""
+        return self._page_size.size
+
     async def list_emails(
         self, wanted: EmailFilter, budget: RetryBudget, *, on_body: Callable[[bytes], None] | None = None
     ) -> AsyncIterator[EmailPage]:

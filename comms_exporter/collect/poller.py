@@ -3,14 +3,19 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
 from comms_exporter.api.client import CommsClient
+from comms_exporter.api.emails import EmailsClient
 from comms_exporter.api.errors import CommsError, ThrottledError
 from comms_exporter.api.retries import RetryBudget
 from comms_exporter.base.slices import run_in_slices
 from comms_exporter.base.times import iso
+from comms_exporter.collect.emails.collector import EmailCollector
+from comms_exporter.collect.emails.health import EmailHealth
+from comms_exporter.collect.emails.state import EmailState
 from comms_exporter.collect.follow_up import FollowUp, left_out
 from comms_exporter.collect.health import PollHealth, Problem
 from comms_exporter.collect.listings import ListingReader
@@ -26,6 +31,16 @@ from comms_exporter.store.errors import StateLostError, StoreError
 GRACE_SECONDS = 300.0
 # When the API throttles, the interval between polls doubles up to this factor.
 MAX_STRETCH = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmailCollection:
+    """Which emails to collect in the pauses between polls: see EmailCollector."""
+
+    client: EmailsClient
+    state: EmailState
+    interval: float
+    log_losses: bool
 
 
 class Poller:
@@ -48,6 +63,8 @@ class Poller:
         save: Callable[[Snapshot], Awaitable[None]] | None = None,
         prepare: Callable[[str, Sequence[Operation]], Awaitable[None]] | None = None,
         recorder: Recorder | None = None,
+        emails: EmailCollection | None = None,
+        email_health: EmailHealth | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -81,6 +98,8 @@ class Poller:
             self._reader, page_size=client.page_size, state=state, apply=self._apply, mark_gone=self._mark_gone
         )
         self._recording = AccountRecording(recorder, name, now=client.now)
+        self.email_health = email_health or EmailHealth()
+        self._emails = None if emails is None else self._email_collector(emails)
         # How many requests the last poll needed besides its listing.
         self._follow_ups = 0
         now = monotonic()
@@ -118,13 +137,23 @@ class Poller:
     async def run(self) -> None:
         """Poll at once and then at every interval, one poll at a time, until cancelled."""
         self._set_due(self._monotonic())
-        while True:
-            await self._sleep(max(0.0, self._due - self._monotonic()))
-            await self.poll()
-            interval = self.health.interval_seconds
-            # Skip the polls that a long one has missed.
-            intervals = -(-(self._monotonic() - self._due) // interval)
-            self._set_due(self._due + interval * max(1, intervals))
+        try:
+            while True:
+                await self._sleep(max(0.0, self._due - self._monotonic()))
+                await self.poll()
+                interval = self.health.interval_seconds
+                # Skip the polls that a long one has missed.
+                intervals = -(-(self._monotonic() - self._due) // interval)
+                self._set_due(self._due + interval * max(1, intervals))
+                await self.collect_emails(self._due - self._monotonic())
+        finally:
+            if self._emails is not None:
+                await self._emails.close()
+
+    async def collect_emails(self, seconds: float) -> None:
+        """Collect emails for up to *seconds*, if that is due and the last poll succeeded."""
+        if self._emails is not None and self.health.up:
+            await self._emails.collect(seconds)
 
     async def poll(self) -> None:
         """Poll once; API failures are recorded in health, not raised."""
@@ -144,6 +173,23 @@ class Poller:
             self._succeeded(took=took)
         else:
             self._failed(failure, took=took)
+
+    def _email_collector(self, emails: EmailCollection) -> EmailCollector:
+        return EmailCollector(
+            emails.client,
+            self.state,
+            emails.state,
+            health=self.email_health,
+            interval=emails.interval,
+            log_losses=emails.log_losses,
+            publish=self._save_and_publish,
+            expect=self._expect,
+            now=self._reader.now,
+            mask=self._mask,
+            log=self._log,
+            clock=self._clock,
+            monotonic=self._monotonic,
+        )
 
     async def _collect(self) -> None:
         budget = RetryBudget(before_wait=self._expect)

@@ -12,6 +12,7 @@ from operator import add, neg, sub
 import msgspec
 
 from comms_exporter.base.slices import SIZE, Steps, batched
+from comms_exporter.collect.emails.state import EmailState
 from comms_exporter.collect.history import History, Point
 from comms_exporter.collect.recent import RecentSums
 from comms_exporter.collect.schedule import HOUR, MARGIN, RETENTION
@@ -55,8 +56,16 @@ class Listing:
 class AccountState:
     """Every operation of one account that the API can still return, and the totals, which outlive them."""
 
-    def __init__(self, *, forced_reading: Reading | None = None, history: History | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        forced_reading: Reading | None = None,
+        history: History | None = None,
+        emails: EmailState | None = None,
+    ) -> None:
         self.forced_reading = forced_reading
+        # None if single emails are not collected.
+        self.emails = emails
         self._history = History() if history is None else history
         # Not the state itself: a history outlives an account that is removed.
         self._history_owner = object()
@@ -131,9 +140,13 @@ class AccountState:
         self.restored = len(saved.tracked)
         # Only a view knows the time, and so what is recent.
         self._recent.forget()
+        if self.emails is not None:
+            yield from self.emails.restore(saved.emails, saved.horizon)
         for batch in batched(self.tracked.values()):
             for each in batch:
                 self._summary.add(each, each.operation.stats)
+                if self.emails is not None:
+                    self.emails.operation_restored(each.operation, each.marks)
             operations = [each.operation for each in batch]
             since = saved.last_full_listing - HOUR
             self._progress.update((each.id, each.updated) for each in operations if each.updated > since)
@@ -152,15 +165,20 @@ class AccountState:
             durations=self.durations.copy(),
             tracked=len(self.tracked),
             changed=changed,
+            emails=None if self.emails is None else self.emails.snapshot(),
         )
 
     def requeue(self, snapshot: Snapshot) -> None:
         """Include the changes of *snapshot* in the next one: it may not have been saved."""
         self._unsaved = {**snapshot.changed, **self._unsaved}
+        if self.emails is not None and snapshot.emails is not None:
+            self.emails.requeue(snapshot.emails)
 
     def requeue_all(self) -> None:
         """Make the next snapshot complete: the store has lost what was saved."""
         self._unsaved = {**self._unsaved, **self.tracked}
+        if self.emails is not None:
+            self.emails.requeue_all()
 
     def unfinished(self) -> Iterable[Operation]:
         """Return the operations that can still change soon."""
@@ -197,7 +215,9 @@ class AccountState:
 
     def view_of_totals(self) -> View:
         """Return what to publish before the first poll: totals, but nothing about current operations."""
-        return View(tuple(self.totals), self.durations.copy(), self.exemplars.copy(), tracked=len(self.tracked))
+        view = View(tuple(self.totals), self.durations.copy(), self.exemplars.copy(), tracked=len(self.tracked))
+        view.emails = None if self.emails is None else self.emails.view()
+        return view
 
     def view(self, *, now: float, active_window: float, limit: int) -> Steps[View]:
         """Return what to publish; see Summary.fill() for which operations it exposes."""
@@ -235,6 +255,8 @@ class AccountState:
         tracked = Tracked(operation, reading, None if higher is None and began is None else Extras(higher, began))
         self.tracked[operation.id] = self._unsaved[operation.id] = tracked
         self._summary.add(tracked, stats)
+        if self.emails is not None:
+            self.emails.operation_grew(operation, latest)
         if operation.updated > now - HOUR and operation.created < now - _NEW_SECONDS:
             self._progress[operation.id] = operation.updated
         began = tracked.began
@@ -258,6 +280,8 @@ class AccountState:
             growth = tuple(map(sub, marks, old_marks))
         if any(growth):
             self._count(growth, operation, now)
+            if self.emails is not None:
+                self.emails.operation_grew(operation, growth)
         # A lagging replica may return an older version: it can add growth that we missed, but does not replace the newer one.
         # An updatedAt that is hours in the future is wrong, and must not block later versions.
         if operation.updated >= known.operation.updated or known.operation.updated > now + MARGIN:
@@ -346,6 +370,8 @@ class AccountState:
                 del self.tracked[operation_id]
                 self._unsaved[operation_id] = None
             yield
+        if self.emails is not None:
+            yield from self.emails.forget(self.horizon, self.tracked)
 
 
 def _is_delivered(tracked: Tracked) -> bool:

@@ -8,6 +8,7 @@ from itertools import islice
 from operator import attrgetter
 
 from comms_exporter.base.slices import SIZE, Steps, batched
+from comms_exporter.collect.emails.view import EmailsView
 from comms_exporter.collect.recent import NO_SUMS, Sums
 from comms_exporter.collect.schedule import DAY, HOUR, MARGIN
 from comms_exporter.model.histogram import Exemplar, Histogram
@@ -48,6 +49,8 @@ class View:
     recent: dict[str, Sums] = field(default_factory=lambda: NO_SUMS)
     listed: int = 0
     unlisted: int = 0
+    # None if emails are not collected.
+    emails: EmailsView | None = None
 
 
 class Summary:

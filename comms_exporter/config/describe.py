@@ -7,9 +7,11 @@ from typing import Any
 
 from comms_exporter import __version__
 from comms_exporter.config.accounts import Account
+from comms_exporter.config.email_providers import EmailProviders
 from comms_exporter.config.settings import (
     AREAS,
     FIELDS,
+    IN_FILE_ONLY,
     Settings,
     default_of,
     flag_of,
@@ -19,7 +21,7 @@ from comms_exporter.config.settings import (
     variable_of,
 )
 
-_HIDDEN = frozenset({"accounts", "account_name", "config_check", "config_file"})
+_HIDDEN = frozenset({*IN_FILE_ONLY, "account_name", "config_check", "config_file"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +68,7 @@ def effective_settings_text(started_with: Settings, now: Settings) -> str:
         "",
         *(f"{key_of(name)}: {_line(text)}".rstrip() for name, text in _effective(started_with, now)),
         "",
+        *_providers(now.emails_providers),
         "accounts:",
         *_accounts(now.accounts),
     ]
@@ -82,7 +85,7 @@ def _values(name: str) -> str:
     except ValueError as error:
         kind, _, examples = re.sub(r".*?\bis not ", "", str(error)).partition("; write one such as ")
         return f"{kind}, such as {examples}" if examples else re.sub(r".*; write ", "", kind)
-    return {"FILE": "a path", "NAME": "text"}[info.title or ""]
+    return {"FILE": "a path", "NAME": "text", "KEYS": "text"}[info.title or ""]
 
 
 def _effective(started_with: Settings, now: Settings) -> Iterator[tuple[str, str]]:
@@ -99,6 +102,14 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.15g}{'' if name == 'api_max_requests_per_second' else 's'}"
     return "" if value is None else str(value)
+
+
+def _providers(providers: EmailProviders) -> Iterator[str]:
+    if providers:
+        yield "emails.providers:"
+        for name, domains in providers:
+            yield f"  {_line(name)}: {', '.join(domains)}"
+        yield ""
 
 
 def _accounts(accounts: Iterable[Account]) -> Iterator[str]:

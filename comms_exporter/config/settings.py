@@ -14,16 +14,19 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from comms_exporter.config.accounts import Account
+from comms_exporter.config.email_providers import EmailProviders, parse_providers
 from comms_exporter.config.values import (
     ListenAddress,
     one_of,
     parse_base_url,
+    parse_email_collection,
     parse_listen_addresses,
     parse_name,
     parse_path,
     parse_positive_duration,
     parse_rate,
     parse_state_path,
+    parse_tag_keys,
     parse_telemetry_path,
     whole_number,
 )
@@ -105,6 +108,33 @@ class Settings(BaseSettings):
         "How to interpret the API's counters: whether a delivered email still counts as sent (cumulative) or not "
         "(exclusive). auto decides for each operation.",
     )
+    emails_collect: Annotated[Literal["off", "lost", "all"], BeforeValidator(parse_email_collection)] = _setting(
+        "off",
+        "WHICH",
+        "Which single emails to collect, to count them by mailbox provider, sender domain and tag: off, lost (those that "
+        "failed or were not delivered, and inbound ones) or all.",
+        restart=True,
+    )
+    emails_interval: Duration = _setting(
+        "5m", "DURATION", "Interval between two rounds of listing emails; nothing is listed where no counter has moved."
+    )
+    emails_tags: Annotated[tuple[str, ...], BeforeValidator(parse_tag_keys), NoDecode] = _setting(
+        "", "KEYS", "Keys of the tags to count emails by, separated by commas."
+    )
+    emails_max_values: Annotated[int, BeforeValidator(whole_number(1, 1000))] = _setting(
+        "20",
+        "NUMBER",
+        "Maximum number of sender domains, and of values of each tag, to count emails by, per account. The first to lose "
+        "emails are admitted, and stay; all others are counted as other.",
+    )
+    emails_log: bool = _setting(default=False, placeholder="", description="Log a line for each lost email.")
+    emails_errors: bool = _setting(
+        default=False,
+        placeholder="",
+        description="Ask for the errors of operations whose emails failed, to count them by code.",
+    )
+    # Only in the config file.
+    emails_providers: Annotated[EmailProviders, BeforeValidator(parse_providers), NoDecode] = ()
     state_path: Annotated[Path | None, BeforeValidator(parse_state_path)] = _setting(
         "",
         "FILE",
@@ -184,7 +214,9 @@ class Settings(BaseSettings):
         return tuple(replace(account, base_url=account.base_url or shared) for account in accounts)
 
 
-FIELDS: dict[str, FieldInfo] = {name: info for name, info in Settings.model_fields.items() if name != "accounts"}
+# These are structures, which only the config file can hold.
+IN_FILE_ONLY = frozenset({"accounts", "emails_providers"})
+FIELDS: dict[str, FieldInfo] = {name: info for name, info in Settings.model_fields.items() if name not in IN_FILE_ONLY}
 
 # The areas of settings, the first word of a name, as --help and the docs introduce them.
 AREAS = {
@@ -192,6 +224,7 @@ AREAS = {
     "config": "The config file: required for several accounts, optional for everything else.",
     "api": "Access to Twilio's API.",
     "collect": "What to collect, and how often.",
+    "emails": "Single emails: which mailbox providers, senders and tags lose how many.",
     "state": "What is kept across restarts.",
     "record": "What the API returned, to play it again.",
     "shard": "Splitting the accounts across several exporters.",
@@ -219,7 +252,7 @@ def key_of(name: str) -> str:
 
 def needs_restart(name: str) -> bool:
     """Whether a reload cannot change the setting *name*."""
-    extra = FIELDS[name].json_schema_extra
+    extra = Settings.model_fields[name].json_schema_extra
     return isinstance(extra, dict) and bool(extra["restart"])
 
 

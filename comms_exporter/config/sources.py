@@ -39,6 +39,7 @@ _FIELD_OF_FLAG = {flag_of(name): name for name in FIELDS}
 # --config.check is a command, not a setting; a config file cannot name itself.
 _FIELD_OF_VARIABLE = {variable_of(name): name for name in FIELDS if name != "config_check"}
 _FIELD_OF_KEY = {key_of(name): name for name in FIELDS if not name.startswith("config_")}
+PROVIDERS_KEY = "emails.providers"
 # As in Prometheus, a path in the file is relative to the file.
 _PATHS_IN_FILE = frozenset({"api_ca_file", "record_file", "state_path", "web_config_file"})
 
@@ -168,10 +169,14 @@ class FileSource(_Source):
             known = key.replace("_", "-")
             if known == "accounts":
                 self.listed = Given(value, where)
+            elif known == PROVIDERS_KEY:
+                yield "emails_providers", Given(value, where)
             elif known in {"config.file", "config.check"}:
                 problems.append(f"{where}: cannot be set in the file itself; use --{known}")
             elif known not in _FIELD_OF_KEY:
-                problems.append(unknown_key(path, key, [*_FIELD_OF_KEY, "accounts"]))
+                keys = [*_FIELD_OF_KEY, "accounts", PROVIDERS_KEY]
+                in_area = [each for each in keys if each.startswith(f"{known}.")]
+                problems.append(unknown_key(path, key, in_area or keys))
             elif known in seen:
                 problems.append(f"{where}: duplicate setting; remove one")
             else:

@@ -170,6 +170,29 @@ def parse_text(value: object, error_message: str = "") -> str:
     return value
 
 
+def parse_email_collection(value: object) -> str:
+    """Return which emails to collect; to YAML, `off` is a false."""
+    return one_of("off", "lost", "all")("off" if value is False else value)
+
+
+_MAX_TAG_KEYS = 10
+_MAX_TAG_KEY_LENGTH = 128
+
+
+def parse_tag_keys(value: object) -> tuple[str, ...]:
+    """Return a list of tag keys, or a text with commas between them, as keys."""
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ValueError(f"{shown(value)} is not a list of tag keys; write keys such as campaign,language")
+    keys = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
+    if len(keys) > _MAX_TAG_KEYS:
+        raise ValueError(f"{len(keys)} tag keys are too many; the most are {_MAX_TAG_KEYS}")
+    for key in keys:
+        if not key.isprintable() or len(key) > _MAX_TAG_KEY_LENGTH:
+            raise ValueError(f"{shown(key)} is not a tag key; write up to {_MAX_TAG_KEY_LENGTH} printable characters")
+    return keys
+
+
 def parse_rate(value: object) -> float:
     """Return a number above 0."""
     text = str(value) if _is_number(value) else value

@@ -10,7 +10,9 @@ from typing import NamedTuple
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CollectorRegistry
 
+from comms_exporter.collect.emails.view import EmailsView
 from comms_exporter.collect.health import Reloads
+from comms_exporter.expose.email_families import EMAIL_DELIVERIES, EMAIL_ERRORS, EMAIL_LOSSES
 from comms_exporter.expose.families import LIVE, PUBLISHED, Account, Shard, exporter_families
 from comms_exporter.expose.family_cache import END, AccountFamilies, CachedFamilies, render
 from comms_exporter.expose.gzipped import HEADER, Piece, Sum, compress, trailer
@@ -50,6 +52,27 @@ class Exposition:
             ),
             AccountFamilies(LIVE, accounts, monotonic=monotonic),
             AccountFamilies(PUBLISHED, accounts, monotonic=monotonic, version=lambda account, _: account.view),
+            AccountFamilies(
+                EMAIL_LOSSES,
+                lambda: _with_emails(accounts()),
+                monotonic=monotonic,
+                version=_email_version,
+                optional=True,
+            ),
+            AccountFamilies(
+                EMAIL_DELIVERIES,
+                lambda: _with_emails(accounts(), lambda emails: emails.all_stages),
+                monotonic=monotonic,
+                version=_email_version,
+                optional=True,
+            ),
+            AccountFamilies(
+                EMAIL_ERRORS,
+                lambda: _with_emails(accounts(), lambda emails: emails.with_errors),
+                monotonic=monotonic,
+                version=_email_version,
+                optional=True,
+            ),
         )
         # Only a registry that knows the names of its families can be restricted to some of them.
         self._registry = CollectorRegistry(auto_describe=True)
@@ -88,3 +111,14 @@ class Exposition:
         if known is None or known[0] != text:
             self._compressed[openmetrics] = known = text, compress(text)
         return known[1]
+
+
+def _with_emails(
+    accounts: Sequence[Account], wanted: Callable[[EmailsView], bool] = lambda _: True
+) -> Sequence[Account]:
+    """Return the accounts whose emails are collected, as far as they are *wanted*."""
+    return [account for account in accounts if account.view.emails is not None and wanted(account.view.emails)]
+
+
+def _email_version(account: Account, _: float) -> object:
+    return account.view, account.email_health.up, account.email_health.last_success

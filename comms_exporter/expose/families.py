@@ -13,12 +13,13 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from comms_exporter import __version__
 from comms_exporter.api.errors import REASONS
 from comms_exporter.api.request_stats import RequestStats
+from comms_exporter.collect.emails.health import EmailHealth
 from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.recent import STAGES
 from comms_exporter.collect.state import TOTALS_WITH_EXEMPLARS, AccountState
 from comms_exporter.collect.view import View
 from comms_exporter.expose.operation_lines import CACHED
-from comms_exporter.expose.samples import Value, WithExemplar, add_samples
+from comms_exporter.expose.samples import LabelValue, Value, WithExemplar, add_samples
 from comms_exporter.model.histogram import Histogram
 from comms_exporter.model.operations import STATUSES
 from comms_exporter.model.readings import REACHED, Reading
@@ -42,6 +43,8 @@ class Account(Protocol):
     def health(self) -> PollHealth: ...  # noqa: D102
     @property
     def request_stats(self) -> RequestStats: ...  # noqa: D102
+    @property
+    def email_health(self) -> EmailHealth: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,8 @@ class Shard:
 class AccountMetric:
     """One metric of every account.
 
-    *read* takes the account and the time on the monotonic clock. If the metric has a *label* besides `account`, it returns a
-    mapping from label values to numbers. Those of *label_values* that the mapping lacks are exposed as 0. None stands for a
+    *read* takes the account and the time on the monotonic clock. If the metric has a *label* besides `account`, or several, it
+    returns a mapping from label values to numbers. Those of *label_values* that the mapping lacks are exposed as 0. None stands for a
     metric that is absent.
     """
 
@@ -65,18 +68,31 @@ class AccountMetric:
     type: Literal["counter", "gauge", "histogram"]
     help: str
     read: Callable[
-        [Account, float], float | Mapping[str, float] | Mapping[Reading, float] | Histogram | WithExemplar | None
+        [Account, float],
+        float
+        | Mapping[str, float]
+        | Mapping[Reading, float]
+        | Mapping[LabelValue, float | WithExemplar]
+        | Histogram
+        | WithExemplar
+        | None,
     ]
-    label: str = ""
+    label: LabelValue = ""
     label_values: Iterable[str] = ()
 
     def family(self, values: Iterable[tuple[str, Value]]) -> Metric:
         """Return the metric with the samples of *values*, pairs of account name and value."""
         family = Metric(self.name, self.help, self.type)
         for account, value in values:
-            all_values = {**dict.fromkeys(self.label_values, 0), **value} if isinstance(value, Mapping) else value
+            all_values = _complete(self.label_values, value) if isinstance(value, Mapping) else value
             add_samples(family, account, all_values, label=self.label)
         return family
+
+
+def _complete(
+    label_values: Iterable[LabelValue], numbers: Mapping[LabelValue, float | WithExemplar]
+) -> dict[LabelValue, float | WithExemplar]:
+    return {**dict.fromkeys(label_values, 0), **numbers}
 
 
 # Health: these change at any time. In the order of the page, as are all tables here.

@@ -69,6 +69,7 @@ class AccountFamilies(Collector):
     """The *metrics* of all *accounts*; only the lines of changed values are rendered again.
 
     As long as *version* returns the same for an account, its values are the same. By default they are compared themselves.
+    *optional* families are absent as long as there are no accounts.
     """
 
     def __init__(
@@ -78,7 +79,9 @@ class AccountFamilies(Collector):
         *,
         monotonic: Callable[[], float] = time.monotonic,
         version: Callable[[Account, float], object] | None = None,
+        optional: bool = False,
     ) -> None:
+        self._optional = optional
         self._metrics = metrics
         self._accounts = accounts
         self._monotonic = monotonic
@@ -94,11 +97,17 @@ class AccountFamilies(Collector):
             for openmetrics in (False, True)
         }
         self._lines: dict[bool, dict[str, _Lines]] = {False: {}, True: {}}
-        self._pages = {openmetrics: b"".join(heads) for openmetrics, heads in self._heads.items()}
+        self._pages = {openmetrics: b"" if optional else b"".join(heads) for openmetrics, heads in self._heads.items()}
+
+    def describe(self) -> Iterator[Metric]:
+        """Yield all families without samples."""
+        return (metric.family([]) for metric in self._metrics)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families."""
         now = self._monotonic()
+        if self._optional and not self._accounts():
+            return
         rows = [(account.name, self._values(account, now)) for account in self._accounts()]
         for index, metric in enumerate(self._metrics):
             yield metric.family([(name, values[index]) for name, values in rows])
@@ -123,6 +132,8 @@ class AccountFamilies(Collector):
                     for index, head in enumerate(self._heads[openmetrics])
                     for text in (head, *[each.texts[index] for each in lines.values()])
                 ]
+                if lines or not self._optional
+                else []
             )
         return self._pages[openmetrics]
 

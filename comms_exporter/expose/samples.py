@@ -9,12 +9,12 @@ from prometheus_client.samples import Exemplar as SampleExemplar
 from comms_exporter.expose.operation_lines import number
 from comms_exporter.model.histogram import Exemplar, Histogram
 
-# OpenMetrics: names and values of an exemplar's labels together have at most 128 characters.
-_LONGEST_EXEMPLAR = 128 - len("operation_id")
+# OpenMetrics: names and values of an exemplar's labels together have at most this many characters.
+_LONGEST_EXEMPLAR = 128
 
 
 class WithExemplar(NamedTuple):
-    """The value of a counter, and the operation that last increased it."""
+    """The value of a counter, and the operation or email that last increased it."""
 
     value: float
     exemplar: Exemplar | None
@@ -34,26 +34,40 @@ class Buckets(NamedTuple):
         return cls(histogram.bounds, tuple(histogram.counts), histogram.sum, histogram.exemplars.copy())
 
 
-# A mapping has a number for each value of the metric's label. None stands for no sample.
-Value = float | Mapping[str, float] | Buckets | WithExemplar | None
+# The value of a label, or the values of several.
+LabelValue = str | tuple[str, ...]
+# A mapping has a number for each value of the metric's label or labels. None stands for no sample.
+Value = float | Mapping[LabelValue, float | WithExemplar] | Buckets | WithExemplar | None
 
 
-def add_samples(family: Metric, account: str, value: Value, *, label: str = "") -> None:
-    """Add the samples of *value* to *family*; *label* names the label if *value* is a mapping."""
+def add_samples(family: Metric, account: str, value: Value, *, label: LabelValue = "") -> None:
+    """Add the samples of *value* to *family*; *label* names the label, or labels, if *value* is a mapping."""
     labels = {"account": account}
     name = f"{family.name}_total" if family.type == "counter" else family.name
     match value:
         case Buckets():
             _add_buckets(family, labels, value)
         case WithExemplar():
-            family.add_sample(name, labels, value.value, exemplar=_exemplar(value.exemplar))
+            _add_number(family, name, labels, value)
         case Mapping():
-            for label_value, number_of_it in value.items():
-                family.add_sample(name, {**labels, label: label_value}, number_of_it)
+            for label_value, each in value.items():
+                named = zip(_as_tuple(label), _as_tuple(label_value), strict=True)
+                _add_number(family, name, labels | dict(named), each)
         case None:
             pass
         case _:
-            family.add_sample(name, labels, value)
+            _add_number(family, name, labels, value)
+
+
+def _add_number(family: Metric, name: str, labels: dict[str, str], value: float | WithExemplar) -> None:
+    if isinstance(value, WithExemplar):
+        family.add_sample(name, labels, value.value, exemplar=_exemplar(value.exemplar))
+    else:
+        family.add_sample(name, labels, value)
+
+
+def _as_tuple(value: LabelValue) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else value
 
 
 def _add_buckets(family: Metric, labels: dict[str, str], buckets: Buckets) -> None:
@@ -67,6 +81,6 @@ def _add_buckets(family: Metric, labels: dict[str, str], buckets: Buckets) -> No
 
 
 def _exemplar(exemplar: Exemplar | None) -> SampleExemplar | None:
-    if exemplar is None or len(exemplar.operation_id) > _LONGEST_EXEMPLAR:
+    if exemplar is None or len(exemplar.label) + len(exemplar.id) > _LONGEST_EXEMPLAR:
         return None
-    return SampleExemplar({"operation_id": exemplar.operation_id}, exemplar.value, exemplar.time)
+    return SampleExemplar({exemplar.label: exemplar.id}, exemplar.value, exemplar.time)

@@ -6,11 +6,15 @@ from typing import NamedTuple
 
 
 class Exemplar(NamedTuple):
-    """The operation that last moved a counter, by how much, and when (seconds since the epoch)."""
+    """The operation or email that last moved a counter, by how much, and when (seconds since the epoch).
 
-    operation_id: str
+    *label* is the name under which its id is exposed.
+    """
+
+    id: str
     value: float
     time: float
+    label: str = "operation_id"
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from comms_exporter.model.email_records import EmailsSnapshot, SavedEmails
 from comms_exporter.model.histogram import Histogram
 from comms_exporter.model.operations import Operation, Stats
 from comms_exporter.model.readings import REACHED, Reading, reached
@@ -92,9 +93,10 @@ class AccountRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedAccount(AccountRecord):
-    """An account as a store loads it; *tracked* are its operations by id."""
+    """An account as a store loads it; *tracked* are its operations by id, *emails* is None if none were collected."""
 
     tracked: dict[str, Tracked]
+    emails: SavedEmails | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +104,21 @@ class Snapshot(AccountRecord):
     """The changes of an account since the last snapshot; later changes do not affect it.
 
     *changed* are operations by id, None for one that was forgotten. *tracked* is how many operations the account has in all.
+    *emails* is None if none are collected.
     """
 
     tracked: int
     changed: dict[str, Tracked | None]
+    emails: EmailsSnapshot | None = None
 
     @property
     def is_complete(self) -> bool:
-        """Whether *changed* holds every operation of the account."""
-        return self.tracked == sum(each is not None for each in self.changed.values())
+        """Whether the snapshot holds every operation and every email of the account."""
+        return self.tracked == sum(each is not None for each in self.changed.values()) and (
+            self.emails is None or self.emails.is_complete
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing that is counted has changed."""
+        return not self.changed and (self.emails is None or self.emails.is_empty)

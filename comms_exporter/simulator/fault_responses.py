@@ -56,10 +56,10 @@ async def corrupt_body(fault: Fault, request: web.Request, response: web.StreamR
 
 
 def corrupt_page(kind: str, page: dict[str, Any], *, this_token: str) -> None:
-    """Apply a fault of *kind* to a page of operations or emails."""
+    """Apply a fault of *kind* to a page of any listing."""
     pagination = page["pagination"]
     token = "next" if "next" in pagination else "nextPageToken"
-    items = next(page[name] for name in ("operations", "emails", "data") if name in page)
+    items = next(page[name] for name in ("operations", "emails", "errors", "receipts", "data") if name in page)
     if kind == "repeat-token":
         pagination[token] = this_token
     elif kind == "blank-token":

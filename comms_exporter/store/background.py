@@ -130,7 +130,7 @@ class BackgroundStore:
 
 def _save_changes(store: Store, name: str, account: StatefulAccount) -> None:
     snapshot = account.snapshot()
-    if snapshot is None or not snapshot.changed:
+    if snapshot is None or snapshot.is_empty:
         return
     try:
         store.save(name, snapshot)

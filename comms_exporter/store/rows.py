@@ -11,6 +11,21 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from comms_exporter.base.times import EARLIEST, LATEST
+from comms_exporter.model.email_records import (
+    ALL_STAGES,
+    CODE,
+    PROVIDER,
+    SENDER_DOMAIN,
+    STAGES,
+    TAG_PREFIX,
+    Counts,
+    EmailTotals,
+    FirstLook,
+    OperationErrors,
+    SavedEmails,
+    Series,
+    unpack_email,
+)
 from comms_exporter.model.histogram import Histogram
 from comms_exporter.model.operations import MAX_COUNT, STATS, Operation, pack, unpack
 from comms_exporter.model.readings import Reading
@@ -33,6 +48,12 @@ _Mark = Annotated[int, msgspec.Meta(ge=0, le=len(STATS) * MAX_COUNT)]
 # The exporter computes times from the API's, and 0.1.0 saved operations up to a day beyond what datetime supports.
 _SLACK = 30 * 86400.0
 _Time = Annotated[float, msgspec.Meta(ge=EARLIEST - _SLACK, le=LATEST + _SLACK)]
+
+
+# Of email_key().
+_KEY_BYTES = 16
+# Minutes since the epoch.
+_MAX_MINUTE = int((LATEST + _SLACK) // 60)
 
 
 class _AccountRow(msgspec.Struct, array_like=True):
@@ -61,15 +82,45 @@ class _OperationRow(msgspec.Struct, array_like=True, gc=False):
     began: _Time | None
 
 
+class _FirstLook(msgspec.Struct, forbid_unknown_fields=True):
+    at: _Time
+    complete: bool
+
+
+class _EmailTotals(msgspec.Struct, forbid_unknown_fields=True):
+    losses: _FirstLook | None
+    deliveries: _FirstLook | None
+    inbound: Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
+    inbound_seen: _Time | None
+    errors_since: _Time | None
+    delays: _Durations
+
+
+class _CountsRow(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    label: _Text
+    value: _Text
+    counts: str
+
+
+class _EmailRow(msgspec.Struct, array_like=True, gc=False):
+    id: bytes
+    known: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class _ErrorsRow(msgspec.Struct, array_like=True):
+    operation: _Text
+    failed: _Mark
+    codes: str
+
+
 def account_row(account: AccountRecord) -> Row:
     """Return *account* as first_look, horizon, last_full_listing, totals and durations."""
-    durations = account.durations
     return (
         account.first_look,
         account.horizon,
         account.last_full_listing,
         json.dumps(dict(zip(TOTALS, account.totals, strict=True))),
-        json.dumps({"bounds": durations.bounds, "counts": durations.counts, "sum": durations.sum}),
+        json.dumps(_durations(account.durations)),
     )
 
 
@@ -91,7 +142,55 @@ def operation_row(account: str, tracked: Tracked) -> Row:
     )
 
 
-def read_account(row: Row, operations: Iterable[Row]) -> SavedAccount:
+def email_totals_row(totals: EmailTotals) -> Row:
+    """Return *totals* as one JSON object."""
+    looks = (
+        None if look is None else {"at": look.at, "complete": look.complete}
+        for look in (totals.losses, totals.deliveries)
+    )
+    fields = zip(("losses", "deliveries"), looks, strict=True)
+    return (
+        json.dumps(
+            {
+                **dict(fields),
+                "inbound": totals.inbound,
+                "inbound_seen": totals.inbound_seen,
+                "errors_since": totals.errors_since,
+                "delays": _durations(totals.delays),
+            }
+        ),
+    )
+
+
+def email_counts_row(account: str, series: Series, counts: Counts) -> Row:
+    """Return *counts* as account, label, value and counts."""
+    return account, *series, json.dumps(counts)
+
+
+def email_id(key: int) -> bytes:
+    """Return the *key* of an email as a column holds it."""
+    return key.to_bytes(_KEY_BYTES)
+
+
+def email_errors_row(account: str, operation_id: str, errors: OperationErrors) -> Row:
+    """Return *errors* as account, operation, failed and codes."""
+    return account, operation_id, errors.failed, json.dumps(errors.codes)
+
+
+def read_emails(totals: Row, counts: Iterable[Row], emails: Iterable[Row], errors: Iterable[Row]) -> SavedEmails:
+    """Return the emails of an account from its rows, without the column of the account."""
+    try:
+        return SavedEmails(
+            totals=_read_email_totals(*msgspec.convert(totals, tuple[str])),
+            counts=dict(map(_read_email_counts, counts)),
+            known=dict(map(_read_email, emails)),
+            errors=dict(map(_read_email_errors, errors)),
+        )
+    except msgspec.MsgspecError as error:
+        raise UnreadableError(str(error)) from None
+
+
+def read_account(row: Row, operations: Iterable[Row], emails: SavedEmails | None = None) -> SavedAccount:
     """Return the account of a *row* as account_row() writes it, with *operations* as read_operation() takes them."""
     try:
         account = msgspec.convert(row, _AccountRow)
@@ -102,6 +201,7 @@ def read_account(row: Row, operations: Iterable[Row]) -> SavedAccount:
             totals=_read_totals(account.totals),
             durations=_read_durations(account.durations),
             tracked={each.operation.id: each for each in map(read_operation, operations) if each is not None},
+            emails=emails,
         )
     except msgspec.MsgspecError as error:
         raise UnreadableError(str(error)) from None
@@ -154,8 +254,15 @@ def _read_totals(text: str) -> tuple[int, ...]:
     return tuple(totals[name] for name in TOTALS)
 
 
+def _durations(histogram: Histogram) -> dict[str, Any]:
+    return {"bounds": histogram.bounds, "counts": histogram.counts, "sum": histogram.sum}
+
+
 def _read_durations(text: str) -> Histogram:
-    durations = msgspec.json.decode(text, type=_Durations)
+    return _histogram(msgspec.json.decode(text, type=_Durations))
+
+
+def _histogram(durations: _Durations) -> Histogram:
     bounds, counts = durations.bounds, durations.counts
     if len(counts) != len(bounds) + 1 or bounds != sorted(set(bounds)):
         raise UnreadableError("durations do not match their bounds")
@@ -177,6 +284,49 @@ def _read_stats(stats: object) -> bytes:
 
 def _read_marks(text: str) -> tuple[int, ...]:
     return tuple(_of_length(TOTALS, msgspec.json.decode(text, type=list[_Mark])))
+
+
+def _read_email_totals(text: str) -> EmailTotals:
+    totals = msgspec.json.decode(text, type=_EmailTotals)
+    losses, deliveries = (
+        None if look is None else FirstLook(look.at, look.complete) for look in (totals.losses, totals.deliveries)
+    )
+    return EmailTotals(
+        losses=losses,
+        deliveries=deliveries,
+        inbound=totals.inbound,
+        inbound_seen=totals.inbound_seen,
+        errors_since=totals.errors_since,
+        delays=_histogram(totals.delays),
+    )
+
+
+def _read_email_counts(row: Row) -> tuple[Series, Counts]:
+    values = msgspec.convert(row, _CountsRow)
+    if values.label not in {PROVIDER, SENDER_DOMAIN, CODE} and not values.label.startswith(TAG_PREFIX):
+        raise UnreadableError("emails are counted by an unknown label")
+    if not (_is_text(values.label) and _is_text(values.value)):
+        raise UnreadableError("a label of emails is not printable")
+    counts = msgspec.json.decode(values.counts, type=list[_Count])
+    if len(counts) != (1 if values.label == CODE else len(STAGES)):
+        raise UnreadableError("the counts of a label have the wrong number")
+    return (values.label, values.value), tuple(counts)
+
+
+def _read_email(row: Row) -> tuple[int, int]:
+    values = msgspec.convert(row, _EmailRow)
+    known = unpack_email(values.known)
+    if len(values.id) != _KEY_BYTES or known.minute > _MAX_MINUTE or not 0 < known.stages <= ALL_STAGES:
+        raise UnreadableError("an email has an impossible id, time or stage")
+    return int.from_bytes(values.id), values.known
+
+
+def _read_email_errors(row: Row) -> tuple[str, OperationErrors]:
+    values = msgspec.convert(row, _ErrorsRow)
+    codes = msgspec.json.decode(values.codes, type=dict[str, _Count])
+    if not all(map(_is_text, (values.operation, *codes))):
+        raise UnreadableError("an operation or a code of an error is not printable")
+    return values.operation, OperationErrors(values.failed, codes)
 
 
 def _of_length(names: Sequence[str], values: list[T]) -> list[T]:

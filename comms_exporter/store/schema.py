@@ -43,6 +43,33 @@ MIGRATIONS = (
     "",
     # When the operation began to be sent, in seconds since the epoch; NULL if that was when it was created.
     "ALTER TABLE operations ADD COLUMN began REAL",
+    # Of single emails, if they are collected.
+    """
+    CREATE TABLE email_totals (
+        account TEXT PRIMARY KEY,
+        totals TEXT NOT NULL        -- see rows.email_totals_row()
+    ) WITHOUT ROWID;
+    CREATE TABLE email_counts (
+        account TEXT NOT NULL,
+        label TEXT NOT NULL,        -- provider, sender_domain, tag:KEY or code
+        value TEXT NOT NULL,
+        counts TEXT NOT NULL,       -- in the order of email_records.STAGES
+        PRIMARY KEY (account, label, value)
+    ) WITHOUT ROWID;
+    CREATE TABLE emails (
+        account TEXT NOT NULL,
+        id BLOB NOT NULL,           -- a digest of the id
+        known INTEGER NOT NULL,     -- when it was created, and the stages it has reached, see email_records.KnownEmail
+        PRIMARY KEY (account, id)
+    ) WITHOUT ROWID;
+    CREATE TABLE email_errors (
+        account TEXT NOT NULL,
+        operation TEXT NOT NULL,
+        failed INTEGER NOT NULL,
+        codes TEXT NOT NULL,        -- {code: count}
+        PRIMARY KEY (account, operation)
+    ) WITHOUT ROWID;
+    """,
 )
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from comms_exporter.model.email_records import EmailsSnapshot, SavedEmails
 from comms_exporter.model.records import SavedAccount, Snapshot
 from comms_exporter.store import rows, schema
 from comms_exporter.store.errors import StateLostError, StoreError, UnreadableError
@@ -21,6 +22,7 @@ T = TypeVar("T")
 _MAX_WAL_BYTES = 8 * 2**20
 # The maximum size of a value or a row: a damaged file may claim any length.
 _MAX_VALUE_BYTES = 2**20
+_EMAIL_TABLES = ("email_totals", "email_counts", "emails", "email_errors")
 # Seconds between two attempts to lock the database.
 _LOCK_RETRY_SECONDS = 0.02
 
@@ -52,6 +54,7 @@ class SqliteStore:
         self,
         path: Path,
         *,
+        emails: bool = False,
         on_damage: Callable[[Path, str], object] | None = None,
         lock_timeout: float = 5.0,
         deadline: Callable[[], float] = lambda: float("inf"),
@@ -59,12 +62,14 @@ class SqliteStore:
     ) -> None:
         """Open or create the file; raise StateInUseError or StoreError if that is impossible.
 
+        Without *emails*, those in the file are neither loaded nor changed by saves of the changes of operations.
         A damaged file is renamed and replaced by a new one; *on_damage* is called with its new name and the reason.
         *lock_timeout* is how many seconds to wait for a lock, for example during a backup. No call begins or waits after
         *deadline*, on the monotonic clock.
         """
         self.path = path
         self._file = StateFile(path)
+        self._emails = emails
         self._on_damage = on_damage
         self._lock_timeout = lock_timeout
         self._deadline = deadline
@@ -94,7 +99,7 @@ class SqliteStore:
             self._reopen_if_changed()
             with self._transaction() as connection:
                 _check_accounts(connection)
-                loaded = {name: _load(connection, name) for name in names}
+                loaded = {name: _load(connection, name, emails=self._emails) for name in names}
         except (*_DAMAGE, OSError) as error:
             self._disconnect()
             self._recover(error)
@@ -115,7 +120,8 @@ class SqliteStore:
                 raise self._state_lost()
             with self._transaction() as connection:
                 if not complete:
-                    connection.execute("DELETE FROM operations WHERE account = ?", [account])
+                    for table in ("operations", *_EMAIL_TABLES):
+                        connection.execute(f"DELETE FROM {table} WHERE account = ?", [account])  # noqa: S608  a constant
                 _save(connection, account, snapshot)
                 last_save = _last_save(connection)
                 # A COMMIT that fails may have reached the disk all the same.
@@ -256,12 +262,17 @@ class SqliteStore:
 def _check_accounts(connection: sqlite3.Connection) -> None:
     """Raise an UnreadableError if an account has lost its name, and so its totals."""
     rows.read_names(connection.execute("SELECT name FROM accounts").fetchall())
-    orphan = "SELECT 1 FROM operations WHERE account NOT IN (SELECT name FROM accounts) LIMIT 1"
-    if connection.execute(orphan).fetchone() is not None:
-        raise UnreadableError("some operations belong to no account")
+    for table, known in (
+        ("operations", "SELECT name FROM accounts"),
+        ("email_totals", "SELECT name FROM accounts"),
+        *((table, "SELECT account FROM email_totals") for table in _EMAIL_TABLES[1:]),
+    ):
+        orphan = f"SELECT 1 FROM {table} WHERE account NOT IN ({known}) LIMIT 1"  # noqa: S608  constants
+        if connection.execute(orphan).fetchone() is not None:
+            raise UnreadableError("some operations or emails belong to no account")
 
 
-def _load(connection: sqlite3.Connection, account: str) -> SavedAccount | None:
+def _load(connection: sqlite3.Connection, account: str, *, emails: bool = False) -> SavedAccount | None:
     row = connection.execute(
         "SELECT first_look, horizon, seen, totals, durations FROM accounts WHERE name = ?", [account]
     ).fetchone()
@@ -271,7 +282,19 @@ def _load(connection: sqlite3.Connection, account: str) -> SavedAccount | None:
         "SELECT id, status, created, updated, reading, marks, gone, stats, began FROM operations WHERE account = ?",
         [account],
     )
-    return rows.read_account(row, operations)
+    return rows.read_account(row, operations, _load_emails(connection, account) if emails else None)
+
+
+def _load_emails(connection: sqlite3.Connection, account: str) -> SavedEmails | None:
+    totals = connection.execute("SELECT totals FROM email_totals WHERE account = ?", [account]).fetchone()
+    if totals is None:
+        return None
+    return rows.read_emails(
+        totals,
+        connection.execute("SELECT label, value, counts FROM email_counts WHERE account = ?", [account]),
+        connection.execute("SELECT id, known FROM emails WHERE account = ?", [account]),
+        connection.execute("SELECT operation, failed, codes FROM email_errors WHERE account = ?", [account]),
+    )
 
 
 def _save(connection: sqlite3.Connection, account: str, snapshot: Snapshot) -> None:
@@ -288,6 +311,39 @@ def _save(connection: sqlite3.Connection, account: str, snapshot: Snapshot) -> N
     connection.executemany(
         "DELETE FROM operations WHERE account = ? AND id = ?",
         ((account, operation_id) for operation_id, each in snapshot.changed.items() if each is None),
+    )
+    if snapshot.emails is not None:
+        _save_emails(connection, account, snapshot.emails)
+
+
+def _save_emails(connection: sqlite3.Connection, account: str, snapshot: EmailsSnapshot) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO email_totals (account, totals) VALUES (?, ?)",
+        [account, *rows.email_totals_row(snapshot.totals)],
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO email_counts (account, label, value, counts) VALUES (?, ?, ?, ?)",
+        (rows.email_counts_row(account, series, counts) for series, counts in snapshot.counts.items()),
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO emails (account, id, known) VALUES (?, ?, ?)",
+        ((account, rows.email_id(key), known) for key, known in snapshot.known.items() if known is not None),
+    )
+    connection.executemany(
+        "DELETE FROM emails WHERE account = ? AND id = ?",
+        ((account, rows.email_id(key)) for key, known in snapshot.known.items() if known is None),
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO email_errors (account, operation, failed, codes) VALUES (?, ?, ?, ?)",
+        (
+            rows.email_errors_row(account, each, errors)
+            for each, errors in snapshot.errors.items()
+            if errors is not None
+        ),
+    )
+    connection.executemany(
+        "DELETE FROM email_errors WHERE account = ? AND operation = ?",
+        ((account, each) for each, errors in snapshot.errors.items() if errors is None),
     )
 
 

@@ -75,6 +75,15 @@ SETTINGS = {
         ("cumulative", "cumulative"),
         (None, "auto"),
     ],
+    "emails_collect": [("lost", "lost"), ("all", "all"), ("off", "off"), (None, "off")],
+    "emails_interval": [("1m", 60), ("2m", 120), ("3m", 180), (None, 300)],
+    "emails_tags": [
+        ("campaign", ("campaign",)),
+        ("campaign, two words,campaign", ("campaign", "two words")),
+        ("[campaign, language]", ("campaign", "language")),
+        (None, ()),
+    ],
+    "emails_max_values": [("1", 1), ("2", 2), ("1000", 1000), (None, 20)],
     "state_path": [
         ("flag.db", Path("flag.db")),
         ("/env.db", Path("/env.db")),
@@ -114,6 +123,9 @@ SETTINGS = {
 }
 
 
+SWITCHES = ("web_systemd_socket", "emails_log", "emails_errors")
+
+
 def flag_of(name):
     return "--web.config.file" if name == "web_config_file" else "--" + name.replace("_", ".", 1).replace("_", "-")
 
@@ -132,9 +144,18 @@ class TestPrecedence:
         assert by_default == getattr(load([], HOME | TOKEN), name)
 
     def test_every_setting_is_tested(self):
-        assert {*SETTINGS, "config_file", "config_check", "web_systemd_socket", "accounts"} == set(
+        assert {*SETTINGS, *SWITCHES, "config_file", "config_check", "accounts", "emails_providers"} == set(
             type(load([], HOME | TOKEN)).model_fields
         )
+
+    @pytest.mark.parametrize("name", SWITCHES)
+    def test_a_switch_is_off_until_it_is_set(self, config, name):
+        variable = {f"COMMS_EXPORTER_{name.upper()}": "true"}
+
+        assert not getattr(load([], HOME | TOKEN), name)
+        assert getattr(load([flag_of(name)], HOME | TOKEN), name)
+        assert getattr(load([], HOME | TOKEN | variable), name)
+        assert getattr(load([config(f"{flag_of(name)[2:]}: true\n")], HOME | TOKEN), name)
 
     def test_a_command_can_have_its_own_defaults(self, config):
         defaults = {"collect_interval": "5s", "state_path": ""}
@@ -716,6 +737,57 @@ class TestHelp:
         assert not load([], HOME | TOKEN).config_check
 
 
+class TestEmailProviders:
+    def test_are_read_from_the_config_file(self, config):
+        file = config(
+            "emails: {collect: lost, providers: {acme: [Acme.example, mail.acme.net], gmail: [corp.example]}}\n"
+        )
+
+        expected = (("acme", ("acme.example", "mail.acme.net")), ("gmail", ("corp.example",)))
+        settings = load([file], HOME | TOKEN)
+        assert expected == settings.emails_providers
+        text = effective_settings_text(settings, settings)
+        assert "emails.providers:\n  acme: acme.example, mail.acme.net\n  gmail: corp.example\n" in text
+
+    @pytest.mark.parametrize(
+        ("providers", "problem"),
+        [
+            ("[acme]", "a list is not a mapping; write a name and its domains, as in `acme: [acme.example]`"),
+            (
+                "{acme: acme.example}",
+                '"acme.example" is not a list of domains of "acme"; write one such as [acme.example]',
+            ),
+            ("{acme: []}", 'a list is not a list of domains of "acme"; write one such as [acme.example]'),
+            ("{acme: [localhost]}", '"localhost" is not a domain; write one such as acme.example'),
+            ("{acme: [1]}", "1 is not a domain; write one such as acme.example"),
+            ("{other: [a.b]}", '"other" is not a name of a provider; write up to 64 letters and digits, but not other'),
+            ("{a: [x.y], b: [x.y]}", "x.y belongs to both a and b; remove it from one of them"),
+        ],
+    )
+    def test_wrong_ones_are_refused(self, config, providers, problem):
+        file = config(f"emails.providers: {providers}\n")
+
+        assert f"config.yml: emails.providers: {problem}" == settings_error([file], TOKEN)
+
+    def test_have_no_flag_and_no_variable(self):
+        variable = "COMMS_EXPORTER_EMAILS_PROVIDERS"
+
+        assert "--emails.providers: unknown flag" in settings_error(["--emails.providers=x"], TOKEN)
+        assert f"{variable}: unknown variable" in settings_error([], TOKEN | {variable: "x"})
+
+
+class TestTagKeys:
+    def test_at_most_ten(self):
+        assert "--emails.tags: 11 tag keys are too many; the most are 10" == settings_error(
+            [f"--emails.tags={','.join(map(str, range(11)))}"], TOKEN
+        )
+
+    def test_are_printable(self):
+        assert '--emails.tags: "a\\u0007" is not a tag key; write up to 128 printable characters' == settings_error(
+            ["--emails.tags=a\a"], TOKEN
+        )
+
+
 class TestEffectiveSettings:
     def test_shows_the_settings_in_effect(self):
         """Settings that need a restart have their values from the start, all others those of the last reload."""
@@ -740,7 +812,7 @@ class TestDescribe:
     def test_describes_every_setting(self):
         described = {each.name: each for each in describe()}
 
-        assert Settings.model_fields.keys() - {"accounts"} == described.keys()
+        assert Settings.model_fields.keys() - {"accounts", "emails_providers"} == described.keys()
         assert ("--web.config.file", "COMMS_EXPORTER_WEB_CONFIG_FILE", "web.config.file", True) == (
             described["web_config_file"].flag,
             described["web_config_file"].variable,

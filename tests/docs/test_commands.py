@@ -471,7 +471,25 @@ class TestYaml:
     def test_every_block_has_a_test(self):
         pages = [each.page for each in BLOCKS if each.language == "yaml"]
 
-        assert ["README.md", "README.md", "SECURITY.md", "docs/alerts.md", "docs/performance.md"] == pages
+        assert [
+            "README.md",
+            "README.md",
+            "SECURITY.md",
+            "docs/alerts.md",
+            "docs/configuration.md",
+            "docs/performance.md",
+        ] == pages
+
+    def test_mailbox_providers_can_be_added(self, tmp_path):
+        (tmp_path / "config.yml").write_text(
+            under("docs/configuration.md", "emails.providers", "yaml"), encoding="utf-8"
+        )
+        environ = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "token", "HOME": str(tmp_path)}
+
+        settings = load([f"--config.file={tmp_path / 'config.yml'}"], environ)
+
+        assert "lost" == settings.emails_collect
+        assert (("acme", ("acme.example", "mail.acme.example")),) == settings.emails_providers
 
     def test_scrape_configuration_is_valid(self, prometheus_binaries, tmp_path):
         scrape, _, _ = under("README.md", "Use it", "yaml").partition("accounts:")

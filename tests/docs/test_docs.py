@@ -24,6 +24,8 @@ DOCS = ROOT / "docs"
 PAGES = {path: path.read_text(encoding="utf-8") for path in sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])}
 GOLDEN = (ROOT / "tests/golden/metrics.txt").read_text(encoding="utf-8").splitlines()
 SAMPLES = [line for line in GOLDEN if not line.startswith("#")]
+# Of emails, which are not collected by default.
+MORE = (ROOT / "tests/golden/emails.txt").read_text(encoding="utf-8").splitlines()
 DAY = 86400
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -39,8 +41,8 @@ def rules(file):
 
 
 RECORDED = {rule["record"]: rule["expr"] for rule in rules("comms-exporter.rules.yml")}
-FAMILIES = {line.split()[2] for line in GOLDEN if line.startswith("# TYPE")}
-NAMES = FAMILIES | {re.match(r"\w+", line)[0] for line in SAMPLES} | set(RECORDED)
+FAMILIES = {line.split()[2] for line in (*GOLDEN, *MORE) if line.startswith("# TYPE")}
+NAMES = FAMILIES | {re.match(r"\w+", line)[0] for line in (*SAMPLES, *MORE) if not line.startswith("#")} | set(RECORDED)
 
 
 def flags(parser):

@@ -4,17 +4,19 @@ import platform
 import re
 from dataclasses import dataclass, field
 
-from operations import NOW, apply, listing, operation, page_of, view
+from operations import NOW, account_with_emails, apply, email, learn, listing, operation, page_of, view
 from prometheus_client.core import GaugeMetricFamily
 
 from comms_exporter import __version__
 from comms_exporter.api.request_stats import RequestStats
+from comms_exporter.collect.emails.health import EmailHealth
 from comms_exporter.collect.health import PollHealth, Problem, Reloads
 from comms_exporter.collect.state import AccountState
 from comms_exporter.collect.view import View
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.operation_lines import OPERATION_FAMILIES, values
 from comms_exporter.model.operations import STATUSES
+from comms_exporter.model.providers import Providers
 
 
 @dataclass
@@ -24,6 +26,7 @@ class Account:
     view: View = field(default_factory=View)
     health: PollHealth = field(default_factory=lambda: PollHealth(interval_seconds=30))
     request_stats: RequestStats = field(default_factory=RequestStats)
+    email_health: EmailHealth = field(default_factory=EmailHealth)
 
     def publish(self, limit=1000):
         """Publish the state as a view, as a poll does."""
@@ -53,6 +56,34 @@ def shop():
     account.request_stats.requests.update({"200": 2})
     for seconds in (0.04, 0.21):
         account.request_stats.durations.observe(seconds)
+    return account.publish()
+
+
+def mailings():
+    """An account whose emails of all statuses are collected."""
+    state = account_with_emails(
+        all_stages=True, tags=("campaign",), errors=True, max_values=2, providers=Providers({"acme": ["acme.example"]})
+    )
+    account = Account("mailings", state)
+    apply(
+        state,
+        listing(
+            operation("comms_operation_01m1campaign", total=9, sent=7, delivered=4, opened=1, undelivered=3, failed=2)
+        ),
+    )
+    how = {"of": "comms_operation_01m1campaign"}
+    learn(
+        state,
+        email("comms_email_1", status="OPENED", to="gmail.com", sender="news.example", campaign="spring", **how),
+        email("comms_email_2", status="SENT", to="mail.acme.example", sender="shop.example", campaign="spring", **how),
+        email("comms_email_3", status="UNDELIVERED", updated=NOW + 50, to="gmail.com", sender="news.example",
+              campaign='sum"mer\\', **how),
+        email("comms_email_4", status="FAILED", to="company.example", sender="fresh.example", **how),
+        email("comms_email_5", status="INBOUND"),
+    )  # fmt: skip
+    state.emails.apply_errors("comms_operation_01m1campaign", 2, ["61001", "61001", "61003"])
+    account.health.succeeded(at=NOW, monotonic=NOW, took=0.25)
+    account.email_health.rounds, account.email_health.last_success = 1, NOW
     return account.publish()
 
 

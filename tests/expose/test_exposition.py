@@ -6,13 +6,28 @@ import re
 from pathlib import Path
 
 import pytest
-from expose.pages import comparable, make_exposition, newsletter, page_with, shop
-from operations import NOW, apply, listing, operation, page_of
+from expose.pages import Account, comparable, mailings, make_exposition, newsletter, page_with, shop
+from operations import NOW, account_with_emails, apply, listing, operation, page_of
 from prometheus import check_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from comms_exporter.collect.health import Reloads
+from comms_exporter.expose.email_families import EMAIL_DELIVERIES, EMAIL_ERRORS, EMAIL_LOSSES
+from comms_exporter.expose.exposition import Exposition
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.txt"
+
+
+EMAIL_FAMILIES = (*EMAIL_LOSSES, *EMAIL_DELIVERIES, *EMAIL_ERRORS)
+
+
+def families_of(page, metrics):
+    """Yield the lines of *metrics* in *page*."""
+    names = "|".join(metric.name for metric in metrics)
+    for line in page.splitlines(keepends=True):
+        if re.match(rf"(# \w+ )?({names})(_total|_bucket|_sum|_count)?[ {{]", line):
+            yield line
 
 
 class TestPage:
@@ -23,6 +38,41 @@ class TestPage:
             GOLDEN.write_text(page)
 
         assert GOLDEN.read_text() == page
+
+    @pytest.mark.parametrize("openmetrics", [False, True])
+    def test_has_the_golden_lines_of_emails(self, openmetrics):
+        """UPDATE_GOLDEN=1 make test updates them."""
+        page = "".join(families_of(page_with(mailings(), openmetrics=openmetrics), EMAIL_FAMILIES))
+        golden = GOLDEN.with_name(f"emails.{'openmetrics.' if openmetrics else ''}txt")
+        if os.environ.get("UPDATE_GOLDEN"):
+            golden.write_text(page)
+
+        assert golden.read_text() == page
+
+    def test_has_no_families_of_emails_that_are_not_collected(self):
+        """Those of an account whose losses are collected have no sent emails."""
+        losses = Account("lost", account_with_emails()).publish()
+        names = [[*families_of(page_with(*accounts), EMAIL_FAMILIES)] for accounts in ((shop(),), (shop(), losses))]
+
+        assert [] == names[0]
+        assert len(EMAIL_LOSSES) == sum(text.startswith("# HELP") for text in names[1])
+
+    def test_families_of_emails_come_and_go_with_the_accounts(self):
+        accounts = [shop()]
+        exposition = make_exposition(*accounts)
+        before = comparable(page_of(exposition).decode())
+        exposition = Exposition(lambda: accounts, reloads=Reloads(last_success=NOW - 60), monotonic=lambda: NOW)
+        for _ in range(2):
+            assert before == comparable(page_of(exposition).decode())
+            accounts.append(mailings())
+            assert "comms_emails_failed_by_sender_total" in page_of(exposition).decode()
+            accounts.pop()
+
+    def test_can_be_restricted_to_families_of_emails(self):
+        name = "comms_emails_failed_by_provider_total"
+        page = page_with(mailings(), names=[name])
+
+        assert {name} == {re.match(r"\w+", line)[0] for line in page.splitlines() if not line.startswith("#")}
 
     def test_has_the_same_samples_in_openmetrics(self):
         text = {(s.name, *sorted(s.labels.items())): s.value for f in parse_text(page_with(shop())) for s in f.samples}
@@ -65,7 +115,9 @@ class TestPage:
 
         assert not {name for name in names if name.endswith("_created")}
 
-    @pytest.mark.parametrize("page", [page_with(), page_with(shop(), newsletter())], ids=["empty", "full"])
+    @pytest.mark.parametrize(
+        "page", [page_with(), page_with(shop(), newsletter()), page_with(mailings())], ids=["empty", "full", "emails"]
+    )
     def test_passes_promtool_check(self, prometheus_binaries, page):
         assert "" == check_metrics(prometheus_binaries, page)
 

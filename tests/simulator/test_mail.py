@@ -1,5 +1,6 @@
 """Single emails of the simulator: whom they are from and to, what becomes of them, and what the API shows."""
 
+import json
 import math
 from collections import Counter
 
@@ -246,6 +247,19 @@ class TestFaults:
     @pytest.fixture
     def faults(self, client):
         return client.app[FAULTS]
+
+    @pytest.mark.parametrize("listing", ["Errors", "Receipts"])
+    async def test_details_can_be_truncated(self, client, world, clock, faults, listing):
+        operation = world.send(fates=[FAILED])
+        clock.now += 5
+        (email,) = await ids(client, EMAILS)
+        faults.add("truncated")
+        path = f"{OPERATIONS}/{operation.id}/Errors" if listing == "Errors" else f"{EMAILS}/{email}/Receipts"
+
+        async with client.get(path) as response:
+            assert 200 == response.status
+            with pytest.raises(json.JSONDecodeError):
+                json.loads(await response.text())
 
     @pytest.mark.parametrize("kind", ["malformed", "unknown-field", "unknown-status"])
     async def test_spoil_one_email_of_a_page_and_a_single_one(self, client, world, faults, kind):

@@ -6,9 +6,12 @@ import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
 
-from operations import NOW, apply, listing, operation, page_of, restored, view
+from operations import NOW, account_with_emails, apply, email, learn, listing, operation, page_of, restored, view
+from store.state_files import downgrade
 
 from comms_exporter.api.request_stats import RequestStats
+from comms_exporter.collect.emails.health import EmailHealth
+from comms_exporter.collect.emails.state import EmailOptions
 from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.state import AccountState
 from comms_exporter.expose.exposition import Exposition
@@ -22,6 +25,10 @@ COLUMNS = {
     "file": ("id", "saves"),
     "accounts": ("name", "first_look", "horizon", "seen", "totals", "durations"),
     "operations": ("account", "id", "status", "created", "updated", "stats", "reading", "marks", "gone"),
+    "email_totals": ("account", "totals"),
+    "email_counts": ("account", "label", "value", "counts"),
+    "emails": ("account", "id", "known"),
+    "email_errors": ("account", "operation", "failed", "codes"),
 }
 # SQL expressions, because some of these values do not exist in Python.
 ODD = (
@@ -84,7 +91,7 @@ def _make(making, into, *, operations, old, in_use):
     making.mkdir()
     store = SqliteStore(making / "state.db")
     for name in ("shop", "news"):
-        state = AccountState()
+        state = AccountState() if old else account_with_emails(tags=("campaign",))
         apply(state, listing(operation("before", status="COMPLETED", created=NOW - 99), sweep=True, at=NOW - 60))
         for turn in range(3):
             apply(
@@ -104,6 +111,11 @@ def _make(making, into, *, operations, old, in_use):
                 ),
             )
             state.mark_gone(f"{name} 1")
+            if not old:
+                learn(
+                    state, *[email(f"{name} {n}", status="FAILED", campaign=f"{n}") for n in range(operations + turn)]
+                )
+                state.emails.apply_errors(f"{name} 1", 3, ["61001", "61002"])
             store.save(name, state.snapshot())
         if old:
             for each in state.tracked.values():
@@ -112,8 +124,7 @@ def _make(making, into, *, operations, old, in_use):
                     "UPDATE operations SET stats = ?, marks = ? WHERE (account, id) = (?, ?)", row
                 )
     if old:
-        store._connection.execute("ALTER TABLE operations DROP COLUMN began")
-        store._connection.execute("PRAGMA user_version = 1")
+        downgrade(store._connection, 1)
     if not in_use:
         store.close()
     for suffix in SUFFIXES:
@@ -254,23 +265,32 @@ def _sql(folder, statement):
     return statement
 
 
-def use(path):
+def use(path, *, emails=False):
     """Use the state file at *path* as a running exporter does; return whether it was loaded or renamed.
 
     Any error that the exporter does not handle is raised.
     """
     names = ("shop", "news")
     damage = []
-    options = {"clock": lambda: NOW, "lock_timeout": 0, "on_damage": lambda *found: damage.append(found)}
+    wanted = EmailOptions() if emails else None
+    options = {
+        "emails": emails,
+        "clock": lambda: NOW,
+        "lock_timeout": 0,
+        "on_damage": lambda *found: damage.append(found),
+    }
     store = SqliteStore(path, **options)
     try:
         saved = store.load(names)
-        states = {name: restored(saved.get(name)) for name in names}
+        states = {name: restored(saved.get(name), wanted) for name in names}
         renamed = bool(damage)
         _show(states)
         for name, state in states.items():
             apply(state, listing(operation("new", total=3), operation(f"{name} 2", updated=NOW + 999), sweep=True))
             apply(state, listing(sweep=True, at=NOW + 999))
+            if emails:
+                state.emails.begin(NOW)
+                learn(state, email("new", status="FAILED"), email(f"{name} 2", status="FAILED"))
             try:
                 store.save(name, state.snapshot())
             except StateLostError:
@@ -288,6 +308,9 @@ def use(path):
     for name, state in states.items():
         if not damage and not renamed:
             assert (tuple(state.totals), state.tracked) == (again[name].totals, again[name].tracked), name
+            if emails:
+                kept = again[name].emails
+                assert (state.emails.known, state.emails.counts.counts) == (kept.known, kept.counts), name
     if renamed:
         assert list(path.parent.glob("state.db.corrupt-*"))
     return "renamed" if renamed else "loaded"
@@ -297,6 +320,7 @@ class _Shown:
     def __init__(self, name, state):
         self.name, self.state = name, state
         self.view = view(state, now=NOW, active_window=1e12, limit=10**6)
+        self.email_health = EmailHealth()
         self.health, self.request_stats = PollHealth(interval_seconds=60, last_success_monotonic=NOW), RequestStats()
 
 
@@ -320,7 +344,7 @@ def fuzz(dice, times, folder: Path):
         originals.copy(dice, into)
         done = damage(dice, into)
         try:
-            counts[use(into / "state.db")] += 1
+            counts[use(into / "state.db", emails=dice.random() < 0.7)] += 1
         except Exception as error:  # noqa: BLE001 - finding any is the purpose
             neither.append(f"{number}: {done}: {type(error).__name__}: {error}")
         shutil.rmtree(into)

@@ -52,6 +52,28 @@ def memory(state):
     )
 
 
+def email_memory(emails):
+    """Return everything in *emails* that is saved."""
+    delays = emails.delays
+    return (
+        emails.known,
+        emails.counts.counts,
+        emails.errors,
+        (emails.losses, emails.deliveries, emails.inbound, emails.inbound_seen, emails.errors_since),
+        (delays.bounds, delays.counts, delays.sum),
+    )
+
+
+def downgrade(connection, version):
+    """Give a state file without emails the schema of an earlier *version*."""
+    if version < 4:
+        for table in ("email_totals", "email_counts", "emails", "email_errors"):
+            connection.execute(f"DROP TABLE {table}")
+    if version < 3:
+        connection.execute("ALTER TABLE operations DROP COLUMN began")
+    connection.execute(f"PRAGMA user_version = {version}")
+
+
 @contextmanager
 def database(path):
     """Give a connection to the state file, as another program would open it."""

@@ -11,6 +11,7 @@ from store.state_files import (
     copied,
     database,
     disk_full,
+    downgrade,
     loaded,
     memory,
     no_file_longer_than,
@@ -151,8 +152,7 @@ class TestVersions:
             for each in state.tracked.values():
                 row = json.dumps(each.operation.stats), json.dumps(each.marks), each.operation.id
                 connection.execute("UPDATE operations SET stats = ?, marks = ? WHERE id = ?", row)
-            connection.execute("ALTER TABLE operations DROP COLUMN began")
-            connection.execute("PRAGMA user_version = 1")
+            downgrade(connection, 1)
 
         states, renamed_to = loaded(path)
 
@@ -164,8 +164,19 @@ class TestVersions:
         save(store, state)
         store.close()
         with database(path) as connection:
-            connection.execute("ALTER TABLE operations DROP COLUMN began")
-            connection.execute("PRAGMA user_version = 2")
+            downgrade(connection, 2)
+
+        states, renamed_to = loaded(path)
+
+        assert renamed_to is None
+        assert memory(state) == memory(states["shop"])
+
+    def test_rows_of_the_third_version_are_read(self, store, state, path):
+        """It knew no emails."""
+        save(store, state)
+        store.close()
+        with database(path) as connection:
+            downgrade(connection, 3)
 
         states, renamed_to = loaded(path)
 
