@@ -106,6 +106,7 @@ class Service:
         log: FilteringBoundLogger,
     ) -> None:
         self.settings = settings
+        self._started_with = settings
         self.reloads = Reloads(last_success=time.time())
         self.supervisor = PollSupervisor()
         self.exposition = Exposition(
@@ -192,7 +193,9 @@ class Service:
             state = before.state
         else:
             state = AccountState(
-                forced_reading=forced_reading(settings), history=self._history, emails=build_email_state(settings)
+                forced_reading=forced_reading(settings),
+                history=self._history,
+                emails=build_email_state(settings, started_with=self._started_with),
             )
             if account.name in saved:
                 await run_in_slices(state.restore(saved[account.name]))

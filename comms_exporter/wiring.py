@@ -168,15 +168,16 @@ def build_poller(
     )
 
 
-def build_email_state(settings: Settings) -> EmailState | None:
-    """Return the state of an account's emails, None if none are collected."""
-    return None if settings.emails_collect == "off" else EmailState(email_options(settings))
+def build_email_state(settings: Settings, *, started_with: Settings) -> EmailState | None:
+    """Return the state of an account's emails, None if none were to be collected at the start."""
+    collect = started_with.emails_collect
+    return None if collect == "off" else EmailState(email_options(settings, all_stages=collect == "all"))
 
 
-def email_options(settings: Settings) -> EmailOptions:
+def email_options(settings: Settings, *, all_stages: bool = False) -> EmailOptions:
     """Return what is counted of emails, and by what."""
     return EmailOptions(
-        all_stages=settings.emails_collect == "all",
+        all_stages=all_stages,
         tags=settings.emails_tags,
         max_values=settings.emails_max_values,
         providers=Providers(dict(settings.emails_providers)),

@@ -15,7 +15,7 @@ from comms_exporter.model.records import TOTALS, Marks
 # In Marks.
 _FIRST, _END, _TOTAL = TOTALS.index(STAGES[0]), TOTALS.index(STAGES[-1]) + 1, TOTALS.index("total")
 # Of an hour in which more operations than this have changed, all emails are listed anyway.
-_MAX_CHANGED = 200
+_MAX_CHANGED = 50
 
 # How many emails of each of STAGES.
 Sums = list[int]

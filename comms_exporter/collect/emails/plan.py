@@ -1,6 +1,7 @@
 """Which emails to ask for: those of the hours in which some are missing, in as few pages as possible."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from comms_exporter.api.emails import EmailFilter
@@ -95,18 +96,20 @@ def cheapest_reach(
 
     The emails of older hours are asked for by operation: those in *single*, which lacks the hours where that is impossible.
     """
-    costs = {
-        hour: sum(1 + _emails(operation.stats, stage) // page_size for operation in operations)
-        for hour, operations in single.items()
-    }
-    never = float("inf")
-    fewest: float = sum(costs.get(hour, never) for hour in hours)
-    reach = None
-    for oldest in sorted(hours, reverse=True):
-        listed = sum(count for hour, count in listed_by_hour.items() if hour >= oldest)
-        pages = 1 + listed // page_size + sum(costs.get(hour, never) for hour in hours if hour < oldest)
-        if pages < fewest:
-            fewest, reach = pages, oldest
+    costs = dict.fromkeys(hours, float("inf"))
+    for hour, operations in single.items():
+        costs[hour] = sum(1 + _emails(operation.stats, stage) // page_size for operation in operations)
+    # While one of them is infinite, sums cannot be reduced by subtraction.
+    by_operation = list(accumulate((costs[hour] for hour in sorted(hours)), initial=0.0))
+    fewest, reach = by_operation[-1], None
+    listed = 0
+    for hour in sorted({*hours, *listed_by_hour}, reverse=True):
+        listed += listed_by_hour.get(hour, 0)
+        if hour in costs:
+            by_operation.pop()
+            pages = 1 + listed // page_size + by_operation[-1]
+            if pages < fewest:
+                fewest, reach = pages, hour
     return reach
 
 

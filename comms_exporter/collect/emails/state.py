@@ -4,7 +4,7 @@ An email counts for a stage once, when it is first seen to have reached it. Noth
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import floor
 
 from comms_exporter.base.printable import printable
@@ -73,7 +73,7 @@ class EmailState:
     def __init__(self, options: EmailOptions) -> None:
         self._mask = ALL_STAGES if options.all_stages else LOSSES | INBOUND
         self.counts = LabelCounts(options.max_values)
-        self.configure(options)
+        self.options = options
         self.deficits = Deficits(index for index in range(len(STAGES)) if self._mask >> index & 1)
         # By email_key(), see KnownEmail.packed().
         self.known: dict[int, int] = {}
@@ -95,7 +95,7 @@ class EmailState:
 
     def configure(self, options: EmailOptions) -> None:
         """Count with *options* from now on; whether all stages are counted cannot change."""
-        self.options = options
+        self.options = replace(options, all_stages=self.options.all_stages)
         self.counts.max_values = options.max_values
 
     @property

@@ -224,7 +224,7 @@ class TestFailures:
 
             collector._client.list_emails = slow
             await harness.poll(after=300)
-            await harness.poller.collect_emails(0.6)
+            await harness.poller.collect_emails(0.05)
             await asked.wait()
             await harness.poll()
             assert harness.poller.health.up
@@ -240,7 +240,7 @@ class TestFailures:
             pending = harness.faults.draw
             harness.faults.draw = lambda method, path: pending(method, path) if path == "/v1/Emails" else None
             await harness.poll()
-            await harness.poller.collect_emails(0.6)
+            await harness.poller.collect_emails(0.05)
             assert harness.poller._emails._step is not None
 
             await harness.poller._emails.close()
@@ -340,7 +340,7 @@ class Life:
             if self.rng.random() < 0.05:
                 self.kill()
             else:
-                await self.harness.poller.collect_emails(self.rng.choice([0.52, 60.0]))
+                await self.harness.poller.collect_emails(self.rng.choice([0.02, 60.0]))
             if self.rng.random() < 0.02:
                 self.kill()
 
