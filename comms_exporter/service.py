@@ -194,7 +194,6 @@ class Service:
         else:
             state = AccountState(
                 forced_reading=forced_reading(settings),
-                history=self._history,
                 emails=build_email_state(settings, started_with=self._started_with),
             )
             if account.name in saved:
@@ -210,6 +209,7 @@ class Service:
             session=self._session,
             save=self._store.saver(account.name),
             prepare=self.exposition.prepare,
+            history=self._history,
             recorder=self._recording,
             redactor=self._redactor,
             log=self._log,

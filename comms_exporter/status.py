@@ -78,7 +78,7 @@ def operation_detail(pollers: Sequence[Poller], account: str, operation_id: str)
                 funnel=_funnel_of(operation.stats, tracked.reading),
                 history=[
                     HistoryPoint(point.time, _funnel_of(stats_of(point.packed), tracked.reading))
-                    for point in poller.state.history_of(operation_id)
+                    for point in poller.history.points(operation)
                 ],
             )
     return None

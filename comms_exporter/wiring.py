@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from comms_exporter.base.redaction import Redactor
 from comms_exporter.collect.emails.health import EmailHealth
 from comms_exporter.collect.emails.state import EmailOptions, EmailState
 from comms_exporter.collect.health import PollHealth
+from comms_exporter.collect.history import AccountHistory, History
 from comms_exporter.collect.poller import EmailCollection, Poller
 from comms_exporter.collect.recording import Recorder
 from comms_exporter.collect.state import AccountState
@@ -127,6 +129,7 @@ def build_poller(
     session: aiohttp.ClientSession,
     save: Callable[[Snapshot], Awaitable[None]] | None,
     prepare: Callable[[str, Sequence[Operation]], Awaitable[None]],
+    history: History,
     recorder: Recorder | None,
     redactor: Redactor,
     log: FilteringBoundLogger,
@@ -140,6 +143,9 @@ def build_poller(
         redactor=redactor,
         log=log,
     )
+    account_history = before.history if before else AccountHistory(history)
+    if before is None:
+        account_history.start((each for each in state.recently_active() if not each.gone), time.time())
     return Poller(
         account.name,
         client=client,
@@ -165,6 +171,7 @@ def build_poller(
             log_losses=settings.emails_log,
         ),
         email_health=before.email_health if before else EmailHealth(),
+        history=account_history,
     )
 
 

@@ -1,17 +1,21 @@
-"""How the counters of operations changed since the exporter started, in a fixed amount of memory for all accounts together."""
+"""How the counters of operations changed since the exporter started, in a fixed amount of memory for all accounts together.
 
-from collections import OrderedDict, deque
+It is for the status page, so it looks at what a poll has changed anyway, now and then, and costs the poll next to nothing.
+"""
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+from itertools import islice
 from typing import NamedTuple
 
 from comms_exporter.model.operations import Operation
+from comms_exporter.model.records import Tracked
 
 # At most 5 MB with both.
 MAX_OPERATIONS = 1000
 MAX_POINTS = 24
-
-
-# Operations before a change, and their packed counters after it.
-Changes = deque[tuple[Operation, bytes]]
+# Of an account, at most this many points are added in a second, on average: the page says what the counters are now anyway.
+_POINTS_PER_SECOND = 15
 
 
 class Point(NamedTuple):
@@ -25,30 +29,62 @@ class History:
     """The points of the *max_operations* operations that changed last; each has at most *max_points*."""
 
     def __init__(self, *, max_operations: int = MAX_OPERATIONS, max_points: int = MAX_POINTS) -> None:
-        self._max_operations = max_operations
+        self.max_operations = max_operations
         self._max_points = max_points
-        # Plain tuples, because every change of a poll makes one.
+        # Plain tuples, because every change makes one.
         self._points: OrderedDict[tuple[object, str], list[tuple[float, bytes]]] = OrderedDict()
 
-    def changes(self) -> Changes:
-        """Return an empty collection for the changes of one poll, which keeps as many of the latest as the history does."""
-        return deque(maxlen=self._max_operations)
-
-    def add(self, owner: object, changes: Changes, now: float) -> None:
-        """Note that *now* the counters of *owner*'s operations have changed."""
-        for before, packed in changes:
-            key = (owner, before.id)
+    def add(self, owner: object, operations: Iterable[Operation], now: float) -> None:
+        """Note what the counters of *owner*'s *operations* are *now*."""
+        for operation in operations:
+            key = (owner, operation.id)
             points = self._points.pop(key, None)
+            # An update in the future is wrong.
+            time = min(operation.updated, now)
             if points is None:
-                if len(self._points) >= self._max_operations:
+                if len(self._points) >= self.max_operations:
                     self._points.popitem(last=False)
-                points = [(min(before.updated, now), before.packed)]
-            points.append((now, packed))
-            if len(points) > self._max_points:
-                # The first and the latest stay, and what is between them gets coarser.
-                del points[1:-1:2]
+                points = [(time, operation.packed)]
+            elif points[-1][1] != operation.packed:
+                points.append((max(time, points[-1][0]), operation.packed))
+                if len(points) > self._max_points:
+                    # The first and the latest stay, and what is between them gets coarser.
+                    del points[1:-1:2]
             self._points[key] = points
 
     def points(self, owner: object, operation_id: str) -> list[Point]:
         """Return the points of an operation, oldest first; none if it has not changed, or too many others have since."""
         return [Point(*point) for point in self._points.get((owner, operation_id), ())]
+
+
+class AccountHistory:
+    """The part of *history* that belongs to one account."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        # Not the account itself: a history outlives an account that is removed.
+        self._owner = object()
+        self._last_look = self._next_look = float("-inf")
+
+    def start(self, known: Iterable[Tracked], now: float) -> None:
+        """Note what is *known* of operations before the first poll."""
+        self._add(known, now)
+
+    def look(self, changed: Collection[Tracked | None], now: float) -> None:
+        """Note what the operations are *now* that have *changed*, unless there were many at the last look."""
+        # A clock that is set back must not stop it.
+        if now >= self._next_look or now < self._last_look:
+            self._last_look = now
+            self._next_look = now + min(len(changed), self._history.max_operations) / _POINTS_PER_SECOND
+            self._add(changed, now)
+
+    def points(self, operation: Operation) -> list[Point]:
+        """Return how the counters of *operation* changed, oldest first, up to what they are now; none if they have not."""
+        points = self._history.points(self._owner, operation.id)
+        if points and points[-1].packed != operation.packed:
+            points.append(Point(max(operation.updated, points[-1].time), operation.packed))
+        return points if len(points) > 1 else []
+
+    def _add(self, tracked: Iterable[Tracked | None], now: float) -> None:
+        known = (each.operation for each in tracked if each is not None)
+        self._history.add(self._owner, islice(known, self._history.max_operations), now)

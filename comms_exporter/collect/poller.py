@@ -18,6 +18,7 @@ from comms_exporter.collect.emails.health import EmailHealth
 from comms_exporter.collect.emails.state import EmailState
 from comms_exporter.collect.follow_up import FollowUp, left_out
 from comms_exporter.collect.health import PollHealth, Problem
+from comms_exporter.collect.history import AccountHistory, History
 from comms_exporter.collect.listings import ListingReader
 from comms_exporter.collect.recording import AccountRecording, Recorder
 from comms_exporter.collect.schedule import HOUR, RETENTION, Schedule, requests_per_hour
@@ -65,6 +66,7 @@ class Poller:
         recorder: Recorder | None = None,
         emails: EmailCollection | None = None,
         email_health: EmailHealth | None = None,
+        history: AccountHistory | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -73,6 +75,7 @@ class Poller:
         self.state = state
         self.health = health
         self.request_stats = client.request_stats
+        self.history = history or AccountHistory(History())
         # What scrapes see. It has been saved, so a crash never takes back what a scrape returned.
         self.view = view
         self._client = client
@@ -234,6 +237,8 @@ class Poller:
         """Save the changes, then publish them; a failed save does not stop publishing."""
         self._expect()
         snapshot = self.state.snapshot()
+        if snapshot is not None:
+            self.history.look(snapshot.changed.values(), self._reader.now())
         if self._save is not None and snapshot is not None:
             try:
                 await self._save(snapshot)

@@ -13,7 +13,6 @@ import msgspec
 
 from comms_exporter.base.slices import SIZE, Steps, batched
 from comms_exporter.collect.emails.state import EmailState
-from comms_exporter.collect.history import History, Point
 from comms_exporter.collect.recent import RecentSums
 from comms_exporter.collect.schedule import HOUR, MARGIN, RETENTION
 from comms_exporter.collect.view import DURATION_BUCKETS, Summary, View
@@ -56,20 +55,10 @@ class Listing:
 class AccountState:
     """Every operation of one account that the API can still return, and the totals, which outlive them."""
 
-    def __init__(
-        self,
-        *,
-        forced_reading: Reading | None = None,
-        history: History | None = None,
-        emails: EmailState | None = None,
-    ) -> None:
+    def __init__(self, *, forced_reading: Reading | None = None, emails: EmailState | None = None) -> None:
         self.forced_reading = forced_reading
         # None if single emails are not collected.
         self.emails = emails
-        self._history = History() if history is None else history
-        # Not the state itself: a history outlives an account that is removed.
-        self._history_owner = object()
-        self._changes = self._history.changes()
         self.tracked: dict[str, Tracked] = {}
         # The number of operations that were loaded from the state file.
         self.restored = 0
@@ -104,8 +93,6 @@ class AccountState:
             for operation in batch:
                 self._observe(operation, listing.ended)
             yield
-        self._history.add(self._history_owner, self._changes, listing.ended)
-        self._changes.clear()
         if self.first_look is None:
             # The API truncates times to seconds: count what was created within this second as new.
             self.first_look = floor(listing.started)
@@ -183,10 +170,6 @@ class AccountState:
     def unfinished(self) -> Iterable[Operation]:
         """Return the operations that can still change soon."""
         return (each.operation for each in self._summary.unfinished.values())
-
-    def history_of(self, operation_id: str) -> list[Point]:
-        """Return how the counters of an operation changed since the start, as far as that is kept."""
-        return self._history.points(self._history_owner, operation_id)
 
     @property
     def created_by_hour(self) -> Mapping[float, int]:
@@ -289,8 +272,6 @@ class AccountState:
             if marks != latest or reading is not known.reading:
                 self.regressions.update(decreased_stages(before, stats, reading))
             began = _began(known, operation, latest, now)
-            if operation.packed != known.operation.packed:
-                self._changes.append((known.operation, operation.packed))
             operation = Operation(
                 operation_id, operation.status, operation.created, operation.updated, operation.packed
             )

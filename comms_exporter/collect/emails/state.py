@@ -127,7 +127,7 @@ class EmailState:
     def operation_grew(self, operation: Operation, growth: Marks) -> None:
         """Note that an operation counts more emails than before."""
         self.deficits.operation_grew(operation, growth)
-        if growth[_FAILED_MARK] and self._counts_errors_of(operation):
+        if self.options.errors and growth[_FAILED_MARK] and self._counts_errors_of(operation):
             self.errors_due[operation.id] = None
 
     def operation_restored(self, operation: Operation, marks: Marks) -> None:
