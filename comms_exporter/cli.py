@@ -43,6 +43,7 @@ from comms_exporter.config import (
 )
 from comms_exporter.logs import configure, log_uncaught
 from comms_exporter.model.operations import STATUSES
+from comms_exporter.model.providers import Providers
 from comms_exporter.service import Service, exporter
 from comms_exporter.signals import run_until, signal_events
 from comms_exporter.simulator.demo import STORY, demo_world
@@ -329,15 +330,16 @@ async def _operation(settings: Settings, own: argparse.Namespace) -> int:
                 continue
             if found is None:
                 continue
-            report = await operation.read_report(
-                account.name,
-                found,
-                emails=EmailsClient(client, log=log.bind(account=account.name)),
-                all_emails=own.emails,
+            report = operation.Report(
+                account=account.name, operation=found, providers=Providers(dict(settings.emails_providers))
+            )
+            reader = operation.ReportReader(
+                report,
+                EmailsClient(client, log=log.bind(account=account.name)),
                 show_addresses=own.show_addresses,
                 progress=progress,
             )
-            _print_report(report, in_json=own.json)
+            await _print_report(reader, own)
             for problem in report.problems:
                 _print_failure(account.name, problem, redactor)
             return 1 if report.problems else 0
@@ -349,11 +351,13 @@ async def _operation(settings: Settings, own: argparse.Namespace) -> int:
     return 1
 
 
-def _print_report(report: operation.Report, *, in_json: bool) -> None:
-    if in_json:
-        _print(*json.dumps(operation.as_json(report), indent=2).splitlines())
+async def _print_report(reader: operation.ReportReader, own: argparse.Namespace) -> None:
+    if own.json:
+        _print(*json.dumps(await operation.read_json(reader, all_emails=own.emails), indent=2).splitlines())
     else:
-        _print(*operation.as_text(report, now=time.time(), width=_width()))
+        await operation.print_text(
+            reader, all_emails=own.emails, write=lambda lines: _print(*lines), now=time.time(), width=_width()
+        )
 
 
 def _print_failure(account: str, error: CommsError, redactor: Redactor) -> None:

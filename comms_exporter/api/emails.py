@@ -33,6 +33,8 @@ Detail = TypeVar("Detail", bound=tuple[str, ...])
 
 # Errors and receipts: what is needed are the codes of an operation, and the recipients of one email.
 _MAX_DETAIL_PAGES = 20
+# Resources in succession that lack details, with a 404, until they are taken for not offered.
+_NOT_OFFERED_AFTER = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +86,7 @@ class EmailsClient:
         self._client = client
         self._log = log
         self._page_size = PageSize(client.page_size)
-        self._not_offered: set[str] = set()
+        self._offers: dict[str, _Offer] = {}
 
     @property
     def page_size(self) -> int:
@@ -147,11 +149,11 @@ class EmailsClient:
         return self._without_secrets(_parse(read_email, body))
 
     async def list_errors(self, operation_id: str, budget: RetryBudget) -> list[DeliveryError] | None:
-        """Return why emails of the operation failed, None if the API does not offer that."""
+        """Return why emails of the operation failed, None if the API does not have that."""
         return await self._details(read_delivery_errors, ("Operations", operation_id, "Errors"), budget)
 
     async def list_receipts(self, email_id: str, budget: RetryBudget) -> list[Receipt] | None:
-        """Return what became of the email for each of its recipients, None if the API does not offer that."""
+        """Return what became of the email for each of its recipients, None if the API does not have that."""
         return await self._details(read_receipts, (email_id, "Receipts"), budget)
 
     async def _details(
@@ -161,6 +163,7 @@ class EmailsClient:
         budget: RetryBudget,
     ) -> list[Detail] | None:
         cursor = Cursor(self._client.url_of(*segments), mask=self._client.redactor.mask)
+        offer = self._offers.setdefault(segments[-1], _Offer())
         found: list[Detail] = []
         for _ in range(_MAX_DETAIL_PAGES):
             try:
@@ -169,19 +172,21 @@ class EmailsClient:
                 )
             except CommsError as error:
                 if error.status in {404, 405} and not cursor.within_listing:
-                    self._log_not_offered(segments[-1])
+                    if offer.missed(error.status):
+                        self._log.info("the API does not offer these details", path=f"/{segments[-1]}")
                     return None
                 raise
+            offer.offered = True
             entries, token = _parse(read, body)
             found += (each for each in entries if not self._client.redactor.finds_secret_in("\n".join(each)))
             if not cursor.advance(token):
                 break
         return found
 
-    def _log_not_offered(self, name: str) -> None:
-        if name not in self._not_offered:
-            self._not_offered.add(name)
-            self._log.info("the API does not offer these details", path=f"/{name}")
+    def offers_receipts(self) -> bool | None:
+        """Return whether the API offers receipts; None if too few were asked for to tell."""
+        offer = self._offers.get("Receipts")
+        return None if offer is None else offer.offered
 
     def _only(self, wanted: EmailFilter, page: EmailPage) -> EmailPage:
         emails = [each for each in page.emails if wanted.matches(each)]
@@ -196,6 +201,23 @@ class EmailsClient:
         good = [each for each in page.emails if not finds_secret_in(_texts(each))]
         malformed = ["an email contains a secret"] * (len(page.emails) - len(good))
         return page._replace(emails=good, malformed=[*page.malformed, *malformed])
+
+
+class _Offer:
+    """Whether the API offers one kind of details: *offered* is None until that is known."""
+
+    def __init__(self) -> None:
+        self.offered: bool | None = None
+        self._missing = 0
+
+    def missed(self, status: int | None) -> bool:
+        """Note a response without the details, and return whether that is how we know that none are offered."""
+        self._missing += 1
+        # Another resource may have them, unless the method itself is not allowed.
+        if self.offered is None and (status == 405 or self._missing >= _NOT_OFFERED_AFTER):
+            self.offered = False
+            return True
+        return False
 
 
 def _texts(email: Email) -> str:

@@ -16,15 +16,41 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -
 
     No cell is cut, so that ids can be copied. Columns of numbers are aligned to the right.
     """
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     right = [all(map(_NUMBER.fullmatch, column)) for column in zip(*rows, strict=True)] if rows else []
-    right = right or [False] * len(header)
+    return _lines((header, *rows), _widths((header, *rows)), right or [False] * len(header), width)
+
+
+class GrowingTable:
+    """A table like that of table() whose rows come little by little; the columns have at least the widths in *least*."""
+
+    def __init__(self, header: Sequence[str], *, least: Sequence[int], width: int) -> None:
+        self._header = header
+        self._widths = list(least)
+        self._width = width
+        self._begun = False
+
+    def lines(self, rows: Sequence[Sequence[str]]) -> list[str]:
+        """Return the lines of more *rows*, below the header if they are the first."""
+        if not rows:
+            return []
+        shown = rows if self._begun else (self._header, *rows)
+        self._begun = True
+        # Only for the last column can the width differ from row to row.
+        self._widths = [*map(max, self._widths[:-1], _widths(shown)), _widths(shown)[-1]]
+        return _lines(shown, self._widths, [False] * len(self._header), self._width)
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def _lines(rows: Sequence[Sequence[str]], widths: Sequence[int], right: Sequence[bool], width: int) -> list[str]:
     *front, last = widths
     offset = sum(front) + len(_GAP) * len(front)
-    longest_word = max(len(word) for row in (header, *rows) for word in (*row[-1].split(), ""))
+    longest_word = max(len(word) for row in rows for word in (*row[-1].split(), ""))
     is_beside = offset + min(last, max(longest_word, _MIN_WIDTH)) <= width
     lines = []
-    for row in (header, *rows):
+    for row in rows:
         cells = [
             cell.rjust(size) if to_right else cell.ljust(size)
             for cell, size, to_right in zip(row, widths, right, strict=True)

@@ -289,12 +289,24 @@ class TestDetails:
     async def test_what_is_not_offered_is_logged_once(self, status):
         api = Api(Errors=lambda: web.Response(status=status), Receipts=lambda: web.Response(status=status))
         async with emails_client(api) as emails:
-            for _ in range(2):
+            for _ in range(4):
                 assert await emails.list_errors("o", RetryBudget()) is None
                 assert await emails.list_receipts("e", RetryBudget()) is None
+            assert emails.offers_receipts() is False
 
         event = "the API does not offer these details"
         assert [("info", event, {"path": "/Errors"}), ("info", event, {"path": "/Receipts"})] == api.log.entries
+
+    async def test_what_one_email_lacks_is_offered_if_others_have_it(self):
+        statuses = iter([404, 404, 200, 404, 404, 404, 404])
+        api = Api(Receipts=lambda: web.json_response([], status=next(statuses)))
+        async with emails_client(api) as emails:
+            assert emails.offers_receipts() is None
+            assert [None, None, []] == [await emails.list_receipts("e", RetryBudget()) for _ in range(3)]
+            assert [None] * 4 == [await emails.list_receipts("e", RetryBudget()) for _ in range(4)]
+            assert emails.offers_receipts() is True
+
+        assert [] == api.log.entries
 
     async def test_other_failures_are_errors(self):
         async with emails_client(Api(Errors=lambda: web.Response(status=400))) as emails:

@@ -1,16 +1,17 @@
 """`comms-exporter operation ID` shows what became of an operation, who is lost, and addresses only on request."""
 
+import asyncio
 import json
-import time
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from operations import NOW, as_json, operation, rfc3339
 from process import CREDENTIALS, run_to_end, unused_port
+from process import run as run_process
 from simulated_api import SENT, ConfigFile, SimulatedApi
 
-from comms_exporter.commands.operation import Report, as_text, why_not_found
+from comms_exporter.commands.operation import Report, losses_as_text, why_not_found
 from comms_exporter.model.emails import Email
 
 ID = "comms_operation_01m8c1jmw9jymnx7fqazzj74pw"
@@ -47,6 +48,9 @@ class Api:
 
     def __init__(self):
         self.requests = []
+        self.emails = EMAILS
+        # The second page of a listing is never answered.
+        self.pages = 1
         self.operation = as_json(
             operation(ID, created=NOW, status="COMPLETED", total=4, sent=3, delivered=1, failed=1, undelivered=2)
         )
@@ -60,8 +64,11 @@ class Api:
         self.requests.append(request.path_qs.partition("?pageSize")[0].partition("&pageSize")[0])
         if request.path == "/v1/Emails":
             status = request.query.get("status")
-            listed = [each for each in EMAILS if status in {None, each["status"]}]
-            return web.json_response({"emails": listed, "pagination": {"next": None}})
+            listed = [each for each in self.emails if status in {None, each["status"]}]
+            if "pageToken" in request.query:
+                await asyncio.Event().wait()
+            more = "2" if self.pages > 1 and status is None else None
+            return web.json_response({"emails": listed, "pagination": {"next": more}})
         response = self.responses.get(request.path)
         if isinstance(response, int):
             return web.Response(status=response)
@@ -95,6 +102,7 @@ class TestReport:
         assert (0, "") == (code, stderr)
         assert stdout.startswith(f"operation  {ID}\naccount    ACtest\nstatus     COMPLETED\n")
         assert ["undelivered", "2", "50.0", "%"] in section(stdout, "STAGE")
+        assert [["1", "2", "other"]] == section(stdout, "LOST BY PROVIDER")
         assert [["1", "1", "a.example"], ["0", "1", "b.example"]] == section(stdout, "RECIPIENT DOMAIN")
         assert [["1", "1", "shop.example"], ["0", "1", "other.example"]] == section(stdout, "SENDER DOMAIN")
         assert [["1", "0", "campaign:spring"]] == section(stdout, "LOST BY TAG")
@@ -123,7 +131,7 @@ class TestReport:
             ["UNDELIVERED", "***@b.example", "e2"],
             ["UNDELIVERED", "***@a.example", "e3"],
             ["DELIVERED", "***@a.example", "e4"],
-        ] == [[row[0], row[2], row[-1]] for row in section(stdout, "STATUS ")]
+        ] == [[row[0], row[3], row[2]] for row in section(stdout, "STATUS ")]
         assert "***@b.example and 1 more" in stdout
         assert [["UNDELIVERED", "30003", "b.example", "full", "e2"]] == section(stdout, "RECEIPT")
         # One email has several recipients.
@@ -143,8 +151,51 @@ class TestReport:
         code, stdout, stderr = await run(api, ID, "--emails")
 
         assert (0, "") == (code, stderr)
-        assert "it does not offer /Errors." in stdout
-        assert "The API does not offer /Receipts." in stdout
+        assert "it does not have /Errors of this operation." in stdout
+        assert "The API does not have /Receipts of emails with several recipients." in stdout
+
+    async def test_receipts_that_one_email_lacks_are_missing_only_there(self, api):
+        several = ("canary@b.example", "canary@c.example")
+        api.emails = [entry(f"e{n}", "DELIVERED", to=several) for n in range(9)]
+        api.responses |= {f"/v1/Emails/e{n}/Receipts": RECEIPTS if n in {1, 8} else 404 for n in range(9)}
+        _, stdout, _ = await run(api, ID, "--emails")
+        everything = json.loads((await run(api, ID, "--emails", "--json"))[1])
+
+        assert ["e1", "e8"] == [row[-1] for row in section(stdout, "RECEIPT")]
+        assert "The API does not have the receipts of 7 of 9 emails." in stdout
+        assert ["e1", "e8"] == [each["id"] for each in everything["emails"] if each["receipts"]]
+        assert 7 == sum(each["receipts"] is None for each in everything["emails"])
+
+    async def test_receipts_that_no_email_has_are_not_asked_for_again_and_again(self, api):
+        several = ("canary@b.example", "canary@c.example")
+        api.emails = [entry(f"e{n}", "DELIVERED", to=several) for n in range(9)]
+        api.responses["/v1/Emails/e2/Receipts"] = 404
+        _, stdout, _ = await run(api, ID, "--emails")
+
+        assert 3 == sum(path.endswith("/Receipts") for path in api.requests)
+        assert "The API does not have /Receipts of emails with several recipients." in stdout
+
+    async def test_emails_are_printed_while_others_are_read(self, api):
+        """The first page is on the terminal although the second one never comes."""
+        api.pages = 2
+        flags = (f"--api.base-url={api.url}", ID, "--emails")
+        async with run_process("operation", *flags, environ=CREDENTIALS) as process:
+            await process.until("DELIVERED .* e4 ")
+
+            assert "LOST BY PROVIDER" in process.stdout
+            # That is known only at the end.
+            assert "operation created" not in process.stdout
+
+    async def test_the_providers_of_the_config_file_count(self, api, tmp_path):
+        config = tmp_path / "comms.yml"
+        config.write_text("emails:\n  providers:\n    acme: [a.example]\n")
+        _, stdout, _ = await run(api, ID, f"--config.file={config}")
+        report = json.loads((await run(api, ID, f"--config.file={config}", "--json"))[1])
+
+        assert [["1", "1", "acme"], ["0", "1", "other"]] == section(stdout, "LOST BY PROVIDER")
+        assert {"e1": "acme", "e2": "other", "e3": "acme"} == {
+            each["id"]: each["provider"] for each in report["emails"]
+        }
 
     async def test_shows_what_it_has_when_a_request_fails(self, api):
         api.responses[f"/v1/Emails/Operations/{ID}/Errors"] = 403
@@ -247,9 +298,9 @@ async def test_a_simulated_operation_adds_up():
 
 
 def test_a_breakdown_is_bounded():
-    emails = {str(n): Email(str(n), "FAILED", ID, None, None, f"d{n:02}.example", 1, "", ()) for n in range(13)}
-    report = Report(account="a", operation=operation(ID, total=13, failed=13), emails=emails, errors=[])
-    text = "\n".join(as_text(report, now=time.time(), width=80))
+    report = Report(account="a", operation=operation(ID, total=13, failed=13), errors=[])
+    report.add(Email(str(n), "FAILED", ID, None, None, f"d{n:02}.example", 1, "", ()) for n in range(13))
+    text = "\n\n".join("\n".join(section) for section in losses_as_text(report, width=80))
 
     assert ["3", "0", "(3", "others)"] == section(text, "RECIPIENT DOMAIN")[-1]
     assert [["13", "0", "(unknown)"]] == section(text, "SENDER DOMAIN")
