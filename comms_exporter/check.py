@@ -12,7 +12,9 @@ from comms_exporter.api.errors import CommsError
 from comms_exporter.api.payloads import Page
 from comms_exporter.api.retries import RetryBudget
 from comms_exporter.base.printable import printable
+from comms_exporter.collect.emails.cost import Traffic, email_requests_per_hour
 from comms_exporter.collect.schedule import RETENTION, requests_per_hour
+from comms_exporter.model.readings import REACHED, detect_reading, reached
 
 # Seconds. With more clock skew than this, polls list the wrong time window.
 MAX_CLOCK_SKEW = 30.0
@@ -60,6 +62,8 @@ async def check(
     base_url: str,
     client: CommsClient,
     interval: float,
+    emails_collect: str,
+    emails_interval: float,
     proxied: bool,
     mask: Callable[[str], str],
     clock: Callable[[], float] = time.time,
@@ -75,7 +79,14 @@ async def check(
         report.steps.append(await _test_dns(host, port, resolve or _resolve))
     page = await _request_page(report, client, secure=url.scheme == "https", mask=mask)
     if page is not None:
-        report.steps += [_test_clock(client.now() - clock()), _estimate_requests(page, interval, client.page_size)]
+        week = _extrapolate(page)
+        report.steps += [
+            _test_clock(client.now() - clock()),
+            _estimate_requests(week, interval, client.page_size, about=page.next is not None),
+            _estimate_email_requests(
+                week, emails_collect, interval=max(interval, emails_interval), page_size=client.page_size
+            ),
+        ]
     return report
 
 
@@ -125,15 +136,38 @@ def _test_clock(skew: float) -> Step:
     return Step("clock", False, found, "set this machine's clock, for example with NTP")
 
 
-def _estimate_requests(page: Page, interval: float, page_size: int) -> Step:
-    count = len(page.operations)
-    if page.next is not None and count > 1:
-        # Extrapolate this page to the week.
-        created = [operation.created for operation in page.operations]
-        count = round(count * RETENTION / max(1.0, max(created) - min(created)))
+def _extrapolate(page: Page) -> Traffic:
+    """Return what a week of operations sends, judged by the first page."""
+    operations = page.operations
+    weeks = 1.0
+    if page.next is not None and len(operations) > 1:
+        created = [operation.created for operation in operations]
+        weeks = max(1.0, max(created) - min(created)) / RETENTION
+    sums = dict.fromkeys(REACHED, 0)
+    for operation in operations:
+        for name, count in zip(REACHED, reached(operation.stats, detect_reading(operation.stats)), strict=True):
+            sums[name] += count
+    emails, opened, undelivered, failed = (sums[name] for name in ("total", "opened", "undelivered", "failed"))
+    return Traffic(*(each / weeks for each in (len(operations), emails, opened, undelivered, failed)))
+
+
+def _estimate_requests(week: Traffic, interval: float, page_size: int, *, about: bool) -> Step:
+    count = round(week.operations)
     a_day = 24 * requests_per_hour(count, interval=interval, page_size=page_size)
-    about = "" if page.next is None else "about "
-    return Step("requests", True, f"about {a_day:,.0f} requests a day for {about}{count:,} operations a week")
+    return Step(
+        "requests",
+        True,
+        f"about {a_day:,.0f} requests a day for {'about ' if about else ''}{count:,} operations a week",
+    )
+
+
+def _estimate_email_requests(week: Traffic, collect: str, *, interval: float, page_size: int) -> Step:
+    lost, everything = (
+        24 * email_requests_per_hour(week, all_stages=all_stages, interval=interval, page_size=page_size)
+        for all_stages in (False, True)
+    )
+    needs = f"lost takes at most about {lost:,.0f} more requests a day, all {everything:,.0f}"
+    return Step("emails", True, f"--emails.collect is {collect}; {needs}, for {week.emails:,.0f} emails a week")
 
 
 def as_text(reports: list[Report]) -> str:

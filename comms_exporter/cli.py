@@ -195,6 +195,10 @@ def _demo_command(arguments: Sequence[str]) -> int:
         # Counters move every second, and finished operations make room for new ones.
         "collect_interval": "1s",
         "collect_active_window": "30s",
+        # Who is lost in the failure spike, by everything that the simulator sends.
+        "emails_collect": "all",
+        "emails_interval": "5s",
+        "emails_tags": "campaign,language",
         "web_listen_address": "127.0.0.1:10067",
         "log_level": "warn",
         "state_path": "",
@@ -277,6 +281,8 @@ async def _check(settings: Settings) -> list[Report]:
                     account, settings, session=session, request_stats=RequestStats(), redactor=redactor, log=log
                 ),
                 interval=settings.collect_interval,
+                emails_collect=settings.emails_collect,
+                emails_interval=settings.emails_interval,
                 proxied=proxy_of(account, redactor) is not None,
                 mask=redactor.mask,
             )

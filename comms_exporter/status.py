@@ -1,16 +1,35 @@
 """Build what the status page shows from the pollers."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from heapq import nsmallest
+from operator import sub
 
 from comms_exporter import __version__
 from comms_exporter.check import ADVICE
+from comms_exporter.collect.emails.view import EmailsView
 from comms_exporter.collect.poller import Poller
 from comms_exporter.collect.state import AccountState
+from comms_exporter.model.email_records import CODE, PROVIDER, SENDER_DOMAIN, STAGES, TAG_PREFIX, Counts, Series
 from comms_exporter.model.operations import Operation, Stats, stats_of
 from comms_exporter.model.readings import REACHED, Reading, reached, stat
-from comms_exporter.web.status_page.model import Account, Funnel, HistoryPoint, OperationDetail, OperationRow, Status
+from comms_exporter.web.status_page.model import (
+    Account,
+    Emails,
+    Funnel,
+    HistoryPoint,
+    Lost,
+    LostAt,
+    LostBy,
+    OperationDetail,
+    OperationRow,
+    Status,
+)
+
+# The values of a label that an account shows.
+_WORST = 5
+_NOTHING = (0,) * len(STAGES)
 
 
 def current_status(pollers: Sequence[Poller], *, telemetry_path: str) -> Status:
@@ -40,7 +59,54 @@ def account_card(poller: Poller) -> Account:
         requests_a_day=24 * poller.requests_per_hour(),
         tracked=poller.view.tracked,
         hidden=poller.view.hidden,
+        emails=_emails(poller),
     )
+
+
+def _emails(poller: Poller) -> Emails | None:
+    view, recent = poller.view.emails, poller.recent_counts
+    if view is None or recent is None:
+        return None
+    health = poller.email_health
+    problem = health.problem
+    before = recent.before
+    now = time.time()
+    return Emails(
+        everything=view.all_stages,
+        good=health.up if health.rounds else None,
+        success_age_seconds=now - health.last_success if health.last_success else None,
+        lost_seconds=now - before.time,
+        reason=problem.reason if problem else "",
+        message=problem.message if problem else "",
+        advice=ADVICE.get(problem.reason, "") if problem else "",
+        tracked=view.tracked,
+        unattributed=sum(view.unattributed.values()),
+        requests_a_day=24 * poller.email_requests_per_hour(),
+        lost=_lost_by_label(view, before.counts),
+    )
+
+
+def _lost_by_label(view: EmailsView, before: Mapping[Series, Counts]) -> list[LostBy]:
+    """Return who is lost since the counts were those in *before*."""
+    by_label: dict[str, list[Lost]] = {}
+    for (label, value), counts in view.counts.items():
+        if label == CODE:
+            continue
+        sent, _, _, undelivered, failed = map(sub, counts, before.get((label, value), _NOTHING))
+        if undelivered or failed:
+            # Failed emails were not sent. Without `all`, nobody knows how many were.
+            share = 100 * (undelivered + failed) / max(sent + failed, undelivered + failed) if view.all_stages else None
+            by_label.setdefault(label, []).append(Lost(value, undelivered + failed, share))
+    names = {PROVIDER: "provider", SENDER_DOMAIN: "sender"}
+    return [
+        LostBy(
+            names.get(label) or f"tag {label.removeprefix(TAG_PREFIX)}",
+            nsmallest(_WORST, by_label[label], key=lambda each: (-each.emails, each.value)),
+            max(0, len(by_label[label]) - _WORST),
+        )
+        for label in (PROVIDER, SENDER_DOMAIN, *(TAG_PREFIX + key for key in view.tag_keys))
+        if label in by_label
+    ]
 
 
 def operation_rows(poller: Poller) -> Iterator[OperationRow]:
@@ -80,8 +146,17 @@ def operation_detail(pollers: Sequence[Poller], account: str, operation_id: str)
                     HistoryPoint(point.time, _funnel_of(stats_of(point.packed), tracked.reading))
                     for point in poller.history.points(operation)
                 ],
+                lost=None if poller.state.emails is None else _lost_at(poller.history.losses(operation.id)),
             )
     return None
+
+
+def _lost_at(losses: Mapping[tuple[str, str], int]) -> list[LostAt]:
+    rows = [
+        LostAt(provider, losses.get((provider, "FAILED"), 0), losses.get((provider, "UNDELIVERED"), 0))
+        for provider in {provider for provider, _ in losses}
+    ]
+    return sorted(rows, key=lambda each: (-each.failed - each.undelivered, each.provider))
 
 
 def _funnel(state: AccountState, operation: Operation) -> Funnel:

@@ -172,6 +172,7 @@ def build_poller(
         ),
         email_health=before.email_health if before else EmailHealth(),
         history=account_history,
+        recent_counts=before.recent_counts if before else None,
     )
 
 

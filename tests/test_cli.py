@@ -467,12 +467,16 @@ class TestCommands:
             assert STORY.splitlines()[0] in process.stdout
             url = re.search(r"Status page: (\S+)/\n", process.stdout)[1]
             await until(url, r"^comms_emails_sent_total\S+ [1-9]", seconds=15)
+            await until(
+                url, r'^comms_emails_sent_by_tag_total{account="demo",tag="language",value="en"} [1-9]', seconds=20
+            )
             page = await scrape(url, "/")
             process.send(signal.SIGINT)
 
             assert 0 == await process.ended(5)
             assert "" == process.stderr
         assert {"scheduled", "processing", "completed", "canceled"} <= set(re.findall(r'"badge (\w+)"', page))
+        assert "All emails were listed" in page
 
     async def test_the_simulator_runs_alone(self):
         async with run("simulator", "--web.listen-address=127.0.0.1:0") as process:

@@ -1,12 +1,21 @@
 """What the status page shows of a poller."""
 
+from functools import partial
+
 import pytest
 from harness import simulator_harness
 
 from comms_exporter.check import ADVICE
+from comms_exporter.collect.emails.state import EmailOptions
 from comms_exporter.simulator import Fate
+from comms_exporter.simulator.mail import Address, Message
 from comms_exporter.status import account_card, current_status, operation_detail, operation_rows
+from comms_exporter.web.status_page.model import Lost, LostAt, LostBy
 
+MESSAGE = Message(
+    sender=Address("a@news.example"), to=(Address("x@gmail.com"),) * 4, tags={"campaign": "spring", "language": "en"}
+)
+OTHER_MESSAGE = Message(sender=Address("a@shop.example"), to=(Address("x@yahoo.com"),))
 MIXED = [Fate(sent=0, delivered=0), Fate(sent=0, undelivered=0), Fate(failed=0)]
 
 
@@ -32,6 +41,57 @@ class TestAccountCard:
             card = account_card(harness.poller)
         assert (False, "auth", ADVICE["auth"]) == (card.good, card.reason, card.advice)
         assert card.message.startswith("401: ")
+
+
+class TestEmails:
+    async def test_are_absent_where_they_are_not_collected(self):
+        async with simulator_harness() as harness:
+            await harness.poll()
+            assert account_card(harness.poller).emails is None
+
+    async def test_says_who_was_lost_since_the_start_worst_first(self, monkeypatch):
+        async with simulator_harness(emails=EmailOptions(all_stages=True, tags=("campaign",))) as harness:
+            monkeypatch.setattr("time.time", harness.clock)
+            await harness.poll_and_collect()
+            send = partial(harness.world.send, message=MESSAGE)
+            for fate, count in ((MIXED[1], 3), (MIXED[0], 1)):
+                send(fates=[fate] * count)
+            harness.world.send(fates=[MIXED[2]], message=OTHER_MESSAGE)
+            for _ in range(3):
+                await harness.poll_and_collect(after=300)
+            emails = account_card(harness.poller).emails
+
+        assert (True, True, 0, 5) == (emails.everything, emails.good, emails.unattributed, emails.tracked)
+        assert 0 <= emails.success_age_seconds <= 300
+        assert 930 == pytest.approx(emails.lost_seconds)
+        assert 24 <= emails.requests_a_day
+        assert [
+            LostBy("provider", [Lost("gmail", 3, 75.0), Lost("yahoo", 1, 100.0)], 0),
+            LostBy("sender", [Lost("news.example", 3, 75.0), Lost("shop.example", 1, 100.0)], 0),
+            LostBy("tag campaign", [Lost("spring", 3, 75.0)], 0),
+        ] == emails.lost
+
+    async def test_explains_why_they_cannot_be_listed(self):
+        async with simulator_harness(emails=EmailOptions()) as harness:
+            harness.world.send(fates=MIXED)
+            await harness.poll()
+            harness.faults.add("403")
+            await harness.poller.collect_emails(60)
+            card = account_card(harness.poller)
+
+        assert (True, False, "forbidden") == (card.good, card.emails.good, card.emails.reason)
+        assert (ADVICE["forbidden"], None) == (card.emails.advice, card.emails.success_age_seconds)
+
+    async def test_an_operation_has_its_lost_emails_by_provider(self):
+        async with simulator_harness(emails=EmailOptions()) as harness:
+            await harness.poll_and_collect()
+            lost = harness.world.send(fates=[*MIXED, MIXED[1]], message=MESSAGE)
+            whole = harness.world.send(fates=MIXED[:1])
+            await harness.poll_and_collect(after=300)
+            details = [operation_detail([harness.poller], "test", each.id) for each in (lost, whole)]
+
+        assert [[LostAt("gmail", 1, 2)], []] == [each.lost for each in details]
+        assert [3, 0] == [each.found_lost for each in details]
 
 
 class TestOperationRows:

@@ -14,14 +14,16 @@ from comms_exporter.api.retries import RetryBudget
 from comms_exporter.base.slices import run_in_slices
 from comms_exporter.base.times import iso
 from comms_exporter.collect.emails.collector import EmailCollector
+from comms_exporter.collect.emails.cost import email_requests_per_hour
 from comms_exporter.collect.emails.health import EmailHealth
+from comms_exporter.collect.emails.recent_counts import RecentCounts
 from comms_exporter.collect.emails.state import EmailState
 from comms_exporter.collect.follow_up import FollowUp, left_out
 from comms_exporter.collect.health import PollHealth, Problem
 from comms_exporter.collect.history import AccountHistory, History
 from comms_exporter.collect.listings import ListingReader
 from comms_exporter.collect.recording import AccountRecording, Recorder
-from comms_exporter.collect.schedule import HOUR, RETENTION, Schedule, requests_per_hour
+from comms_exporter.collect.schedule import DAY, HOUR, RETENTION, Schedule, requests_per_hour
 from comms_exporter.collect.state import AccountState, Listing
 from comms_exporter.collect.view import View
 from comms_exporter.model.operations import Operation
@@ -67,6 +69,7 @@ class Poller:
         emails: EmailCollection | None = None,
         email_health: EmailHealth | None = None,
         history: AccountHistory | None = None,
+        recent_counts: RecentCounts | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -102,7 +105,12 @@ class Poller:
         )
         self._recording = AccountRecording(recorder, name, now=client.now)
         self.email_health = email_health or EmailHealth()
+        self._email_collection = emails
         self._emails = None if emails is None else self._email_collector(emails)
+        # None if emails are not collected.
+        self.recent_counts = recent_counts
+        if emails is not None and recent_counts is None:
+            self.recent_counts = RecentCounts(emails.state.view().counts, clock())
         # How many requests the last poll needed besides its listing.
         self._follow_ups = 0
         now = monotonic()
@@ -129,6 +137,19 @@ class Poller:
         interval = self.health.interval_seconds
         listings = requests_per_hour(self.view.tracked, interval=interval, page_size=self._client.page_size)
         return listings + self._follow_ups * HOUR / interval
+
+    def email_requests_per_hour(self) -> float:
+        """Return about how many requests an hour of listing emails needs at most; see requests_per_hour()."""
+        collection = self._email_collection
+        if collection is None:
+            return 0.0
+        return email_requests_per_hour(
+            collection.state.traffic(self.view.tracked),
+            all_stages=collection.state.options.all_stages,
+            interval=max(collection.interval, self.health.interval_seconds),
+            page_size=collection.client.page_size,
+            receives=collection.state.last_inbound > self._reader.now() - DAY,
+        )
 
     def take_over(self, before: "Poller") -> None:
         """Continue where *before* ended, including its backoff: a reload does not shorten that."""
@@ -186,6 +207,7 @@ class Poller:
             interval=emails.interval,
             log_losses=emails.log_losses,
             publish=self._save_and_publish,
+            on_losses=self.history.add_losses,
             expect=self._expect,
             now=self._reader.now,
             mask=self._mask,
@@ -257,6 +279,8 @@ class Poller:
         if self._prepare is not None:
             await self._prepare(self.name, view.exposed)
         self.view = view
+        if self.recent_counts is not None and view.emails is not None:
+            self.recent_counts.look(view.emails.counts, self._clock())
 
     def _save_succeeded(self) -> None:
         self.health.last_save = self._clock()

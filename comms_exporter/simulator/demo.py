@@ -17,7 +17,7 @@ STORY = f"""\
 now          Operations in every state are on the status page, which refreshes itself.
              Reload the metrics: the comms_emails_*_total counters move every second.
 after {SPIKE_AFTER_SECONDS} s   Half of all new emails fail, for {SPIKE_SECONDS} seconds. Their operations go to the top of the status
-             page, and comms_emails_failed_total rises.
+             page, comms_emails_failed_total rises, and the account's card says who is lost.
 after 2 min  comms_emails_failed_total is flat again, and the operations with failures leave the page
              one by one. The spike comes back every {SPIKE_EVERY_SECONDS // 60} minutes.
 """

@@ -1,5 +1,8 @@
 """The history of the counters of operations, which is bounded."""
 
+from operations import email
+
+from comms_exporter.collect.emails.state import Loss
 from comms_exporter.collect.history import AccountHistory, History, Point
 from comms_exporter.model.operations import Operation
 from comms_exporter.model.readings import Reading
@@ -12,6 +15,10 @@ def operation(name="op", updated=10.0, packed=b"0"):
 
 def tracked(*operations):
     return [Tracked(each, Reading.UNDECIDED, None) for each in operations]
+
+
+def loss(of="op", provider="gmail", status="FAILED"):
+    return Loss(email=email(status=status, of=of), provider=provider, tags={}, delay=None)
 
 
 def times(history, name="op"):
@@ -103,3 +110,28 @@ class TestAccountHistory:
         account.look(tracked(operation("late")), 500.0)
 
         assert 2 == len(account.points(operation("late", packed=b"1")))
+
+
+class TestLosses:
+    def test_are_counted_by_operation_provider_and_status(self):
+        account = AccountHistory(History())
+        account.add_losses(
+            [loss(), loss(), loss(status="UNDELIVERED"), loss(provider="yahoo"), loss("other"), loss(None)]
+        )
+        account.add_losses([loss()])
+
+        assert {("gmail", "FAILED"): 3, ("gmail", "UNDELIVERED"): 1, ("yahoo", "FAILED"): 1} == account.losses("op")
+        assert {} == account.losses("unknown")
+
+    def test_each_account_has_its_own(self):
+        history = History()
+        account, other = AccountHistory(history), AccountHistory(history)
+        account.add_losses([loss()])
+
+        assert {} == other.losses("op")
+
+    def test_those_of_the_operations_that_lost_emails_longest_ago_are_dropped(self):
+        account = AccountHistory(History(max_operations=2))
+        account.add_losses([loss("one"), loss("two"), loss("one"), loss("three")])
+
+        assert [2, 0, 1] == [sum(account.losses(name).values()) for name in ("one", "two", "three")]

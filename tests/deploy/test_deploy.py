@@ -23,6 +23,7 @@ from prometheus import error_output
 
 from comms_exporter import __version__, simulator
 from comms_exporter.config import load
+from comms_exporter.simulator.mail import TAGS
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -245,6 +246,14 @@ class TestCompose:
 
         assert "http://simulator:10068/v1" == settings.api_base_url
         assert "ACdemo" == settings.accounts[0].name
+        assert ("all", tuple(TAGS)) == (settings.emails_collect, settings.emails_tags)
+
+    def test_emails_are_collected_in_the_demo_only(self):
+        environment = own()["services"]["exporter"]["environment"]
+
+        assert ("off", "5m", "") == tuple(
+            environment[f"COMMS_EXPORTER_EMAILS_{name}"] for name in ("COLLECT", "INTERVAL", "TAGS")
+        )
 
     def test_flags_are_valid_for_the_simulator(self):
         command, *flags = demo()["services"]["simulator"]["command"]

@@ -5,7 +5,10 @@ import gzip as gzipped
 import re
 import time
 
+import aiohttp
+import bcrypt
 import pytest
+import structlog
 from aiohttp.test_utils import TestClient, TestServer
 
 from comms_exporter.config import parse_listen_address
@@ -16,6 +19,7 @@ from comms_exporter.web.server import listening
 from comms_exporter.web.status_page.model import Account, Funnel, OperationDetail, OperationRow, Status
 from comms_exporter.web.status_page.page import LIST_SECONDS, StatusPage
 from comms_exporter.web.status_page.search import Search
+from comms_exporter.web.web_config_file import WebConfigFile
 
 BODY = b"# TYPE comms_up gauge\n" + b'comms_up{account="a"} 1.0\n' * 100
 
@@ -31,6 +35,20 @@ class Exporter:
         self.accounts = []
         self.operations = {}
         self.reload_error = None
+
+    def app(self):
+        return make_app(
+            telemetry_path="/metrics",
+            write=self.write,
+            negotiate=negotiate,
+            accepts_gzip=accepts_gzip,
+            healthy=lambda: self.healthy,
+            ready=lambda: self.ready,
+            reload=self.reload,
+            operation=lambda *wanted: self.operations.get(wanted),
+            status=lambda: Status(version="1.2.3", now=9.0, telemetry_path="/metrics", accounts=self.accounts),
+            settings=lambda: "api.timeout: 30s\n",
+        )
 
     async def reload(self):
         return self.reload_error
@@ -48,19 +66,7 @@ def exporter():
 
 @pytest.fixture
 async def client(exporter):
-    app = make_app(
-        telemetry_path="/metrics",
-        write=exporter.write,
-        negotiate=negotiate,
-        accepts_gzip=accepts_gzip,
-        healthy=lambda: exporter.healthy,
-        ready=lambda: exporter.ready,
-        reload=exporter.reload,
-        operation=lambda *wanted: exporter.operations.get(wanted),
-        status=lambda: Status(version="1.2.3", now=9.0, telemetry_path="/metrics", accounts=exporter.accounts),
-        settings=lambda: "api.timeout: 30s\n",
-    )
-    async with TestClient(TestServer(app), auto_decompress=False) as client:
+    async with TestClient(TestServer(exporter.app()), auto_decompress=False) as client:
         yield client
 
 
@@ -249,6 +255,40 @@ class TestOtherPages:
 
     async def test_do_not_exist_elsewhere(self, client):
         assert 404 == (await client.get("/elsewhere")).status
+
+
+class TestAuthentication:
+    @pytest.mark.parametrize("path", ["/", "/operation", "/operation?account=shop&id=known", "/config", "/metrics"])
+    async def test_every_page_needs_the_password(self, exporter, tmp_path, path):
+        exporter.operations["shop", "known"] = detail("known")
+        config = tmp_path / "web.yml"
+        hashed = bcrypt.hashpw(b"canary", bcrypt.gensalt(4)).decode()
+        config.write_text(f"basic_auth_users:\n  alice: {hashed}\n")
+        web_config = WebConfigFile(config, log=structlog.get_logger())
+        async with (
+            listening(
+                exporter.app(), [parse_listen_address("127.0.0.1:0")], web_config=web_config, shutdown_seconds=0.1
+            ) as [url],
+            aiohttp.ClientSession() as session,
+        ):
+            answers = [
+                await _get(session, f"{url}{path}", headers)
+                for headers in (
+                    {},
+                    {"Authorization": aiohttp.encode_basic_auth("alice", "wrong")},
+                    {"Authorization": aiohttp.encode_basic_auth("alice", "canary")},
+                )
+            ]
+
+        expected = 404 if path == "/operation" else 200
+        assert [401, 401, expected] == [status for status, _ in answers]
+        # A refusal says nothing about operations.
+        assert not any("known" in body or "operation" in body for _, body in answers[:2])
+
+
+async def _get(session, url, headers):
+    async with session.get(url, headers=headers) as response:
+        return response.status, await response.text()
 
 
 def detail(operation_id):

@@ -21,7 +21,18 @@ from comms_exporter.simulator import make_app as simulated
 from comms_exporter.web.app import make_app
 from comms_exporter.web.status_page import render
 from comms_exporter.web.status_page.assets import ASSETS, SCRIPT
-from comms_exporter.web.status_page.model import Account, Funnel, HistoryPoint, OperationDetail, OperationRow, Status
+from comms_exporter.web.status_page.model import (
+    Account,
+    Emails,
+    Funnel,
+    HistoryPoint,
+    Lost,
+    LostAt,
+    LostBy,
+    OperationDetail,
+    OperationRow,
+    Status,
+)
 from comms_exporter.web.status_page.render import (
     chart_lines,
     format_duration,
@@ -36,6 +47,20 @@ NOW = 1_800_000_000.0
 HOSTILE = "\"><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> '{0} &amp;"
 HEALTHY = Account(
     name="shop", good=True, success_age_seconds=3, next_poll_seconds=27, requests_a_day=2881, tracked=120, hidden=0
+)
+
+EMAILS = Emails(
+    everything=True,
+    good=True,
+    success_age_seconds=130,
+    lost_seconds=3900,
+    tracked=12_345,
+    unattributed=3,
+    requests_a_day=900,
+    lost=[
+        LostBy("provider", [Lost("gmail", 1200, 12.34), Lost("yahoo", 7, 0.04)], 4),
+        LostBy("tag campaign", [Lost("spring", 1207, None)], 0),
+    ],
 )
 
 
@@ -70,6 +95,10 @@ def page(*accounts, operations=(), **query):
 
 def find(operations, search):
     return run_to_completion(run_to_completion(OperationList.collect(operations, NOW)).search(search))
+
+
+def account_text(emails):
+    return ParsedPage(page(replace(HEALTHY, emails=emails))).text
 
 
 class ParsedPage(HTMLParser):
@@ -119,6 +148,31 @@ class TestAccounts:
 
         assert "Last successful poll: 2 h 1 min ago." in text
         assert "Reason auth 401: no What to do Compare the token." in text
+
+    def test_shows_who_is_lost_and_how_collecting_emails_goes(self):
+        text = account_text(EMAILS)
+
+        assert "Lost in the last 1 h 5 min, worst first: " in text
+        assert "provider gmail 1,200 (12.3 %)yahoo 7 (< 0.1 %)4 more tag campaign spring 1,207 " in text
+        assert "All emails were listed 2 min ago. 3 lost emails were not found yet." in text
+        assert "Listing them takes at most about 900 more API requests per day. Tracks 12,345 emails." in text
+
+    @pytest.mark.parametrize(
+        ("changes", "expected"),
+        [
+            ({"lost": [], "unattributed": 0}, "All emails were listed 2 min ago: none was lost in the last 1 h 5 min. Listing"),
+            ({"everything": False, "unattributed": 1}, "Lost emails were listed 2 min ago. 1 lost email was not found yet."),
+            ({"good": None, "success_age_seconds": None}, "The emails are being listed for the first time."),
+            ({"good": False, "success_age_seconds": None}, "Emails could not be listed completely since the exporter started."),
+            ({"good": False, "reason": "forbidden", "message": "403: no", "advice": "ask for it"},
+             "Emails cannot be listed forbidden 403: no What to do Ask for it."),
+        ],
+    )  # fmt: skip
+    def test_shows_the_state_of_collecting_emails(self, changes, expected):
+        assert expected in account_text(replace(EMAILS, **changes))
+
+    def test_says_nothing_about_emails_where_they_are_not_collected(self):
+        assert "Listing" not in account_text(None)
 
     def test_shows_accounts_with_problems_first(self):
         failing, new = Account(name="failing", good=False), Account(name="new", good=None)
@@ -310,6 +364,26 @@ class TestOperationPage:
         assert ["6 min ago", "8 min ago", "10 min ago"] == [when for when, _ in cells]
         assert ["9", "4", "0", "1", "3"] == re.findall("<td>(.*?)</td>", cells[0][1])
 
+    @pytest.mark.parametrize(
+        ("lost", "expected"),
+        [
+            ([LostAt("gmail", 1, 2), LostAt("yahoo", 0, 1)], "gmail12 yahoo01"),
+            ([LostAt("gmail", 1, 0)], "1 of 4 lost emails was found since the exporter started."),
+            ([], "None of 4 lost emails were found since the exporter started."),
+        ],
+    )
+    def test_shows_the_providers_of_the_lost_emails_that_were_found(self, lost, expected):
+        text = ParsedPage(render_operation(detail(lost=lost))).text
+
+        assert "Lost by mailbox provider" in text
+        assert expected in text
+
+    def test_shows_no_providers_where_emails_are_not_collected_or_none_is_lost(self):
+        none_lost = replace(detail().funnel, failed=0, undelivered=0)
+
+        assert "mailbox provider" not in render_operation(detail())
+        assert "mailbox provider" not in render_operation(detail(funnel=none_lost, lost=[]))
+
     def test_says_that_there_is_no_history(self):
         assert "No change since the exporter started" in render_operation(detail(history=[]))
 
@@ -341,20 +415,23 @@ class TestOperationPage:
         assert expected == format_share(percent)
 
     def test_hostile_text_is_never_markup(self):
-        html = render_operation(detail(HOSTILE, account=HOSTILE, status=HOSTILE))
+        lost, harmless = [LostAt(HOSTILE, 1, 0)], ParsedPage(render_operation(detail(lost=[LostAt("a", 1, 0)])))
+        html = render_operation(detail(HOSTILE, account=HOSTILE, status=HOSTILE, lost=lost))
 
-        assert set(ParsedPage(html).tags) == set(ParsedPage(render_operation(detail())).tags)
-        assert set(ParsedPage(html).attributes) == set(ParsedPage(render_operation(detail())).attributes)
+        assert set(ParsedPage(html).tags) == set(harmless.tags)
+        assert set(ParsedPage(html).attributes) == set(harmless.attributes)
         assert len(ParsedPage(html).ids) == len(set(ParsedPage(html).ids))
 
 
 class TestHostileText:
     def test_is_never_markup(self):
-        account = Account(name=HOSTILE, good=False, reason=HOSTILE, message=HOSTILE, advice=HOSTILE)
+        texts = {"reason": HOSTILE, "message": HOSTILE, "advice": HOSTILE}
+        emails = replace(EMAILS, lost=[LostBy(HOSTILE, [Lost(HOSTILE, 1, 1.0)], 0)], **texts)
+        account = Account(name=HOSTILE, good=False, **texts, emails=emails)
         operation = row(HOSTILE, account=HOSTILE, status=HOSTILE)
 
         harmless = ParsedPage(
-            page(Account(name="a", good=False, reason="a", message="a", advice="a"), operations=[row()])
+            page(Account(name="a", good=False, reason="a", message="a", advice="a", emails=EMAILS), operations=[row()])
         )
         words = ParsedPage(page(account, operations=[operation, row("\0\r\n\x1b[0m")], account=HOSTILE, sort=HOSTILE))
 
@@ -444,7 +521,7 @@ class Site:
     def __init__(self):
         self.status = status()
         self.served = 0
-        self.detail = detail(HOSTILE, account=HOSTILE)
+        self.detail = detail(HOSTILE, account=HOSTILE, lost=[LostAt(HOSTILE, 1, 2)])
 
     def operation(self, account, operation_id):
         return self.detail if (account, operation_id) == (self.detail.account, self.detail.id) else None
@@ -513,13 +590,18 @@ class TestInABrowser:
         """One test, because starting a browser takes longer than everything else."""
         monkeypatch.setattr(render, "REFRESH_SECONDS", 0.3)
         site = Site()
-        hostile = Account(name=HOSTILE, good=False, reason="server", message=HOSTILE, advice="see <b>there</b>")
+        long = [Lost(text, 10**9, 33.3) for text in (HOSTILE, "w" * 250, "two words " * 30, "gmail")]
+        emails = replace(EMAILS, lost=[LostBy(label, long, 3) for label in ("provider", "tag " + "k" * 64)])
+        hostile = Account(
+            name=HOSTILE, good=False, reason="server", message=HOSTILE, advice="see <b>there</b>", emails=emails
+        )
         site.status = status(HEALTHY, hostile, operations=[row(HOSTILE, account=HOSTILE, failed=9), *thousand_rows()])
         async with TestServer(make_site_app(site)) as server, browsing(tmp_path) as tab:
             url = str(server.make_url("/"))
             await tab.open(url)
 
             # Hostile text is shown as text, and runs no script.
+            assert HOSTILE == await tab.run("document.querySelector('.lost bdi').textContent")
             assert HOSTILE == await tab.run("document.querySelector('.account bdi').textContent")
             assert HOSTILE == await tab.run("document.querySelector('.id').textContent")
             assert "(1 failing) comms-exporter" == await tab.run("document.title")

@@ -62,6 +62,7 @@ class EmailCollector:
         interval: float,
         log_losses: bool,
         publish: Callable[[], Awaitable[None]],
+        on_losses: Callable[[Sequence[Loss]], None],
         expect: Callable[[float], None],
         now: Callable[[], float],
         mask: Callable[[str], str],
@@ -76,6 +77,7 @@ class EmailCollector:
         self._interval = interval
         self._log_losses = log_losses
         self._publish = publish
+        self._on_losses = on_losses
         self._expect = expect
         self._now = now
         self._mask = mask
@@ -292,6 +294,7 @@ class EmailCollector:
             if each.operation_id in tracked
         }
         losses = await run_in_slices(self._emails.apply(lot, created, self._now()))
+        self._on_losses(losses)
         if first_look_ends:
             self._emails.end_first_look()
         if inbound_seen is not None:

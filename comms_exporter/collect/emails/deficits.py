@@ -102,6 +102,12 @@ class Deficits:
         """Return a new *hour*, None if it is before the horizon."""
         return None if hour < self._first_hour else self._hours.setdefault(hour, _Hour())
 
+    def sums(self) -> tuple[int, Sums]:
+        """Return how many emails the operations have, and how many of them reached each stage."""
+        by_hour = [hour.add_up() for hour in self._hours.values()]
+        sums = list(map(sum, zip([0] * len(TOTALS), *by_hour, strict=True)))
+        return sums[_TOTAL], sums[_FIRST:_END]
+
     def missing(self) -> dict[int, Sums]:
         """Return how many emails of each stage are missing, by hour; the hours without any are left out.
 

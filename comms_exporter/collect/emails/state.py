@@ -9,6 +9,7 @@ from math import floor
 
 from comms_exporter.base.printable import printable
 from comms_exporter.base.slices import SIZE, Steps, batched
+from comms_exporter.collect.emails.cost import Traffic
 from comms_exporter.collect.emails.deficits import Deficits
 from comms_exporter.collect.emails.labels import Candidates, LabelCounts
 from comms_exporter.collect.emails.view import EmailsView
@@ -121,6 +122,12 @@ class EmailState:
             self.deliveries = self.deliveries and self.deliveries._replace(complete=True)
         self.counts.admit(self._earlier)
         self._earlier = Candidates()
+
+    def traffic(self, operations: int) -> Traffic:
+        """Return what the *operations* of the last week sent, as far as the API still returns them."""
+        emails, reached = self.deficits.sums()
+        opened, undelivered, failed = (reached[STAGES.index(name)] for name in ("opened", "undelivered", "failed"))
+        return Traffic(operations, emails, opened, undelivered, failed)
 
     # What operations say
 

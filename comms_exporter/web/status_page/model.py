@@ -11,11 +11,48 @@ STUCK_SECONDS = 3600.0
 Health = Literal["stopped", "failing", "starting", "healthy"]
 
 
+class Lost(NamedTuple):
+    """How many emails with one value of a label were lost; *share* is percent of their emails, None if that is unknown."""
+
+    value: str
+    emails: int
+    share: float | None
+
+
+class LostBy(NamedTuple):
+    """The values of one *label* that lost the most emails, worst first, and how many *others* have lost any."""
+
+    label: str
+    values: Sequence[Lost]
+    others: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emails:
+    """How collecting the emails of an account goes, and who was lost in the last *lost_seconds*.
+
+    *good* is None until the first round has ended. *unattributed* is how many lost emails were not found yet.
+    """
+
+    everything: bool
+    good: bool | None
+    success_age_seconds: float | None
+    lost_seconds: float
+    reason: str = ""
+    message: str = ""
+    advice: str = ""
+    tracked: int = 0
+    unattributed: int = 0
+    requests_a_day: float = 0.0
+    lost: Sequence[LostBy] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """The state of polling for one account.
 
-    *good* is None until the first poll has ended; *next_poll_seconds* is 0 while a poll is running.
+    *good* is None until the first poll has ended; *next_poll_seconds* is 0 while a poll is running. *emails* is None where
+    they are not collected.
     """
 
     name: str
@@ -29,6 +66,7 @@ class Account:
     requests_a_day: float = 0.0
     tracked: int = 0
     hidden: int = 0
+    emails: Emails | None = None
 
     @property
     def health(self) -> Health:
@@ -80,11 +118,20 @@ class HistoryPoint(NamedTuple):
     funnel: Funnel
 
 
+class LostAt(NamedTuple):
+    """How many emails to one mailbox provider were lost."""
+
+    provider: str
+    failed: int
+    undelivered: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationDetail:
     """Everything that is known of one operation; *began* is None if it waits for its scheduled time.
 
-    *gone* means that the API no longer returns it. *history* is empty if nothing has changed since the start.
+    *gone* means that the API no longer returns it. *history* is empty if nothing has changed since the start. *lost* has the
+    lost emails that were found since the start, None where emails are not collected.
     """
 
     version: str
@@ -99,6 +146,12 @@ class OperationDetail:
     gone: bool
     funnel: Funnel
     history: Sequence[HistoryPoint]
+    lost: Sequence[LostAt] | None = None
+
+    @property
+    def found_lost(self) -> int:
+        """How many lost emails were found."""
+        return sum(each.failed + each.undelivered for each in self.lost or ())
 
     @property
     def stuck(self) -> bool:
