@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from bench import machine, page
-from bench.collect import emails, memory, poll
+from bench.collect import accounts, emails, memory, poll
 from bench.expose import growth, million, scrape, stall
 from bench.processes import raise_keyboard_interrupt
 from bench.sizes import FULL, QUICK
@@ -22,6 +22,7 @@ PARTS = {
     "emails": emails.measure,
     "million": million.measure,
     "growth": growth.measure,
+    "accounts": accounts.measure,
 }
 
 

@@ -96,6 +96,11 @@ class Child:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def peak_bytes(self):
+        """Return the most memory that was resident at a time."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        return 1024 * int(re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)[1])
+
     def ask(self, do, **order):
         """Call a handler of the child and return the result; see rpc.py."""
         self._process.stdin.write(json.dumps({"do": do, **order}) + "\n")
@@ -111,6 +116,11 @@ class Child:
         if not line:
             raise self._error("has exited")
         return json.loads(line)
+
+    def lines(self):
+        """Return all log lines, each with its time in seconds on the monotonic clock."""
+        with self._log_grew:
+            return list(self._log)
 
     def times(self, pattern):
         """Return the time of each log line that matches *pattern*, in seconds on the monotonic clock."""

@@ -50,6 +50,8 @@ class Sizes:
     growth_scraped: int
     growth_polls: int
     growth_block: int
+    accounts: tuple[tuple[int, float], ...]  # and the interval between polls in seconds
+    accounts_operations: int
 
 
 FULL = Sizes(
@@ -78,6 +80,8 @@ FULL = Sizes(
     growth_scraped=10_000,
     growth_polls=4,
     growth_block=20,
+    accounts=((50, 30), (1_000, 30), (5_000, 60)),
+    accounts_operations=10,
 )
 
 QUICK = Sizes(
@@ -106,4 +110,6 @@ QUICK = Sizes(
     growth_scraped=100,
     growth_polls=1,
     growth_block=2,
+    accounts=((2, 1), (20, 1)),
+    accounts_operations=3,
 )

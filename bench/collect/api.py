@@ -102,6 +102,10 @@ async def main(count, accounts):
         for account in each:
             account.change, account.spread = min(count // accounts, account.shown), spread
 
+    def change_some(every):
+        for number, account in enumerate(each):
+            account.change, account.spread = int(number % every == 0), False
+
     def began(account):
         return each[account].began
 
@@ -110,7 +114,7 @@ async def main(count, accounts):
 
     async with server:
         reply(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        await serve({"show": show, "change": change, "began": began, "served": served})
+        await serve({"show": show, "change": change, "change_some": change_some, "began": began, "served": served})
 
 
 if __name__ == "__main__":

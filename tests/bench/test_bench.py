@@ -33,6 +33,7 @@ TITLES = [
     "By share of changes",
     "By accounts",
     "By concurrent scrapers",
+    "Many accounts",
 ]
 
 
