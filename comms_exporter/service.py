@@ -209,6 +209,7 @@ class Service:
             session=self._session,
             save=self._store.saver(account.name),
             prepare=self.exposition.prepare,
+            on_change=self.exposition.refresh,
             history=self._history,
             recorder=self._recording,
             redactor=self._redactor,

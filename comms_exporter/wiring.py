@@ -129,6 +129,7 @@ def build_poller(
     session: aiohttp.ClientSession,
     save: Callable[[Snapshot], Awaitable[None]] | None,
     prepare: Callable[[str, Sequence[Operation]], Awaitable[None]],
+    on_change: Callable[[Poller], None],
     history: History,
     recorder: Recorder | None,
     redactor: Redactor,
@@ -161,6 +162,7 @@ def build_poller(
         mask=redactor.mask,
         save=save,
         prepare=prepare,
+        on_change=on_change,
         recorder=recorder,
         emails=None
         if state.emails is None

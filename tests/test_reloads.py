@@ -39,12 +39,12 @@ def polled_twice(monkeypatch):
     running, twice = {}, []
     run = Poller.run
 
-    async def run_alone(self):
+    async def run_alone(self, **timing):
         if id(self.state) in running:
             twice.append(self.name)
         running[id(self.state)] = self
         try:
-            await run(self)
+            await run(self, **timing)
         finally:
             del running[id(self.state)]
 
@@ -286,9 +286,9 @@ class TestReload:
         stopping, may_stop = asyncio.Event(), asyncio.Event()
         run = Poller.run
 
-        async def run_and_stop_slowly(self):
+        async def run_and_stop_slowly(self, **timing):
             try:
-                await run(self)
+                await run(self, **timing)
             finally:
                 stopping.set()
                 await may_stop.wait()
@@ -331,7 +331,7 @@ class TestReload:
 class TestPollLoop:
     @pytest.mark.parametrize("how", ["returns", "awaits something that was cancelled"])
     async def test_one_that_ends_by_itself_ends_the_exporter(self, how, tmp_path, api, monkeypatch):
-        async def run(_):
+        async def run(_, **timing):
             if how != "returns":
                 raise asyncio.CancelledError
 

@@ -254,6 +254,7 @@ def families():
         health=PollHealth(interval_seconds=30, last_success=now, last_success_monotonic=now),
         request_stats=RequestStats(),
         email_health=EmailHealth(),
+        revision=None,
     )
     exposition = Exposition(lambda: [account], reloads=Reloads(now), monotonic=lambda: now)
     page = b"".join(asyncio.run(exposition.body(openmetrics=False)).chunks)

@@ -28,6 +28,11 @@ class RequestStats:
         """How long the API has made us wait so far; waits for our own rate limiter do not count."""
         return self._waited + max(0.0, min(self.monotonic(), self._wait_until) - self._wait_from)
 
+    @property
+    def backing_off(self) -> bool:
+        """Whether waited_seconds grows at the moment."""
+        return self.monotonic() < self._wait_until
+
     def backoff_started(self, seconds: float) -> None:
         """Count up to *seconds* from now as waiting, unless the backoff ends earlier."""
         self.backoff_ended()

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
@@ -65,6 +66,7 @@ class Poller:
         mask: Callable[[str], str],
         save: Callable[[Snapshot], Awaitable[None]] | None = None,
         prepare: Callable[[str, Sequence[Operation]], Awaitable[None]] | None = None,
+        on_change: Callable[["Poller"], None] = lambda _: None,
         recorder: Recorder | None = None,
         emails: EmailCollection | None = None,
         email_health: EmailHealth | None = None,
@@ -84,6 +86,7 @@ class Poller:
         self._client = client
         self._save = save
         self._prepare = prepare
+        self._on_change = on_change
         self._interval = interval
         self._active_window = active_window
         self._max_operations = max_operations
@@ -113,6 +116,8 @@ class Poller:
             self.recent_counts = RecentCounts(emails.state.view().counts, clock())
         # How many requests the last poll needed besides its listing.
         self._follow_ups = 0
+        # A new object after every change; None while anything may change.
+        self._revision: object = object()
         now = monotonic()
         self._schedule = Schedule(interval=interval, now=now)
         # When the next poll is due, the earliest time that the API allows, and when the loop is considered dead.
@@ -123,6 +128,11 @@ class Poller:
         self._save_fails = False
 
     @property
+    def interval(self) -> float:
+        """The seconds between two polls, unless the API throttles them."""
+        return self._interval
+
+    @property
     def alive(self) -> bool:
         """Whether the poll loop made progress in time; waiting for the API is progress."""
         return self._monotonic() <= self._expected_by
@@ -131,6 +141,11 @@ class Poller:
     def next_poll_seconds(self) -> float:
         """The time until the next poll; 0 during one."""
         return max(0.0, self._due - self._monotonic())
+
+    @property
+    def revision(self) -> object:
+        """The same object as long as nothing but time changes what is shown of the account; None while anything may change."""
+        return None if self.request_stats.backing_off else self._revision
 
     def requests_per_hour(self) -> float:
         """Return how many requests an hour of polls needs if the next week is like the last, and the next poll is, too."""
@@ -158,17 +173,29 @@ class Poller:
         self._set_stretch(before._stretch)  # noqa: SLF001
         self._set_due(self._monotonic())
 
-    async def run(self) -> None:
-        """Poll at once and then at every interval, one poll at a time, until cancelled."""
-        self._set_due(self._monotonic())
+    async def run(
+        self, *, first: float = 0.0, rhythm: float = 0.0, turn: AbstractAsyncContextManager[object] | None = None
+    ) -> None:
+        """Poll at every interval, one poll at a time, until cancelled.
+
+        The first poll is due in *first* seconds. The others keep the rhythm of one in *rhythm* seconds, which may be negative.
+        *turn* is entered for each poll, and limits how many accounts are polled at a time.
+        """
+        self._set_due(self._monotonic() + first)
+        early = (first - rhythm) % self._interval
         try:
             while True:
                 await self._sleep(max(0.0, self._due - self._monotonic()))
-                await self.poll()
+                # The polls that it waits for have to make progress themselves.
+                self._expect(float("inf"))
+                async with turn or nullcontext():
+                    self._expect()
+                    await self.poll()
                 interval = self.health.interval_seconds
                 # Skip the polls that a long one has missed.
-                intervals = -(-(self._monotonic() - self._due) // interval)
-                self._set_due(self._due + interval * max(1, intervals))
+                intervals = -(-(self._monotonic() - self._due + early) // interval)
+                self._set_due(self._due - early + interval * max(1, intervals))
+                early = 0.0
                 await self.collect_emails(self._due - self._monotonic())
         finally:
             if self._emails is not None:
@@ -177,10 +204,24 @@ class Poller:
     async def collect_emails(self, seconds: float) -> None:
         """Collect emails for up to *seconds*, if that is due and the last poll succeeded."""
         if self._emails is not None and self.health.up:
-            await self._emails.collect(seconds)
+            with self._changing():
+                await self._emails.collect(seconds)
 
     async def poll(self) -> None:
         """Poll once; API failures are recorded in health, not raised."""
+        with self._changing():
+            await self._poll()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        self._revision = None
+        try:
+            yield
+        finally:
+            self._revision = object()
+            self._on_change(self)
+
+    async def _poll(self) -> None:
         began = self._monotonic()
         began_at = self._client.now()
         failure = None

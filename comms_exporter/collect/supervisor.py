@@ -1,11 +1,19 @@
 """Run a poll loop per account, and change which accounts are polled without polling one twice at the same time."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from comms_exporter.collect.poller import Poller
+from comms_exporter.collect.schedule import phase
 from comms_exporter.collect.state import AccountState
+
+# So many accounts are polled at a time. Even a tenth of them are never under way together, unless the API does not respond.
+MAX_POLLS = 256
+# Accounts are polled so many seconds apart on average, until they fill the interval.
+SPACING_SECONDS = 0.05
 
 
 class PollLoopEndedError(Exception):
@@ -24,7 +32,10 @@ class Assignment:
 class PollSupervisor:
     """Polls the accounts that it was assigned last, each in a task of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._turn = asyncio.Semaphore(MAX_POLLS)
+        self._started_at = 0.0
         self._assignments: dict[str, Assignment] = {}
         self._group: asyncio.TaskGroup | None = None
         self._stopping = False
@@ -58,6 +69,7 @@ class PollSupervisor:
     def start(self, group: asyncio.TaskGroup) -> None:
         """Start polling, in tasks of *group*; a poll loop that ends by itself fails the group."""
         self._group = group
+        self._started_at = self._monotonic()
         self._start_new()
 
     def stop(self) -> None:
@@ -89,24 +101,37 @@ class PollSupervisor:
     def _start_new(self) -> None:
         if self._group is None or self._stopping:
             return
-        for assignment in self._assignments.values():
-            if assignment.task is None:
-                poller = assignment.poller
-                assignment.task = self._group.create_task(_poll_until_cancelled(poller), name=f"poll {poller.name}")
+        new = [assignment for assignment in self._assignments.values() if assignment.task is None]
+        since_start = self._monotonic() - self._started_at
+        for assignment in new:
+            poller = assignment.poller
+            part = phase(poller.name)
+            run = partial(
+                poller.run,
+                first=part * _spread(len(new), poller.interval),
+                rhythm=part * _spread(len(self._assignments), poller.interval) - since_start,
+                turn=self._turn,
+            )
+            assignment.task = self._group.create_task(_until_cancelled(poller.name, run), name=f"poll {poller.name}")
 
 
-async def _poll_until_cancelled(poller: Poller) -> None:
-    """Run *poller* until this task is cancelled; raise a PollLoopEndedError if it ends by itself."""
+def _spread(accounts: int, interval: float) -> float:
+    """Return over how many seconds of the *interval* the polls of so many *accounts* are spread."""
+    return min(interval, SPACING_SECONDS * (accounts - 1))
+
+
+async def _until_cancelled(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Run the poll loop of the account *name* until this task is cancelled; raise a PollLoopEndedError if it ends by itself."""
     cause = None
     try:
-        await poller.run()
+        await run()
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         # Something that the loop awaited was cancelled. A TaskGroup would mistake that for an orderly end.
         cause = error
-    raise PollLoopEndedError(f"the poll loop of the account {poller.name} has ended by itself") from cause
+    raise PollLoopEndedError(f"the poll loop of the account {name} has ended by itself") from cause
 
 
 async def _stop(assignments: Iterable[Assignment]) -> None:

@@ -45,6 +45,9 @@ class Account(Protocol):
     def request_stats(self) -> RequestStats: ...  # noqa: D102
     @property
     def email_health(self) -> EmailHealth: ...  # noqa: D102
+    @property
+    def revision(self) -> object:
+        """The same object as long as nothing but time changes the metrics; None while anything may change at any moment."""
 
 
 @dataclass(frozen=True, slots=True)

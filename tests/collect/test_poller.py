@@ -383,7 +383,7 @@ class TestSaving:
 
 
 class TestLoop:
-    async def run(self, harness, polls):
+    async def run(self, harness, polls, **timing):
         """Run the loop for *polls* polls; return when each began, in seconds since the first."""
         began = []
         original = harness.poller.poll
@@ -396,12 +396,51 @@ class TestLoop:
 
         harness.poller.poll = poll
         with pytest.raises(asyncio.CancelledError):
-            await harness.poller.run()
+            await harness.poller.run(**timing)
         return [round(each - began[0], 3) for each in began]
 
     async def test_it_polls_at_once_and_then_at_every_interval(self):
         async with simulator_harness() as harness:
             assert [0, 30, 60, 90] == await self.run(harness, 4)
+
+    @pytest.mark.parametrize(("first", "rhythm"), [(0, -20), (0, 10), (5, 15), (5, -75)])
+    async def test_the_second_poll_is_in_the_rhythm(self, first, rhythm):
+        async with simulator_harness() as harness:
+            assert [0, 10, 40, 70] == await self.run(harness, 4, first=first, rhythm=rhythm)
+
+    async def test_it_waits_for_its_turn_and_is_alive_meanwhile(self):
+        async with simulator_harness() as harness:
+            turn = asyncio.Semaphore(0)
+            running = asyncio.create_task(self.run(harness, 1, turn=turn))
+            await asyncio.sleep(0.01)
+            harness.clock.now += 1000
+            assert harness.poller.alive
+            assert 0 == harness.poller.health.polls
+
+            turn.release()
+            assert [0] == await running
+            assert 1 == harness.poller.health.polls
+
+    async def test_its_revision_changes_with_every_poll_and_is_unknown_during_one(self):
+        async with simulator_harness() as harness:
+            revisions = [harness.poller.revision]
+            original = harness.poller._collect
+
+            async def collect():
+                revisions.append(harness.poller.revision)
+                await original()
+
+            harness.poller._collect = collect
+            await harness.poll()
+            revisions.append(harness.poller.revision)
+            harness.faults.add("429", times=1, retry_after=100)
+            await harness.poll()
+            revisions += [harness.poller.revision]
+            harness.clock.now += 100
+            revisions += [harness.poller.revision]
+
+        assert [False, True, False, True, True, False] == [each is None for each in revisions]
+        assert 3 == len({*revisions} - {None})
 
     async def test_polls_that_a_long_one_has_missed_are_skipped(self):
         async with simulator_harness() as harness:

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from comms_exporter.collect.schedule import phase
 from comms_exporter.collect.shards import is_in_shard
-from comms_exporter.collect.supervisor import Assignment, PollLoopEndedError, PollSupervisor
+from comms_exporter.collect.supervisor import SPACING_SECONDS, Assignment, PollLoopEndedError, PollSupervisor
 
 
 class FakePoller:
@@ -14,11 +15,13 @@ class FakePoller:
     def __init__(self, name, running, may_end=None):
         self.name = name
         self.state = f"state of {name}"
+        self.interval = 30
         self.taken_over = None
         self._running = running
         self._may_end = may_end
 
-    async def run(self):
+    async def run(self, **timing):
+        self.timing = timing
         assert self.name not in self._running
         self._running[self.name] = self
         try:
@@ -56,6 +59,53 @@ def assign(running):
 async def settle():
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+class TestTiming:
+    """When the polls of an account are due depends on its name, and on how many accounts there are."""
+
+    async def started(self, assign, running, *names, later=()):
+        now = 1000.0
+        supervisor = PollSupervisor(monotonic=lambda: now)
+        async with asyncio.TaskGroup() as group:
+            supervisor.start(group)
+            await supervisor.assign([assign(name) for name in names])
+            await settle()
+            if later:
+                now += 70
+                staying = [supervisor.reusable(name, 1) for name in names]
+                await supervisor.assign([*staying, *map(assign, later)])
+                await settle()
+            timing = {name: poller.timing for name, poller in running.items()}
+            supervisor.stop()
+        return timing
+
+    async def test_a_single_account_is_polled_at_once(self, assign, running):
+        timing = await self.started(assign, running, "a")
+
+        assert (0.0, 0.0) == (timing["a"]["first"], timing["a"]["rhythm"])
+
+    async def test_the_polls_of_many_accounts_are_spread_over_the_interval(self, assign, running):
+        names = [f"account{number}" for number in range(1000)]
+        timing = await self.started(assign, running, *names)
+        firsts = [each["first"] for each in timing.values()]
+
+        assert [30 * phase(name) for name in names] == firsts
+        assert firsts == [each["rhythm"] for each in timing.values()]
+        in_each_second = [sum(second <= first < second + 1 for first in firsts) for second in range(30)]
+        assert max(in_each_second) < 60
+
+    async def test_few_accounts_are_polled_soon(self, assign, running):
+        timing = await self.started(assign, running, "a", "b", "c")
+
+        assert max(each["first"] for each in timing.values()) < 2 * SPACING_SECONDS
+
+    async def test_an_account_that_is_added_is_polled_at_once_and_then_when_it_is_its_turn(self, assign, running):
+        names = [f"account{number}" for number in range(999)]
+        timing = await self.started(assign, running, *names, later=["late"])
+
+        assert 0.0 == timing["late"]["first"]
+        assert 30 * phase("late") - 70 == pytest.approx(timing["late"]["rhythm"])
 
 
 class TestPollSupervisor:
@@ -142,8 +192,9 @@ class TestPollSupervisor:
     async def test_a_poll_loop_that_ends_by_itself_fails_the_group(self, how):
         class Ending:
             name = "a"
+            interval = 30
 
-            async def run(self):
+            async def run(self, **timing):
                 if how != "returns":
                     raise asyncio.CancelledError
 

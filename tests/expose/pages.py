@@ -27,6 +27,7 @@ class Account:
     health: PollHealth = field(default_factory=lambda: PollHealth(interval_seconds=30))
     request_stats: RequestStats = field(default_factory=RequestStats)
     email_health: EmailHealth = field(default_factory=EmailHealth)
+    revision: object = None
 
     def publish(self, limit=1000):
         """Publish the state as a view, as a poll does."""

@@ -23,10 +23,9 @@ from prometheus_client.core import CollectorRegistry
 from comms_exporter.base.slices import SIZE, batched
 from comms_exporter.collect.health import Reloads
 from comms_exporter.collect.view import View
-from comms_exporter.expose import chunks, segments
-from comms_exporter.expose.exposition import Exposition
+from comms_exporter.expose import chunks, operation_series, segments
+from comms_exporter.expose.exposition import KEEP_SECONDS, Exposition
 from comms_exporter.expose.operation_lines import operation_lines
-from comms_exporter.expose.operation_series import KEEP_SECONDS
 
 
 def ids_in_order(page):
@@ -60,6 +59,7 @@ def test_every_page_is_what_prometheus_client_renders(polls, compressed):
     with pytest.MonkeyPatch.context() as patch:
         # With three operations in a segment, few operations make many segments.
         patch.setattr(segments, "SIZE", 3)
+        patch.setattr(operation_series, "FEW", 2)
         patch.setattr(segments, "batched", lambda items, size=3: batched(items, size))
         check_pages(polls, compressed)
 
@@ -99,7 +99,8 @@ class TestRendering:
         account.view = View(exposed=operations.copy())
         page = page_of(exposition).decode()
 
-        assert [[each.id for each in operations[SIZE : 2 * SIZE]]] == rendered
+        # The operation that has changed leaves the segment of those that have not.
+        assert [[*(each.id for each in operations[SIZE : 2 * SIZE] if each.id != "op00300")], ["op00300"]] == rendered
         assert 'operation_emails{account="shop",operation_id="op00300"} 7.0' in page
 
     def test_compresses_the_plain_text_if_there_is_one(self, rendered):
@@ -118,7 +119,7 @@ class TestRendering:
         accounts[0].view = View(exposed=[operation("late")])
         page_of(exposition)
 
-        assert {accounts[0].name} == set(exposition._operations._segments_by_account)
+        assert {accounts[0].name} == set(exposition._operations._exposed)
 
 
 class TestPreparing:
@@ -140,20 +141,23 @@ class TestPreparing:
         assert {before} == set(pages)
         account.view = following
         rendered.clear()
+        after = page_of(exposition, gzip=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(chunks.Chunks, "add", None)
-            after = page_of(exposition, gzip=True)
+            assert after == page_of(exposition, gzip=True)
 
         assert [] == rendered
         assert b'operation_sent{account="shop",operation_id="op00700"} 1.0' in gzip.decompress(after)
 
-    def test_renders_only_encodings_that_were_requested_recently(self, rendered):
+    @pytest.mark.parametrize("count", [5, 50])
+    def test_renders_only_encodings_that_were_requested_recently(self, rendered, count):
         now = 0.0
-        account = account_with(*many_operations(5))
+        account = account_with(*many_operations(count))
+        account.health.last_success_monotonic = float("inf")
         exposition = Exposition(lambda: [account], reloads=Reloads(last_success=NOW), monotonic=lambda: now)
 
         def poll():
-            account.view = View(exposed=many_operations(5, sent=len(rendered)))
+            account.view = View(exposed=many_operations(count, sent=len(rendered)))
             at_once(exposition.prepare("shop", account.view.exposed))
 
         poll()
@@ -170,12 +174,13 @@ class TestPreparing:
         operations = many_operations(600)
         account = account_with(*operations)
         exposition = make_exposition(account)
-        before = at_once(exposition.body(openmetrics=False, gzip=compressed)).chunks[1:-1]
+        before = at_once(exposition.body(openmetrics=False, gzip=compressed)).chunks
         at_once(exposition.prepare("shop", operations.copy()))
         account.view = View(exposed=operations.copy())
-        after = at_once(exposition.body(openmetrics=True, gzip=compressed)).chunks[1:-1]
+        after = at_once(exposition.body(openmetrics=True, gzip=compressed)).chunks
 
-        assert list(map(id, before)) == list(map(id, after))
+        # Before them, there are the metrics of the process and those of the account.
+        assert list(map(id, before[2:-1])) == list(map(id, after[2:-1]))
 
 
 class TestChunks:
@@ -189,8 +194,8 @@ class TestChunks:
 
         assert body.length == sum(sizes)
         assert len(sizes) > 3
-        # The first and the last of the page are rendered for this scrape, and the one before may be incomplete.
-        assert all(limit <= size < 2 * limit for size in sizes[1:-2])
+        # Each section may end with an incomplete one: the head of the page, the accounts, and the operations before the end.
+        assert all(limit <= size < 2 * limit for size in sizes[2:-2])
 
     @pytest.mark.parametrize("compressed", [False, True])
     def test_no_text_is_in_memory_twice(self, compressed):
@@ -202,10 +207,10 @@ class TestChunks:
             body = at_once(exposition.body(openmetrics=False, gzip=compressed))
             ids = set(map(id, body.chunks))
             page_of(exposition, gzip=compressed, names=["comms_email_operation_sent"])
-            _, newest = series._segments_by_account["shop"][-1]
+            newest = series._exposed["shop"][-1].segments
+            assert newest
             for segment in newest:
                 assert {id(piece.data.obj) for piece in segment.pieces(gzip=compressed)} <= ids
-            assert 1 == len(series._texts[compressed])
             following = View(exposed=[*many_operations(600, sent=number)[:300], *account.view.exposed[300:]])
             at_once(exposition.prepare("shop", following.exposed))
             account.view = following

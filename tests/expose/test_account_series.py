@@ -1,4 +1,4 @@
-"""Families are rendered again if, and only if, a value has changed."""
+"""The lines of an account are rendered again if, and only if, a value has changed."""
 
 import re
 import time
@@ -11,10 +11,11 @@ from operations import NOW, apply, listing, operation, page_of
 
 from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.collect.health import PollHealth, Problem, Reloads
-from comms_exporter.expose import family_cache
+from comms_exporter.expose import account_series
+from comms_exporter.expose.account_series import AccountSeries, Table
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.families import LIVE, PUBLISHED
-from comms_exporter.expose.family_cache import AccountFamilies, render
+from comms_exporter.expose.rendering import render
 from comms_exporter.model.histogram import Histogram
 
 
@@ -27,58 +28,72 @@ def rendered(monkeypatch):
         calls.extend({(family.name, sample.labels["account"]) for sample in family.samples})
         return render(family, openmetrics=openmetrics)
 
-    monkeypatch.setattr(family_cache, "render", recording)
+    monkeypatch.setattr(account_series, "render", recording)
     return calls
 
 
-def families(metrics, accounts):
-    return AccountFamilies(metrics, lambda: accounts, monotonic=lambda: NOW)
+def series(*tables):
+    return AccountSeries(tables, openmetrics=False)
 
 
-def text_of(families):
-    return families.text(openmetrics=False).decode()
+def text_of(series, account):
+    return b"".join(series.text(account, NOW).lines).decode()
 
 
-def as_the_library_renders(families):
-    return b"".join(render(family, openmetrics=False) for family in families.collect()).decode()
-
-
-class TestAccountFamilies:
+class TestAccountSeries:
     def test_renders_nothing_again_if_nothing_has_changed(self, rendered):
-        live = families(LIVE, [shop(), newsletter()])
-        text = text_of(live)
+        account, live = shop(), series(Table(LIVE))
+        text = live.text(account, NOW)
         rendered.clear()
 
-        assert text == text_of(live)
+        assert text.lines is live.text(account, NOW).lines
         assert [] == rendered
 
     def test_renders_only_the_changed_values_of_the_changed_account(self, rendered):
         accounts = [shop(), newsletter()]
-        live = families(LIVE, accounts)
-        text_of(live)
+        live = series(Table(LIVE))
+        before = [live.text(account, NOW) for account in accounts]
         rendered.clear()
         accounts[0].health.polls += 1
 
-        assert 'comms_exporter_polls_total{account="shop"} 2.0\n' in text_of(live)
+        assert 'comms_exporter_polls_total{account="shop"} 2.0\n' in text_of(live, accounts[0])
+        assert before[1].lines is live.text(accounts[1], NOW).lines
         assert [("comms_exporter_polls", "shop")] == rendered
 
     def test_does_not_read_the_values_of_an_unchanged_version(self):
         account = shop()
-        published = AccountFamilies(PUBLISHED, lambda: [account], version=lambda account, _: account.view)
-        text = text_of(published)
+        published = series(Table(PUBLISHED, version=lambda account: account.view))
+        text = text_of(published, account)
         account.view.queued += 1
-        assert text == text_of(published)
+        assert text == text_of(published, account)
 
         account.publish()
         account.view.queued = 5000
-        assert 'comms_emails_queued{account="shop"} 5000.0\n' in text_of(published)
+        assert 'comms_emails_queued{account="shop"} 5000.0\n' in text_of(published, account)
+
+    def test_does_not_read_the_values_of_an_unchanged_revision(self):
+        account, live = shop(), series(Table(LIVE))
+        account.revision = object()
+        text = text_of(live, account)
+        account.health.polls += 1
+        assert text == text_of(live, account)
+
+        account.revision = object()
+        assert 'comms_exporter_polls_total{account="shop"} 2.0\n' in text_of(live, account)
+
+    def test_an_account_becomes_stale_without_a_new_revision(self):
+        account, live = shop(), series(Table(LIVE))
+        account.revision = object()
+        texts = [b"".join(live.text(account, NOW + age).lines).decode() for age in (300, 301)]
+
+        assert [True, False] == ['comms_exporter_operations_exposed{account="shop"} 4.0' in text for text in texts]
 
     def test_follows_accounts_that_are_added_removed_and_reordered(self):
         accounts = []
-        live = families(LIVE, accounts)
+        exposition = Exposition(lambda: accounts, reloads=Reloads(last_success=NOW - 60), monotonic=lambda: NOW)
         for now in ([], [shop()], [shop(), newsletter()], [newsletter(), shop()], [newsletter()], []):
             accounts[:] = now
-            assert as_the_library_renders(live) == text_of(live)
+            assert comparable(page_of(make_exposition(*now)).decode()) == comparable(page_of(exposition).decode())
 
     def test_sees_a_change_that_leaves_the_sum_of_a_mapping_alone(self):
         account = shop()
