@@ -75,6 +75,27 @@ class TestManyAccounts:
                 await until(process.url, r'^comms_emails_sent_total{account="shop"} 3\.0$')
                 await until(process.url, r'^comms_emails_sent_total{account="news"} 5\.0$')
 
+    async def test_the_page_of_an_operation_knows_its_counters_from_before_a_restart_and_through_reloads(
+        self, config_file, api
+    ):
+        config_file.write({"name": "shop"})
+        api.world.set_conditions(stalled=True)
+        async with exporter(api.url, *config_file.flags, environ=NO_CREDENTIALS) as process:
+            await until(process.url, r'^comms_up{account="shop"} 1')
+            sent = api.world.send(fates=SENT * 3)
+            await until(process.url, r'^comms_emails_created_total{account="shop"} 3\.0$')
+            process.send(signal.SIGTERM)
+            assert 0 == await process.ended()
+        api.world.set_conditions(stalled=False)
+        async with exporter(api.url, *config_file.flags, environ=NO_CREDENTIALS) as process:
+            await until(process.url, r'^comms_emails_sent_total{account="shop"} 3\.0$')
+            config_file.write({"name": "shop"}, collect={"interval": "200ms"})
+            await reload(process)
+            page = await scrape(process.url, f"/operation?account=shop&id={sent.id}")
+
+        rows = re.findall(r"ago</time></th>((?:<td>\d+</td>)+)</tr>", page)
+        assert [["3", "3"], ["0", "0"]] == [re.findall(r"<td>(\d+)</td>", cells)[:2] for cells in rows]
+
     async def test_each_account_belongs_to_one_shard(self, config_file, api):
         names = [f"account {n}" for n in range(9)]
         config_file.write(*[{"name": name} for name in names])

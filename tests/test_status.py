@@ -88,7 +88,11 @@ class TestEmails:
             lost = harness.world.send(fates=[*MIXED, MIXED[1]], message=MESSAGE)
             whole = harness.world.send(fates=MIXED[:1])
             await harness.poll_and_collect(after=300)
+            harness.requested_paths()
             details = [operation_detail([harness.poller], "test", each.id) for each in (lost, whole)]
+            account_card(harness.poller)
+            # Looking at a page asks for nothing.
+            assert [] == harness.requested_paths()
 
         assert [[LostAt("gmail", 1, 2)], []] == [each.lost for each in details]
         assert [3, 0] == [each.found_lost for each in details]
