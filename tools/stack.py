@@ -80,6 +80,7 @@ def commands(folder, api, pager):
     yield (
         "exporter", sys.executable, "-m", "comms_exporter", f"--api.base-url={api}/v1", "--account.name=demo",
         "--web.listen-address=127.0.0.1:10067", f"--state.path={folder}/state.db", "--collect.interval=15s",
+        "--emails.collect=all", "--emails.interval=1m", "--emails.tags=campaign",
     )  # fmt: skip
     yield (
         "alertmanager", BINARIES / "alertmanager", f"--config.file={folder}/alertmanager.yml", "--cluster.listen-address=",

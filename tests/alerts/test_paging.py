@@ -15,20 +15,22 @@ from process import exporter, unused_port
 from prometheus import Alertmanager, Binaries, Prometheus
 
 from comms_exporter.simulator import Fate, World, make_app
+from comms_exporter.simulator.mail import Address, Message
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 # All windows, waits and intervals are so many times shorter: a minute becomes three seconds.
 SPEED = 20
 GOOD = Fate(sent=0.1, delivered=0.2)
 BAD = Fate(failed=0.1)
+BOUNCED = Fate(sent=0.1, undelivered=0.2)
 
 
-def accelerated(text):
-    """Return *text* with every duration of a rule or a route divided by SPEED, but at least one second."""
+def accelerated(text, speed=SPEED):
+    """Return *text* with every duration of a rule or a route divided by *speed*, but at least one second."""
     seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
     def shorter(match):
-        return f"{max(1, round(int(match[1]) * seconds[match[2]] / SPEED))}s"
+        return f"{max(1, round(int(match[1]) * seconds[match[2]] / speed))}s"
 
     return re.sub(r"\b([0-9]+)([smhd])\b", shorter, text)
 
@@ -37,7 +39,7 @@ class Webhooks:
     """A server that records the alerts that Alertmanager posts, by receiver."""
 
     def __init__(self):
-        self.posted = {"pager": [], "tickets": []}
+        self.posted = {"pager": [], "tickets": [], "watchdog": []}
         self.app = web.Application()
         self.app.router.add_post("/{receiver}", self.post)
 
@@ -71,12 +73,12 @@ async def alerting(folder):
 
 
 @asynccontextmanager
-async def monitoring(folder, alertmanager, port):
+async def monitoring(folder, alertmanager, port, *, speed=SPEED):
     """Run a Prometheus with our example configuration and rules, both accelerated."""
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     rules = []
     for name in config.pop("rule_files"):
-        (folder / name).write_text(accelerated((DEPLOY / "prometheus" / name).read_text()))
+        (folder / name).write_text(accelerated((DEPLOY / "prometheus" / name).read_text(), speed))
         rules.append(folder / name)
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["scrape_configs"][0]["static_configs"][0]["targets"] = [f"127.0.0.1:{port}"]
@@ -125,6 +127,53 @@ class TestPaging:
             finally:
                 sending.cancel()
 
+    async def test_the_page_names_the_provider_that_refuses(self, tmp_path):
+        """The page about the bounces says where they are, and silences the ticket about the provider."""
+        world, port = World(clock=time.time), unused_port()
+        flags = (
+            *("--collect.interval=500ms", f"--web.listen-address=127.0.0.1:{port}", "--account.name=shop"),
+            *("--emails.collect=all", "--emails.interval=1s", "--emails.tags=campaign"),
+        )
+        to = [Address(f"canary{n}@{'gmail.com' if n < 4 else 'yahoo.com'}") for n in range(10)]
+        message = Message(sender=Address("hello@news.example"), to=tuple(to), tags={"campaign": "spring"})
+        refusing = False
+
+        async def send():
+            while True:
+                world.send(fates=[BOUNCED if refusing else GOOD] * 4 + [GOOD] * 6, message=message)
+                await asyncio.sleep(0.2)
+
+        async with (
+            TestServer(make_app(world)) as api,
+            alerting(tmp_path) as (alertmanager, webhooks),
+            exporter(str(api.make_url("/v1")), *flags, listen=False),
+            # A minute is a second: emails have to be known for 20 minutes before their losses are.
+            monitoring(tmp_path, alertmanager, port, speed=60) as prometheus,
+        ):
+            sending = asyncio.create_task(send())
+            try:
+                await prometheus.until(
+                    'account:comms_emails_delivered_by_provider:count{provider="gmail"} > 10', within=60
+                )
+                refusing = True
+                page = await webhooks.until("pager", "CommsEmailBounceSpike", within=90)
+                firing = 'ALERTS{alertname="CommsEmailProviderRefuses",alertstate="firing"}'
+                ((ticket, _),) = await prometheus.until(firing, within=90)
+                said = page["annotations"]["description"]
+                await alertmanager.until(
+                    lambda alerts: any(
+                        each["labels"]["alertname"] == "CommsEmailProviderRefuses" and each["status"]["inhibitedBy"]
+                        for each in alerts
+                    )
+                )
+            finally:
+                sending.cancel()
+        assert "Of the bounced emails, 100% are to gmail." in said
+        assert "from news.example." in said
+        assert "the tag campaign=spring." in said
+        assert "gmail" == ticket["provider"]
+        assert "CommsEmailProviderRefuses" not in webhooks.names("tickets")
+
     async def test_a_page_inhibits_the_ticket_for_the_same_account(self, tmp_path):
         async with alerting(tmp_path) as (alertmanager, webhooks):
             labels = {"alertname": "CommsEmailFailureSpike", "account": "shop", "job": "comms-exporter"}
@@ -143,3 +192,38 @@ class TestPaging:
             known = await alertmanager.until(lambda alerts: any(each["status"]["inhibitedBy"] for each in alerts))
             (inhibited,) = [each["labels"] for each in known if each["status"]["inhibitedBy"]]
             assert ("warning", "shop") == (inhibited["severity"], inhibited["account"])
+
+    @pytest.mark.parametrize(
+        ("fires", "receiver", "messages"),
+        [
+            (
+                ["CommsEmailBounceSpike critical", "CommsEmailProviderRefuses warning"],
+                "pager",
+                {"CommsEmailBounceSpike"},
+            ),
+            (["CommsEmailFailureSpike critical", "CommsEmailSenderFails warning"], "pager", {"CommsEmailFailureSpike"}),
+            (
+                ["CommsEmailBounceSpike warning", "CommsEmailProviderRefuses warning"],
+                "tickets",
+                {"CommsEmailProviderRefuses"},
+            ),
+            (["CommsEmailFailureSpike warning", "CommsEmailSenderFails warning"], "tickets", {"CommsEmailSenderFails"}),
+        ],
+    )
+    async def test_one_provider_or_sender_is_one_message(self, tmp_path, fires, receiver, messages):
+        async with alerting(tmp_path) as (alertmanager, webhooks):
+            about = {"account": "shop", "job": "comms-exporter"}
+            alerts = [
+                {"labels": {**about, "alertname": name, "severity": severity}}
+                for name, severity in map(str.split, fires)
+            ]
+            # Of another account, and so never silenced: once it is there, the others would be.
+            alerts.append({"labels": {"alertname": "CommsEmailSurge", "severity": "warning", "account": "other"}})
+            async with aiohttp.ClientSession() as session:
+                answer = await session.post(f"{alertmanager.url}/api/v2/alerts", json=alerts)
+                assert 200 == answer.status
+            for name in messages:
+                await webhooks.until(receiver, name)
+            await webhooks.until("tickets", "CommsEmailSurge")
+
+            assert messages | {"CommsEmailSurge"} == webhooks.names("pager") | webhooks.names("tickets")

@@ -33,7 +33,7 @@ PROMQL = set(
         r"\w+",
         """
         and or unless offset bool by without on ignoring group_left group_right
-        absent avg_over_time bottomk changes clamp_min count count_over_time increase label_replace last_over_time max
+        abs absent avg_over_time bottomk changes clamp_min count count_over_time increase label_replace last_over_time max
         max_over_time min min_over_time quantile rate resets round scalar sqrt sum sum_over_time time topk vector
         """,
     )
@@ -66,8 +66,8 @@ def queries_in(alert):
 
 
 def metrics_on_the_page():
-    page = (ROOT / "tests/golden/metrics.txt").read_text(encoding="utf-8")
-    return {re.match(r"\w+", line)[0] for line in page.splitlines() if not line.startswith("#")}
+    pages = [(ROOT / "tests/golden" / name).read_text(encoding="utf-8") for name in ("metrics.txt", "emails.txt")]
+    return {re.match(r"\w+", line)[0] for page in pages for line in page.splitlines() if not line.startswith("#")}
 
 
 recordings = rules_of(RULES)
@@ -166,7 +166,7 @@ class TestRecordings:
             if "interval" in group
         }
 
-        assert {"comms-usual": "2m"} == intervals
+        assert {"comms-usual": "2m", "comms-emails-by": "2m"} == intervals
 
     def test_a_threshold_that_is_loaded_twice_counts_once(self):
         """Two rulers record it twice, which would break a comparison with it and scalar()."""
@@ -199,7 +199,7 @@ class TestAlerts:
     @every_alert
     def test_waits_for_two_scrapes(self, alert):
         """At 30 seconds for the most urgent alert, at a minute for the others."""
-        minutes = {"1m": 1, "1h": 60}.get(alert["for"]) or int(alert["for"].removesuffix("m"))
+        minutes = {"1h": 60, "1d": 1440}.get(alert["for"]) or int(alert["for"].removesuffix("m"))
 
         urgent = {"CommsEmailFailureSpike-critical", "CommsTwilioIncident-critical"}
         assert minutes >= (1 if by_id(alert) in urgent else 2)
@@ -238,7 +238,7 @@ class TestAlerts:
     def test_links_to_a_dashboard(self, alert):
         url = alert["annotations"]["dashboard_url"]
 
-        assert re.match(r"/d/comms-(overview|operations|exporter-health)(\?|$)", url)
+        assert re.match(r"/d/comms-(overview|operations|deliverability|exporter-health)(\?|$)", url)
         assert ("$labels.account" in alert["annotations"]["description"]) == (
             "var-account={{ $labels.account | urlquery }}" in url
         )

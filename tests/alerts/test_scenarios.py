@@ -9,6 +9,7 @@ from harness import simulator_harness
 from operations import NOW, page_of
 from prometheus import Binaries, error_output
 
+from comms_exporter.collect.emails.state import EmailOptions
 from comms_exporter.collect.health import Reloads
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.simulator.scenarios import SCENARIOS
@@ -56,7 +57,12 @@ async def history(scenario, *, before, lasting, step, rate):
 
     # A short active window keeps the page small and the test fast.
     async with simulator_harness(
-        page_size=1000, interval=float(step), active_window=600, rate=rate, save=save
+        page_size=1000,
+        interval=float(step),
+        active_window=600,
+        rate=rate,
+        emails=EmailOptions(all_stages=True, tags=("campaign",)),
+        save=save,
     ) as harness:
         page = Exposition(lambda: [harness.poller], reloads=Reloads(NOW), monotonic=harness.clock)
         turns = range(0, before + lasting, step)
@@ -68,6 +74,7 @@ async def history(scenario, *, before, lasting, step, rate):
             if seconds >= waiting_until:
                 harness.clock.waits.clear()
                 await harness.poller.poll()
+                await harness.poller.collect_emails(float(step))
                 harness.clock.now = NOW + seconds
                 waiting_until = seconds + harness.poller.health.interval_seconds if harness.poller.health.problem else 0
             for name, value in [(f"up{{{JOB}}}", 1.0), *scraped(page_of(page).decode())]:
