@@ -6,7 +6,7 @@ from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-from grafana import health, operations, overview
+from grafana import deliverability, health, operations, overview
 
 DASHBOARDS = Path(__file__).parent / "dashboards"
 
@@ -14,7 +14,7 @@ DASHBOARDS = Path(__file__).parent / "dashboards"
 def main(folder: Path) -> None:
     """Write every dashboard to a file in *folder*, named after its uid."""
     folder.mkdir(parents=True, exist_ok=True)
-    for module in (overview, operations, health):
+    for module in (overview, deliverability, operations, health):
         dashboard = module.dashboard().build()
         for number, panel in enumerate(dashboard.panels, start=1):
             panel.id_val = number

@@ -40,7 +40,7 @@ REQUESTS = account("comms_exporter_api_requests_total")
 
 INTRO = """*Exporters down*: scrapes fail. *Accounts down*: polls fail. *Failed polls* shows the reasons: auth and forbidden \
 need other credentials, rate_limited means too many requests, most others are network errors or errors of Twilio. \
-*Hidden operations*, *unexpected API responses* and *state saves* are not urgent."""
+*Hidden* operations, *unexpected API responses* and *state saves* are not urgent."""
 
 
 def dashboard() -> Dashboard:
@@ -101,7 +101,7 @@ def _numbers() -> Iterator[Panel]:
         decimals=0,
     )
     yield panels.number(
-        "Hidden operations",
+        "Hidden",
         "Active operations without their own series, because of --collect.max-operations. Totals include them.",
         Query(total(account("comms_exporter_operations_hidden"))),
         steps=((None, GOOD), (1, WARNING)),
@@ -201,10 +201,16 @@ def _operations() -> Iterator[Panel]:
     gauge = "comms_exporter_operations_"
     yield panels.graph(
         "Operations",
-        "Tracked: all that Twilio still returns. Exposed: active, with their own series. Hidden: active, but beyond the limit.",
+        "Tracked: all that Twilio still returns. Exposed: active, with their own series. Hidden: active, but beyond the limit. "
+        "Unlisted: left out of Twilio's last list, although they should be in it.",
         *(
             Query(total(account(f"{gauge}{name}")), name, color)
-            for name, color in (("tracked", "light-blue"), ("exposed", "blue"), ("hidden", "orange"))
+            for name, color in (
+                ("tracked", "light-blue"),
+                ("exposed", "blue"),
+                ("hidden", "orange"),
+                ("unlisted", BAD),
+            )
         ),
         width=8,
     )

@@ -27,7 +27,8 @@ OPERATION_LINK = {
 INTRO = """**Does email flow?** Read the numbers from left to right.
 If **Accounts down** or **Data age** is colored, the other numbers are out of date: go to \
 [Exporter health](d/comms-exporter-health). \
-If **Failed** or **Undelivered** is colored, look for the cause in the table of worst operations, and click one. \
+If **Failed** or **Undelivered** is colored, look for the cause in the table of worst operations, and click one; \
+[Deliverability](d/comms-deliverability) shows whose emails are lost. \
 If **Sent** is near 0 while the backlog grows, email is stuck at Twilio."""
 
 
@@ -40,6 +41,9 @@ def dashboard() -> Dashboard:
     )
     builder.with_panel(panels.prose(INTRO))
     for panel in (*_numbers(), *_flow(), *_tables()):
+        builder.with_panel(panel)
+    builder.with_row(panels.section("What the alerts decide on"))
+    for panel in _decisions():
         builder.with_panel(panel)
     return builder
 
@@ -69,7 +73,7 @@ def _numbers() -> Iterator[Panel]:
     )
     yield panels.number(
         "Delivered, 6 h",
-        "Share of delivered emails among those that were delivered, undelivered or failed within the last 6 hours.",
+        "Of the emails begun within the last 6 hours, the share of delivered ones among those that were delivered, undelivered or failed.",
         Query(share("delivered", "6h")),
         unit="percentunit",
         steps=DELIVERED,
@@ -87,8 +91,7 @@ def _numbers() -> Iterator[Panel]:
     )
     yield panels.number(
         "Undelivered, 6 h",
-        "Share of bounced emails among those that were delivered, undelivered or failed within the last 6 hours. A shorter "
-        "window would contain late bounces without the other emails of their operation.",
+        "Share of bounced emails among those sent that began to be sent within the last 6 hours.",
         Query(share("undelivered", "6h")),
         unit="percentunit",
         steps=UNDELIVERED,
@@ -121,18 +124,17 @@ def _flow() -> Iterator[Panel]:
     )
     yield panels.graph(
         "Failed over 1 hour, undelivered over 6 hours",
-        "Failed: share of the emails that Twilio sent or failed to send. Undelivered: share of the finished emails, over 6 hours "
-        "because bounces come late. Shown only for more than 50 emails, because shares of a few mean nothing. Alerts start "
-        "at the dashed line, 5 %.",
+        "Failed: share of the emails that Twilio sent or failed to send. Undelivered: share of the emails sent that began to be sent "
+        "within 6 hours. Shown only for more than 50 emails, because shares of a few mean nothing; the alerts judge the evidence, as "
+        "shown below.",
         Query(share("failed", "1h", by=("account",), least=50), "failed, {{account}}", COLORS["failed"]),
         Query(share("undelivered", "6h", by=("account",), least=50), "undelivered, {{account}}", COLORS["undelivered"]),
         unit="percentunit",
         height=9,
-        steps=((None, "transparent"), (0.05, BAD)),
     )
     yield panels.graph(
         "Delivered and opened, share over 6 hours",
-        "Delivered: share of the finished emails. Opened: opened emails per delivered email. Recipients open emails late, so it "
+        "Delivered: share of the finished emails among those begun within 6 hours. Opened: opened emails per delivered email. Recipients open emails late, so it "
         "can exceed 100 % long after a campaign; do not alert on it.",
         Query(share("delivered", "6h"), "delivered", COLORS["delivered"]),
         Query(opened("6h"), "opened", COLORS["opened"]),
@@ -241,7 +243,7 @@ def _decisions() -> Iterator[Panel]:
         unit="percentunit",
         width=8,
         steps=((None, "transparent"), (0.01, WARNING), (0.05, BAD)),
-    )
+    ).no_value("fewer than 5 failures")
     yield panels.graph(
         "Undelivered, at least",
         f"Of the emails sent, {least}. CommsEmailBounceSpike warns above 5 %, and pages above 10 %.",
@@ -253,7 +255,7 @@ def _decisions() -> Iterator[Panel]:
         unit="percentunit",
         width=8,
         steps=((None, "transparent"), (0.05, WARNING), (0.1, BAD)),
-    )
+    ).no_value("fewer than 5 bounces")
     yield panels.graph(
         "Without an outcome, at least",
         "Of the emails sent that began to be sent within the window, the lowest share that may be meant, allowing for chance. "

@@ -11,8 +11,8 @@ OPERATION = f'{ACCOUNT}, operation_id=~"$operation_id"'
 
 # The final states of an accepted email.
 OUTCOMES = ("delivered", "undelivered", "failed")
-# The denominators of shares, as in the alert rules. Failures are a share of the emails that Twilio has processed.
-OF = {"failed": ("sent", "failed"), "undelivered": OUTCOMES, "delivered": OUTCOMES}
+# The denominators of shares; those of failures and bounces are those of the alerts.
+OF = {"failed": ("sent", "failed"), "undelivered": ("sent",), "delivered": OUTCOMES}
 
 
 def exporter(expr: str) -> str:
@@ -59,8 +59,22 @@ def increased(metric: str, window: str, *, by: tuple[str, ...] = ()) -> str:
 
 def share(name: str, window: str, *, by: tuple[str, ...] = (), least: int = 0) -> str:
     """Return the share of *name* within *window*; nothing if the denominator is not above *least* emails."""
-    whole = " + ".join(f"increase({account(f'comms_emails_{each}_total')}[{window}])" for each in OF[name])
-    return f"{increased(f'comms_emails_{name}_total', window, by=by)} / ({total(whole, by=by)} > {least})"
+    if name == "failed":
+        counted, *others = (
+            f"increase({account(f'comms_emails_{each}_total')}[{window}])" for each in (name, *OF[name])
+        )
+    else:
+        # Late bounces count with the emails that they belong to.
+        counted, *others = (account(f"comms_emails_{each}_recent", f'window="{window}"') for each in (name, *OF[name]))
+    return f"{total(counted, by=by)} / ({total(' + '.join(others), by=by)} > {least})"
+
+
+def lost(window: str) -> str:
+    """Return the share of the emails begun within *window* that were lost; nothing if none has been handled."""
+    failed, undelivered, sent = (
+        account(f"comms_emails_{each}_recent", f'window="{window}"') for each in ("failed", "undelivered", "sent")
+    )
+    return f"{total(f'{failed} + {undelivered}')} / ({total(f'{failed} + {sent}')} > 0)"
 
 
 def opened(window: str, *, by: tuple[str, ...] = ()) -> str:

@@ -18,6 +18,7 @@ from harness import simulator_harness
 from operations import NOW, page_of
 from prometheus import Binaries, Prometheus, error_output
 
+from comms_exporter.collect.emails.state import EmailOptions
 from comms_exporter.collect.health import Reloads
 from comms_exporter.expose.exposition import Exposition
 
@@ -28,7 +29,7 @@ with warnings.catch_warnings():
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "grafana" / "dashboards"
-UIDS = ("comms-overview", "comms-operations", "comms-exporter-health")
+UIDS = ("comms-overview", "comms-deliverability", "comms-operations", "comms-exporter-health")
 POLL_SECONDS, SCRAPE_SECONDS = 30, 60
 MINUTE, HOUR = 60, 3600
 
@@ -43,8 +44,12 @@ async def history(file, *, start=NOW, hours=4.0, incident=None, api_errors=None)
     requests fail and are throttled.
     """
     rng = random.Random(4)
+    emails = EmailOptions(all_stages=True, tags=("campaign",), errors=True)
     async with AsyncExitStack() as stack:
-        shop, news = [await stack.enter_async_context(simulator_harness(page_size=500, save=_save)) for _ in range(2)]
+        shop, news = [
+            await stack.enter_async_context(simulator_harness(page_size=500, save=_save, emails=emails))
+            for _ in range(2)
+        ]
         shop.poller.name, news.poller.name = "shop", "newsletter"
         page = Exposition(lambda: [shop.poller, news.poller], reloads=Reloads(start), monotonic=shop.clock)
         with file.open("w", encoding="utf-8") as out:
@@ -54,6 +59,7 @@ async def history(file, *, start=NOW, hours=4.0, incident=None, api_errors=None)
                 _simulate(shop, seconds, incident, api_errors, rng, campaign=2.5 * HOUR)
                 _simulate(news, seconds, None, None, rng, campaign=1.5 * HOUR)
                 await asyncio.gather(shop.poller.poll(), news.poller.poll())
+                await asyncio.gather(*(each.poller.collect_emails(POLL_SECONDS) for each in (shop, news)))
                 if seconds % SCRAPE_SECONDS == 0:
                     scraped = page_of(page).decode()
                     out.writelines(_samples(scraped, start + seconds + 1))
@@ -120,7 +126,11 @@ def selectors(promql):
     found = [(match[1], promql[match.start(2) : match.end(2)]) for match in re.finditer(r"([\w:]+)\{([^}]*)\}", bare)]
     without = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(?:by|on|without|ignoring)\s*\([^)]*\)", "", bare)
     names = {name for name, _ in found}
-    found += [(match[0], "") for match in re.finditer(r"\bcomms_\w+|\bprocess_\w+", without) if match[0] not in names]
+    found += [
+        (match[0], "")
+        for match in re.finditer(r"(?<![\w:])(?:comms_|process_|\w+:)[\w:]+", without)
+        if match[0] not in names
+    ]
     return found
 
 
