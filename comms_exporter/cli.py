@@ -27,6 +27,7 @@ from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.base.printable import printable
 from comms_exporter.base.redaction import Redactor
 from comms_exporter.base.slices import freeze_gc
+from comms_exporter.base.suggestions import suggestion
 from comms_exporter.check import ADVICE, Report, as_json, as_text, check
 from comms_exporter.commands import operation, operations
 from comms_exporter.commands.operations import Row, list_operations
@@ -184,10 +185,15 @@ def _load_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> 
     if own.account is not None:
         names = [account.name for account in settings.accounts]
         if own.account not in names:
-            raise SettingsError([f"--account: there is no account {own.account}; there is {', '.join(names)}"])
+            raise SettingsError([f"--account: there is no account {own.account}{_or_one_of(own.account, names)}"])
         chosen = tuple(account for account in settings.accounts if account.name == own.account)
         settings = settings.model_copy(update={"accounts": chosen})
     return settings, own
+
+
+def _or_one_of(name: str, names: Sequence[str]) -> str:
+    """Return the *names* that there are besides *name*, or if there are many, the one that looks most like it."""
+    return f"; there is {', '.join(names)}" if len(names) <= 10 else suggestion(name, names)
 
 
 def _demo_command(arguments: Sequence[str]) -> int:

@@ -116,6 +116,10 @@ async def all_are_polled(service):
     assert sorted(f"poll {name}" for name in names) == sorted(task.get_name() for task in tasks)
 
 
+def names_of(service):
+    return [poller.name for poller in service.supervisor.pollers]
+
+
 class History:
     """A random history: each step changes a file, or reloads."""
 
@@ -269,6 +273,33 @@ class TestReload:
             files.secret("a3").write_text("canary-token")
             assert await service.reload() is None
             assert [0.05] * 4 == [poller.health.interval_seconds for poller in service.supervisor.pollers]
+            await all_are_polled(service)
+
+    async def test_adds_and_removes_accounts_by_their_files(self, tmp_path, api):
+        """A file that is wrong changes nothing."""
+        files = Files(tmp_path, api)
+        folder = tmp_path / "accounts.d"
+        folder.mkdir()
+        files.other = {"accounts_dir": "accounts.d"}
+        files.write()
+        account = f"{{account_sid: ACtest, auth_token: t, base_url: 'http://127.0.0.1:{api.port}/v1'}}"
+        async with files.exporter() as service:
+            await all_are_polled(service)
+            listed = service.supervisor.pollers
+            for name in ("shop", "blog"):
+                (folder / f"{name}.yml").write_text(account)
+            assert await service.reload() is None
+            assert [*listed, "blog", "shop"] == [*service.supervisor.pollers[:4], *names_of(service)[4:]]
+            await all_are_polled(service)
+
+            (folder / "blog.yml").unlink()
+            (folder / "shop.yaml").write_text(account)
+            assert 'shop.yml: name: "shop" is already the name of' in await service.reload()
+            assert ["blog", "shop"] == names_of(service)[4:]
+
+            (folder / "shop.yaml").unlink()
+            assert await service.reload() is None
+            assert [*listed, "shop"] == [*service.supervisor.pollers[:4], *names_of(service)[4:]]
             await all_are_polled(service)
 
     async def test_replaces_a_poll_loop_that_has_stopped(self, tmp_path, api):

@@ -69,7 +69,7 @@ under `collect:` are the same. Relative paths in the file are relative to the fi
 {areas}
 ## Credentials
 
-Set credentials in the environment, or under `accounts` in the config file, but not in both. An account needs an account
+Set credentials in the environment, or under `accounts` or `accounts_dir` in the config file, but not in both. An account needs an account
 SID and an auth token, or an API key and its secret. With an API key, the account SID only provides the account's name.
 Give a value or a file that contains it, not both.
 
@@ -78,6 +78,24 @@ Give a value or a file that contains it, not both.
 {credentials}
 
 Entries of `accounts` can also have {others}.
+
+## accounts_dir
+
+Only in the config file: a folder with one YAML file for each account, for those who have too many for one list. It can
+stand beside `accounts`.
+
+```yaml
+accounts_dir: accounts.d
+```
+
+Each file in it whose name ends in `.yml` or `.yaml` has the keys of an entry of `accounts`; hidden files are ignored. Without
+a `name`, the account is called like its file: `accounts.d/shop.yml` is the account `shop`. A reload adds accounts whose file is
+new, and removes those whose file is gone; if any file is wrong, it changes nothing, and names the file.
+
+```yaml
+account_sid: AC...
+auth_token_file: /run/secrets/shop
+```
 
 ## emails.providers
 

@@ -1,20 +1,31 @@
-"""The accounts: what they are called, and the credentials that open them, from the environment or the config file.
+"""The accounts: what they are called, and the credentials that open them, from the environment, the config file or a folder.
 
 No message shows a credential: what is read as one is never formatted.
 """
 
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
+from comms_exporter.base import yaml_file
 from comms_exporter.base.suggestions import suggestion
-from comms_exporter.config.values import Given, SettingsError, parse_base_url, parse_name, parse_text, read_text, shown
+from comms_exporter.base.yaml_file import YamlError
+from comms_exporter.config.values import (
+    Given,
+    SettingsError,
+    UnreadableError,
+    parse_base_url,
+    parse_name,
+    parse_path,
+    parse_text,
+    read_text,
+    shown,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +63,36 @@ class _Credential:
     file: Path | None = None
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """An account as it was written: *where*, and what stands in messages between that and a key."""
+
+    value: Any = field(repr=False)
+    where: str
+    separator: str
+    directory: Path
+    default_name: str | None = None
+
+    def key(self, key: str) -> str:
+        """Return *key* as messages name it; the entry itself if it is empty."""
+        return f"{self.where}{self.separator}{key}" if key else self.where
+
+
 def find_accounts(
-    listed: Given | None, *, named: Given | None, environ: Mapping[str, str], problems: list[str]
+    listed: Given | None,
+    *,
+    folder: Given | None = None,
+    named: Given | None,
+    environ: Mapping[str, str],
+    problems: list[str],
 ) -> list[Account]:
-    """Return the accounts: those *listed* in the config file, or the one whose credentials are in *environ*.
+    """Return the accounts: those *listed* in the config file and those in its *folder*, or the one in *environ*.
 
     *named* is the account name that was set for the latter. What is wrong is added to *problems*.
     """
     given = _credentials_in(environ)
-    if listed is None:
+    in_file = listed or folder
+    if in_file is None:
         if not given:
             problems.append(
                 "no credentials: set TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN, or TWILIO_API_KEY and "
@@ -73,13 +105,14 @@ def find_accounts(
     if given:
         variable = next(iter(given.values())).name
         problems.append(
-            f"{variable}: credentials are set both here and under accounts in {_file_of(listed)}; remove one of them"
+            f"{variable}: credentials are set both here and under {_key_of(in_file)} in {_file_of(in_file)}; remove one of them"
         )
     if named:
         problems.append(
-            f"{named.name}: does not apply to the accounts in {_file_of(listed)}; remove it, and set their names there"
+            f"{named.name}: does not apply to the accounts in {_file_of(in_file)}; remove it, and set their names there"
         )
-    return _accounts_in_file(listed, problems)
+    entries = [*_listed(listed, problems), *_in_folder(folder, problems, may_be_empty=listed is not None)]
+    return _accounts_of(entries, problems)
 
 
 def _credentials_in(environ: Mapping[str, str]) -> Mapping[str, Given]:
@@ -92,27 +125,81 @@ def _from_environment_name(part: str) -> str:
     return f"TWILIO_{part.upper()}"
 
 
-def _file_of(listed: Given) -> str:
-    return listed.name.removesuffix(": accounts")
+def _file_of(given: Given) -> str:
+    return given.name.rpartition(": ")[0]
+
+
+def _key_of(given: Given) -> str:
+    return given.name.rpartition(": ")[2]
 
 
 def _without_file(name: str) -> str:
     return name.rpartition(": ")[2]
 
 
-def _accounts_in_file(listed: Given, problems: list[str]) -> list[Account]:
+def _listed(listed: Given | None, problems: list[str]) -> Iterator[_Entry]:
+    if listed is None:
+        return
     if not isinstance(listed.value, list) or not listed.value:
         problems.append(f"{listed.name}: is not a list of accounts; each account needs {_EITHER_PAIR}")
-        return []
-    directory = Path(_file_of(listed)).parent
-    accounts = {}
+        return
     for index, entry in enumerate(listed.value):
-        where = f"{listed.name}[{index}]"
-        account = _account_in_file(entry, where, directory, problems)
-        if account:
-            accounts[where] = account
-    problems.extend(_shared_names(accounts))
-    return list(accounts.values())
+        yield _Entry(entry, f"{listed.name}[{index}]", ".", Path(_file_of(listed)).parent)
+
+
+def _in_folder(folder: Given | None, problems: list[str], *, may_be_empty: bool) -> Iterator[_Entry]:
+    """Yield the accounts in the files of *folder*, by file name; without a name, they are called like the file."""
+    if folder is None:
+        return
+    paths: list[Path] = []
+    try:
+        paths = _account_files(folder.value, Path(_file_of(folder)).parent)
+        if not paths and not may_be_empty:
+            problems.append(
+                f"{folder.name}: there is no file in it whose name ends in .yml or .yaml; add one for each account"
+            )
+    except ValueError as error:
+        problems.append(f"{folder.name}: {error}")
+    for path in paths:
+        try:
+            value = yaml_file.load(read_text(path))
+        except UnreadableError as error:
+            problems.append(str(error))
+        except YamlError as error:
+            problems.append(f"{path}{'' if error.line is None else f', line {error.line}'}: {error.message}")
+        else:
+            yield _Entry(value, str(path), ": ", path.parent, path.stem)
+
+
+def _account_files(value: object, directory: Path) -> list[Path]:
+    folder = parse_path(value)
+    if folder is None:
+        raise ValueError("is empty; write the path of a folder")
+    folder = directory / folder
+    try:
+        # Hidden files are those of editors, and of Kubernetes, which mounts a volume through them.
+        return sorted(
+            each for each in folder.iterdir() if each.suffix in {".yml", ".yaml"} and not each.name.startswith(".")
+        )
+    except OSError as error:
+        raise ValueError(f"cannot read {folder}: {error.strerror or error}") from None
+
+
+def _accounts_of(entries: Iterable[_Entry], problems: list[str]) -> list[Account]:
+    accounts: list[Account] = []
+    first: dict[str, _Entry] = {}
+    for entry in entries:
+        account = _account_in_file(entry, problems)
+        if account is None:
+            continue
+        accounts.append(account)
+        other = first.setdefault(account.name, entry)
+        if other is not entry:
+            where = _without_file(other.where) if other.separator == entry.separator == "." else other.where
+            problems.append(
+                f"{entry.key('name')}: {shown(account.name)} is already the name of {where}; account names must be unique"
+            )
+    return accounts
 
 
 def unknown_key(where: Path | str, key: str, known: Sequence[str]) -> str:
@@ -124,35 +211,25 @@ def unknown_key(where: Path | str, key: str, known: Sequence[str]) -> str:
     return f"{where}{separator}{key}: unknown key{suggestion(key.replace('_', '-'), known)}"
 
 
-def _shared_names(accounts: Mapping[str, Account]) -> Iterator[str]:
-    counts = Counter(account.name for account in accounts.values())
-    first: dict[str, str] = {}
-    for where, account in accounts.items():
-        if counts[account.name] > 1 and account.name in first:
-            other = _without_file(first[account.name])
-            yield f"{where}.name: {shown(account.name)} is already the name of {other}; account names must be unique"
-        first.setdefault(account.name, where)
-
-
-def _account_in_file(entry: Any, where: str, directory: Path, problems: list[str]) -> Account | None:
-    if not isinstance(entry, dict):
-        problems.append(f"{where}: is not an account; it needs {_EITHER_PAIR}")
+def _account_in_file(entry: _Entry, problems: list[str]) -> Account | None:
+    if not isinstance(entry.value, dict):
+        problems.append(f"{entry.where}: is not an account; it needs {_EITHER_PAIR}")
         return None
     before = len(problems)
     given: dict[str, Given] = {}
-    for key, value in entry.items():
+    for key, value in entry.value.items():
         known = str(key).replace("-", "_")
         if known not in ACCOUNT_KEYS:
-            problems.append(unknown_key(where, str(key), ACCOUNT_KEYS))
+            problems.append(unknown_key(entry.where, str(key), ACCOUNT_KEYS))
         elif known in given:
-            problems.append(f"{where}.{key}: duplicate setting; remove one")
+            problems.append(f"{entry.key(key)}: duplicate setting; remove one")
         else:
-            given[known] = Given(value, f"{where}.{key}")
-    name = _accepted(parse_name, given.pop("name", None), problems)
+            given[known] = Given(value, entry.key(key))
+    name = _accepted(parse_name, given.pop("name", None), problems) or entry.default_name
     base_url = _accepted(parse_base_url, given.pop("base_url", None), problems)
     if len(problems) > before:
         return None
-    account = _account(given, name, directory, lambda part: f"{where}.{part}" if part else where, problems)
+    account = _account(given, name, entry.directory, entry.key, problems)
     return replace(account, base_url=base_url or "") if account else None
 
 

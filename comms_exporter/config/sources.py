@@ -144,10 +144,11 @@ class EnvironmentSource(EnvSettingsSource):
 
 
 class FileSource(_Source):
-    """Settings from the config file that the sources *above* name; *listed* is its list of accounts."""
+    """Settings from the config file that the sources *above* name; *listed* is its list of accounts, *folder* that of their files."""
 
     def __init__(self, above: Sequence[_Source | EnvironmentSource], problems: list[str]) -> None:
         self.listed: Given | None = None
+        self.folder: Given | None = None
         path = next((source.given["config_file"] for source in above if "config_file" in source.given), None)
         super().__init__(self._read(path, problems) if path and path.value else {})
 
@@ -167,18 +168,21 @@ class FileSource(_Source):
         for key, value in _flattened(content):
             where = f"{path}: {key}"
             known = key.replace("_", "-")
-            if known == "accounts":
+            if known in seen:
+                problems.append(f"{where}: duplicate setting; remove one")
+            elif known == "accounts":
                 self.listed = Given(value, where)
+            elif known == "accounts-dir":
+                seen.add(known)
+                self.folder = Given(value, where)
             elif known == PROVIDERS_KEY:
                 yield "emails_providers", Given(value, where)
             elif known in {"config.file", "config.check"}:
                 problems.append(f"{where}: cannot be set in the file itself; use --{known}")
             elif known not in _FIELD_OF_KEY:
-                keys = [*_FIELD_OF_KEY, "accounts", PROVIDERS_KEY]
+                keys = [*_FIELD_OF_KEY, "accounts", "accounts_dir", PROVIDERS_KEY]
                 in_area = [each for each in keys if each.startswith(f"{known}.")]
                 problems.append(unknown_key(path, key, in_area or keys))
-            elif known in seen:
-                problems.append(f"{where}: duplicate setting; remove one")
             else:
                 seen.add(known)
                 yield _FIELD_OF_KEY[known], Given(_relative_to(path.parent, _FIELD_OF_KEY[known], value), where)
@@ -197,7 +201,7 @@ class AccountSource(_Source):
     ) -> None:
         if accounts is None:
             named = next((source.given["account_name"] for source in above if "account_name" in source.given), None)
-            accounts = find_accounts(file.listed, named=named, environ=environ, problems=problems)
+            accounts = find_accounts(file.listed, folder=file.folder, named=named, environ=environ, problems=problems)
         super().__init__({"accounts": Given(tuple(accounts), "accounts")})
 
 

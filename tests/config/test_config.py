@@ -48,6 +48,19 @@ def config(tmp_path, monkeypatch):
     return write
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Return a function that writes files to the folder accounts.d in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    Path("accounts.d").mkdir()
+
+    def write(files):
+        for name, content in files.items():
+            Path("accounts.d", name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return write
+
+
 def settings_error(argv, environ, **kwargs):
     with pytest.raises(SettingsError) as raised:
         load(argv, {**HOME, **environ}, **kwargs)
@@ -391,6 +404,22 @@ BAD_FILES = {
     "[" * 9999: "config.yml: not valid YAML; a value does not match its tag",
 }  # fmt: skip
 
+# The same for accounts in a folder: the files in it, and the error. AC1 stands for complete credentials.
+AC1 = "{account_sid: AC1, auth_token: c4n4ry5ecret}"
+BAD_FOLDERS = [
+    ({}, "config.yml: accounts_dir: there is no file in it whose name ends in .yml or .yaml; add one for each account"),
+    ({"shop.yml": ""}, "accounts.d/shop.yml: is not an account; it needs account_sid and auth_token, or api_key and api_secret"),
+    ({"shop.yml": "c4n4ry5ecret"}, "accounts.d/shop.yml: is not an account; it needs account_sid and auth_token, or api_key and api_secret"),
+    ({"shop.yml": "name: shop"}, "accounts.d/shop.yml: has no credentials; set account_sid and auth_token, or api_key and api_secret"),
+    ({"shop.yml": "account_sid: AC1"}, "accounts.d/shop.yml: auth_token: is missing; account_sid needs it"),
+    ({"shop.yml": "{account_sid: AC1, auth_token: }"}, "accounts.d/shop.yml: auth_token: is not a string; put it in quotes"),
+    ({"shop.yml": "{account_sid: AC1, auth_tokn: c4n4ry5ecret}"}, "accounts.d/shop.yml: auth_tokn: unknown key; did you mean auth_token?"),
+    ({"shop.yml": "account_sid: AC1\nauth_token: 'c4n4ry5ecret"}, "accounts.d/shop.yml, line 2: not valid YAML; found unexpected end of stream"),
+    ({"shop.yml": "{account_sid: AC1, auth_token_file: nowhere}"}, "accounts.d/shop.yml: auth_token_file: cannot read accounts.d/nowhere: No such file or directory"),
+    ({"shop.yml": b"\xff"}, "cannot read accounts.d/shop.yml: it is not UTF-8 text"),
+    ({"a.yml": AC1, "b.yml": "{name: a, api_key: SK1, api_secret: s}"}, 'accounts.d/b.yml: name: "a" is already the name of accounts.d/a.yml; account names must be unique'),
+    ({"a.yml": AC1, "a.yaml": AC1}, 'accounts.d/a.yml: name: "a" is already the name of accounts.d/a.yaml; account names must be unique'),
+]  # fmt: skip
 # The same for accounts in the file, with nothing in the environment.
 BAD_ACCOUNTS = {
     "accounts: []": "config.yml: accounts: is not a list of accounts; each account needs account_sid and auth_token, or api_key and api_secret",
@@ -437,6 +466,38 @@ class TestErrors:
     @pytest.mark.parametrize(("text", "expected"), BAD_ACCOUNTS.items(), ids=[text[11:50] for text in BAD_ACCOUNTS])
     def test_in_accounts(self, config, text, expected):
         assert expected == settings_error([config(text)], {})
+
+    @pytest.mark.parametrize(("files", "expected"), BAD_FOLDERS, ids=[each[1][:60] for each in BAD_FOLDERS])
+    def test_in_a_folder_of_accounts(self, config, folder, files, expected):
+        folder(files)
+        assert expected == settings_error([config("accounts_dir: accounts.d")], {})
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        {
+            "accounts_dir: nowhere": "config.yml: accounts_dir: cannot read nowhere: No such file or directory",
+            "accounts_dir: config.yml": "config.yml: accounts_dir: cannot read config.yml: Not a directory",
+            "accounts_dir: ''": "config.yml: accounts_dir: is empty; write the path of a folder",
+            "accounts_dir: 7": "config.yml: accounts_dir: 7 is not a string; put it in quotes",
+            "{accounts_dir: a, accounts-dir: b}": "config.yml: accounts-dir: duplicate setting; remove one",
+            "account_dir: a": "config.yml: account_dir: unknown key; did you mean accounts_dir?",
+        }.items(),
+    )
+    def test_in_the_path_of_a_folder_of_accounts(self, config, text, expected):
+        assert expected == settings_error([config(text)], {}).splitlines()[0]
+
+    def test_an_account_in_the_folder_and_in_the_list(self, config, folder):
+        folder({"shop.yml": AC1})
+        file = config(f"accounts_dir: accounts.d\naccounts: [{{name: shop, {AC1[1:]}]")
+        assert (
+            'accounts.d/shop.yml: name: "shop" is already the name of config.yml: accounts[0]; account names must be unique'
+        ) == settings_error([file], {})
+
+    def test_credentials_in_environment_and_folder(self, config, folder):
+        folder({"shop.yml": AC1})
+        assert (
+            "TWILIO_ACCOUNT_SID: credentials are set both here and under accounts_dir in config.yml; remove one of them"
+        ) == settings_error([config("accounts_dir: accounts.d")], TOKEN)
 
     def test_no_credentials(self):
         assert NO_CREDENTIALS == settings_error([], {})
@@ -614,6 +675,25 @@ class TestAccounts:
     def test_a_credential_file_that_is_a_directory(self, tmp_path):
         environ = {"TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN_FILE": str(tmp_path)}
         assert f"TWILIO_AUTH_TOKEN_FILE: cannot read {tmp_path}: Is a directory" == settings_error([], environ)
+
+    def test_accounts_in_a_folder(self, config, folder):
+        """One file for each, called like the file; beside those in the list; other files are ignored."""
+        folder(
+            {
+                "shop.yml": "{account_sid: AC1, auth_token_file: shop.token}",
+                "shop.token": "s1",
+                "blog.yaml": "{name: news, api_key: SK2, api_secret: s2, base_url: http://localhost:1}",
+                ".hidden.yml": "nonsense",
+                "shop.yml~": "nonsense",
+            }
+        )
+        text = "accounts_dir: accounts.d\naccounts: [{account_sid: AC3, auth_token: s3}]"
+        accounts = load([config(text)], HOME).accounts
+
+        assert [("AC3", ("AC3", "s3")), ("news", ("SK2", "s2")), ("shop", ("AC1", "s1"))] == [
+            (account.name, account.credentials()) for account in accounts
+        ]
+        assert "http://localhost:1" == accounts[1].base_url
 
     def test_from_both_environment_and_file_are_rejected(self, config):
         file = config("accounts: [{account_sid: AC1, auth_token: t}]")

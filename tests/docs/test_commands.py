@@ -477,8 +477,22 @@ class TestYaml:
             "SECURITY.md",
             "docs/alerts.md",
             "docs/configuration.md",
+            "docs/configuration.md",
+            "docs/configuration.md",
             "docs/performance.md",
         ] == pages
+
+    def test_accounts_can_be_in_a_folder(self, tmp_path):
+        setting, _, account = under("docs/configuration.md", "accounts_dir", "yaml").partition("account_sid:")
+        (tmp_path / "config.yml").write_text(setting, encoding="utf-8")
+        (tmp_path / "accounts.d").mkdir()
+        (tmp_path / "token").write_text("canary\n", encoding="utf-8")
+        account = f"account_sid:{account}".replace("/run/secrets/shop", f"{tmp_path}/token")
+        (tmp_path / "accounts.d" / "shop.yml").write_text(account, encoding="utf-8")
+
+        settings = load([f"--config.file={tmp_path / 'config.yml'}"], {})
+
+        assert [("shop", ("AC...", "canary"))] == [(each.name, each.credentials()) for each in settings.accounts]
 
     def test_mailbox_providers_can_be_added(self, tmp_path):
         (tmp_path / "config.yml").write_text(
