@@ -3,7 +3,8 @@
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ from comms_exporter.collect.emails.cost import Traffic, email_requests_per_hour
 from comms_exporter.collect.schedule import RETENTION, requests_per_hour
 from comms_exporter.model.readings import REACHED, detect_reading, reached
 
+# Of more accounts, text shows only what failed.
+MANY_ACCOUNTS = 20
 # Seconds. With more clock skew than this, polls list the wrong time window.
 MAX_CLOCK_SKEW = 30.0
 
@@ -171,15 +174,39 @@ def _estimate_email_requests(week: Traffic, collect: str, *, interval: float, pa
 
 
 def as_text(reports: list[Report]) -> str:
-    """Return the reports as text, escaped for a terminal."""
-    lines = []
-    for report in reports:
-        lines.append(f"account {report.account}")
-        for step in report.steps:
-            lines.append(f"  {'ok  ' if step.good else 'FAIL'}  {step.name:<12} {step.found}")
-            if step.advice:
-                lines.append(f"  {'':<6}{'':<12}-> {step.advice}")
+    """Return the reports as text, escaped for a terminal; of many, only what failed, and how many did not."""
+    if len(reports) <= MANY_ACCOUNTS:
+        lines = [line for report in reports for line in _report_lines(report, report.steps)]
+    else:
+        lines = [line for report in _failed(reports) for line in _report_lines(report, _failed_steps(report))]
+        lines.append(_summary(reports))
     return "\n".join(map(printable, lines))
+
+
+def _failed(reports: list[Report]) -> list[Report]:
+    """Return the reports of accounts with a failed step; those that fail alike stand together."""
+    failed = [report for report in reports if not report.good]
+    return sorted(failed, key=lambda report: _failed_steps(report)[0].name)
+
+
+def _failed_steps(report: Report) -> list[Step]:
+    return [step for step in report.steps if not step.good]
+
+
+def _report_lines(report: Report, steps: list[Step]) -> Iterator[str]:
+    yield f"account {report.account}"
+    for step in steps:
+        yield f"  {'ok  ' if step.good else 'FAIL'}  {step.name:<12} {step.found}"
+        if step.advice:
+            yield f"  {'':<6}{'':<12}-> {step.advice}"
+
+
+def _summary(reports: list[Report]) -> str:
+    """Return for example "5,000 accounts: 4,993 ok, 7 failed (credentials 5, connection 2)"."""
+    by_step = Counter(_failed_steps(report)[0].name for report in reports if not report.good)
+    failed = by_step.total()
+    steps = f" ({', '.join(f'{name} {count:,}' for name, count in by_step.most_common())})" if failed else ""
+    return f"{len(reports):,} accounts: {len(reports) - failed:,} ok, {failed:,} failed{steps}"
 
 
 def as_json(reports: list[Report]) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,6 +56,9 @@ PROG = "comms-exporter"
 
 # A person reads the output, and the log is on the same terminal.
 _COMMAND_DEFAULTS = {"log_level": "warn"}
+
+# A thousand accounts, one after the other, would take minutes.
+_CHECKS_AT_A_TIME = 16
 
 COMMANDS = """\
 commands:
@@ -119,14 +122,10 @@ def _serve_command(arguments: Sequence[str]) -> int:
 
 
 def _check_command(arguments: Sequence[str]) -> int:
-    parser = build_parser(
-        prog=f"{PROG} check", description="Test whether each account can be read, and say how to fix what fails."
-    )
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
-    in_json = "--json" in arguments
-    settings = load([each for each in arguments if each != "--json"], os.environ, parser=parser)
+    parser = _command_parser("check", "Test whether each account can be read, and say how to fix what fails.", {})
+    settings, own = _load_command(parser, arguments, {})
     reports = asyncio.run(_check(settings))
-    _print(*(json.dumps(as_json(reports), indent=2) if in_json else as_text(reports)).splitlines())
+    _print(*(json.dumps(as_json(reports), indent=2) if own.json else as_text(reports)).splitlines())
     return 0 if all(report.good for report in reports) else 1
 
 
@@ -170,17 +169,21 @@ def operations_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """Return a parser of the settings and of what all commands that print operations have in common."""
-    parser = build_parser(prog=f"{PROG} {name}", description=description, defaults=_COMMAND_DEFAULTS)
+def _command_parser(
+    name: str, description: str, defaults: Mapping[str, str] = _COMMAND_DEFAULTS
+) -> argparse.ArgumentParser:
+    """Return a parser of the settings and of what all commands that ask the API have in common."""
+    parser = build_parser(prog=f"{PROG} {name}", description=description, defaults=defaults)
     parser.add_argument("--account", metavar="NAME", help="Only this account. Default: all.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     return parser
 
 
-def _load_command(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[Settings, argparse.Namespace]:
+def _load_command(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], defaults: Mapping[str, str] = _COMMAND_DEFAULTS
+) -> tuple[Settings, argparse.Namespace]:
     """Return the settings with the accounts that the command is for, and its own arguments."""
-    settings = load(arguments, os.environ, defaults=_COMMAND_DEFAULTS, parser=parser)
+    settings = load(arguments, os.environ, defaults=defaults, parser=parser)
     own, _ = parser.parse_known_args(list(arguments))
     if own.account is not None:
         names = [account.name for account in settings.accounts]
@@ -278,9 +281,11 @@ async def _reload_on(hangup: asyncio.Event, service: Service, log: FilteringBoun
 
 async def _check(settings: Settings) -> list[Report]:
     log, redactor = _configure_logging(settings)
-    async with open_api_session(settings) as session:
-        return [
-            await check(
+    turn = asyncio.Semaphore(_CHECKS_AT_A_TIME)
+
+    async def check_one(account: Account) -> Report:
+        async with turn:
+            return await check(
                 account.name,
                 base_url=account.base_url,
                 client=build_client(
@@ -292,8 +297,9 @@ async def _check(settings: Settings) -> list[Report]:
                 proxied=proxy_of(account, redactor) is not None,
                 mask=redactor.mask,
             )
-            for account in settings.accounts
-        ]
+
+    async with open_api_session(settings) as session:
+        return await asyncio.gather(*map(check_one, settings.accounts))
 
 
 async def _operations(settings: Settings, own: argparse.Namespace, since_seconds: float) -> int:

@@ -38,7 +38,7 @@ def current_status(pollers: Sequence[Poller], *, telemetry_path: str) -> Status:
         version=__version__,
         now=time.time(),
         telemetry_path=telemetry_path,
-        accounts=[account_card(poller) for poller in pollers],
+        accounts=map(account_card, pollers),
         operations=(row for poller in pollers for row in operation_rows(poller)),
     )
 

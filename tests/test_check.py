@@ -115,6 +115,24 @@ class TestCheck:
         assert 1 == code
         assert re.search(r"FAIL +clock +\d+ s ahead of the API", stdout)
 
+    async def test_of_many_accounts_only_what_failed_is_shown(self, config_file, api):
+        good = [{"name": f"good{number}"} for number in range(20)]
+        nowhere = f"http://127.0.0.1:{unused_port()}/v1"
+        config_file.write({"name": "bad1", "base_url": nowhere}, *good, {"name": "bad2", "base_url": nowhere})
+        flags = (f"--config.file={config_file.path}", f"--api.base-url={api.url}")
+        code, stdout, _ = await run_to_end("check", *flags)
+
+        assert 1 == code
+        assert ["account bad1", "account bad2"] == re.findall("^account .*", stdout, re.MULTILINE)
+        assert 2 == stdout.count("FAIL  connection")
+        assert "ok  " not in stdout
+        assert stdout.endswith("\n22 accounts: 20 ok, 2 failed (connection 2)\n")
+
+        code, stdout, _ = await run_to_end("check", *flags, "--account=good7")
+        assert (0, True) == (code, stdout.startswith("account good7\n"))
+        code, _, stderr = await run_to_end("check", *flags, "--account=god7")
+        assert (2, "comms-exporter: --account: there is no account god7; did you mean good7?\n") == (code, stderr)
+
     async def test_tests_each_account(self, config_file, api):
         config_file.write({"name": "good"}, {"name": "bad", "base_url": f"http://127.0.0.1:{unused_port()}/v1"})
         flags = (f"--config.file={config_file.path}", f"--api.base-url={api.url}", "--json")

@@ -114,7 +114,7 @@ class TestOperationRows:
                 harness.world.send(fates=MIXED)
                 await harness.poll()
             status = current_status([first.poller, second.poller], telemetry_path="/m")
-            assert ("/m", 2, 2) == (status.telemetry_path, len(status.accounts), len(list(status.operations)))
+            assert ("/m", 2, 2) == (status.telemetry_path, len(list(status.accounts)), len(list(status.operations)))
 
 
 class TestOperationDetail:

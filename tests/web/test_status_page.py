@@ -478,6 +478,67 @@ class TestDurations:
         assert expected == format_duration(seconds)
 
 
+class TestManyAccounts:
+    @pytest.fixture
+    def accounts(self):
+        """5,000 accounts, of which 30 fail and one has stopped."""
+        failing = {number: {"good": False, "reason": "auth"} for number in range(100, 3100, 100)}
+        changes = {**failing, 4999: {"alive": False}}
+        return [replace(HEALTHY, name=f"account{number:04}", **changes.get(number, {})) for number in range(5000)]
+
+    def names(self, html):
+        return re.findall(r"<h3><bdi>(.*?)</bdi>", html)
+
+    def test_are_counted_by_state_and_shown_in_pages_worst_first(self, accounts):
+        html = page(*accounts)
+
+        assert "4969 healthy, 30 failing, 1 stopped; 1 to 20 of 5,000, worst first" in ParsedPage(html).text
+        assert ["account4999", *(f"account{number:04}" for number in range(100, 2000, 100))] == self.names(html)
+        assert "<title>(31 failing) comms-exporter</title>" in html
+        assert len(html) < 50_000
+
+    def test_each_is_on_one_page(self, accounts):
+        pages = [self.names(page(*accounts[:50], accounts=str(number))) for number in range(1, 4)]
+
+        assert [account.name for account in accounts[:50]] == [name for names in pages for name in names]
+        assert pages[2] == self.names(page(*accounts[:50], accounts="99"))
+
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ({"name": "NT49", "accounts": "5"}, "81 to 100 of 100, worst first"),
+            ({"health": "failing", "accounts": "2"}, "21 to 30 of 30, worst first"),
+            ({"health": "failing", "name": "account01"}, "1 to 1 of 1, worst first"),
+            ({"name": "nobody"}, "none matches the search"),
+            ({"health": "nonsense"}, "1 to 20 of 5,000, worst first"),
+        ],
+    )
+    def test_can_be_searched_by_name_and_state(self, accounts, query, expected):
+        assert f"30 failing, 1 stopped; {expected}" in ParsedPage(page(*accounts, **query)).text
+
+    def test_both_searches_of_the_page_keep_each_other(self, accounts):
+        query = {"q": "op", "account": "a", "sort": "newest", "name": "account", "health": "healthy", "accounts": "3"}
+        html = page(*accounts, operations=thousand_rows(), **query)
+        kept = re.findall(r'<input type="hidden" name="(\w+)" value="(.*?)">', html)
+
+        assert query == dict(kept)
+        assert "./?q=op&amp;account=a&amp;sort=newest&amp;name=account&amp;health=healthy&amp;accounts=4" in html
+        assert html.index('name="accounts" value="3"') > html.index("Active operations")
+
+    def test_few_accounts_need_no_search(self, accounts):
+        html = page(*accounts[:20])
+
+        assert "Search accounts" not in html
+        assert "Pages of accounts" not in html
+        assert '<select id="account"' in html
+        assert '<input type="search" id="account"' in page(*accounts[:21])
+
+    def test_ids_are_unique(self, accounts):
+        ids = ParsedPage(page(*accounts, accounts="3", name="a", operations=thousand_rows(), page="3")).ids
+
+        assert sorted(set(ids)) == sorted(ids)
+
+
 class TestSlices:
     def test_a_page_of_many_accounts_is_rendered_in_many_slices(self):
         """Scrapes are served between two slices, so no slice may take as long as a whole page."""

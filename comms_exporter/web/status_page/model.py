@@ -187,10 +187,10 @@ def is_stuck(status: str, updated: float, now: float, *, finished: bool) -> bool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Everything the status page can show at the moment *now*; iterating over *operations* collects them."""
+    """Everything the status page can show at the moment *now*; iterating over *accounts* and *operations* collects them."""
 
     version: str
     now: float
     telemetry_path: str
-    accounts: Sequence[Account] = ()
+    accounts: Iterable[Account] = ()
     operations: Iterable[OperationRow] = ()

@@ -19,13 +19,19 @@ from comms_exporter.web.status_page.model import (
     OperationRow,
     Status,
 )
-from comms_exporter.web.status_page.search import MAX_SEARCH_LENGTH, SORTS, Search, SearchResult
+from comms_exporter.web.status_page.search import (
+    ACCOUNTS_PAGE_SIZE,
+    MAX_SEARCH_LENGTH,
+    SORTS,
+    Search,
+    SearchResult,
+    find_accounts,
+)
 
 REFRESH_SECONDS = 10
 
 # The template comes in pieces, some 25 for each account: this many take about half a millisecond.
 _PIECES_IN_A_STEP = 2048
-_WORST_FIRST = get_args(Health)
 _KNOWN_STATUSES = frozenset({"SCHEDULED", "PROCESSING", "COMPLETED", "CANCELED"})
 
 
@@ -46,7 +52,8 @@ class Line(NamedTuple):
 
 def render_page(status: Status, result: SearchResult) -> Steps[str]:
     """Return the page as HTML, with the operations of *result*."""
-    names = [account.name for account in status.accounts]
+    accounts = yield from find_accounts(status.accounts, result.search)
+    names = accounts.names
     selected = result.search.account
     pieces = _template.generate(
         now=status.now,
@@ -54,11 +61,11 @@ def render_page(status: Status, result: SearchResult) -> Steps[str]:
         telemetry_path=status.telemetry_path,
         result=result,
         search=result.search,
-        accounts=sorted(status.accounts, key=lambda account: _WORST_FIRST.index(account.health)),
+        accounts=accounts,
         # A link may name an account that no longer exists. The form still shows the search.
         account_names=[*names, selected] if selected and selected not in names else names,
-        health_counts=Counter(account.health for account in status.accounts),
-        hidden=sum(account.hidden for account in status.accounts),
+        health_counts=accounts.health_counts,
+        hidden=accounts.hidden,
         refresh_seconds=REFRESH_SECONDS,
     )
     html: list[str] = []
@@ -208,6 +215,8 @@ _environment.filters |= {
 }
 _environment.globals |= {
     "icon": ICON,
+    "healths": get_args(Health),
+    "many_accounts": ACCOUNTS_PAGE_SIZE,
     "max_search_length": MAX_SEARCH_LENGTH,
     "script": SCRIPT,
     "sorts": SORTS,
