@@ -14,6 +14,8 @@ from comms_exporter.collect.state import AccountState
 MAX_POLLS = 256
 # Accounts are polled so many seconds apart on average, until they fill the interval.
 SPACING_SECONDS = 0.05
+# The part of the interval that they fill: the last of them need some time, too.
+SPREAD = 0.95
 
 
 class PollLoopEndedError(Exception):
@@ -117,7 +119,7 @@ class PollSupervisor:
 
 def _spread(accounts: int, interval: float) -> float:
     """Return over how many seconds of the *interval* the polls of so many *accounts* are spread."""
-    return min(interval, SPACING_SECONDS * (accounts - 1))
+    return min(SPREAD * interval, SPACING_SECONDS * (accounts - 1))
 
 
 async def _until_cancelled(name: str, run: Callable[[], Awaitable[None]]) -> None:

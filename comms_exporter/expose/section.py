@@ -13,6 +13,9 @@ from comms_exporter.expose.chunks import Chunks
 from comms_exporter.expose.gzipped import Piece, Sum, compress
 from comms_exporter.expose.segments import Segment
 
+# Adding so many pieces takes about a millisecond.
+_PIECES_IN_A_STEP = 256
+
 
 class SectionText(NamedTuple):
     """The text of the families *present* with the samples in *segments*, in one encoding: *chunks* of *size* bytes together."""
@@ -73,11 +76,12 @@ class Section:
             # These chunks are sent once. The pieces remain views of the chunks that are kept.
             lists = [pieces.copy() for pieces in lists]
         chunks = Chunks()
+        added = 0
         for index in present:
             chunks.add([self._heads[gzip][index]], 0)
-            yield
             for pieces in lists:
-                if chunks.add(pieces, index):
+                added += 1
+                if chunks.add(pieces, index) or added % _PIECES_IN_A_STEP == 0:
                     yield
         chunks.close()
         return SectionText(segments, present, chunks.done, sum(map(len, chunks.done)), chunks.total)
