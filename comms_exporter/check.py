@@ -169,7 +169,7 @@ def _estimate_email_requests(week: Traffic, collect: str, *, interval: float, pa
         24 * email_requests_per_hour(week, all_stages=all_stages, interval=interval, page_size=page_size)
         for all_stages in (False, True)
     )
-    needs = f"lost takes at most about {lost:,.0f} more requests a day, all {everything:,.0f}"
+    needs = f"lost takes about {lost:,.0f} more requests a day, all {everything:,.0f}"
     return Step("emails", True, f"--emails.collect is {collect}; {needs}, for {week.emails:,.0f} emails a week")
 
 

@@ -31,7 +31,7 @@ class TestCheck:
         assert 10 == stdout.count("  ok    ")
         assert f"settings     valid; polls {api.url} every 30 s" in stdout
         assert re.search(r"requests +about 2,8\d\d requests a day for 1 operations a week", stdout)
-        assert re.search(r"emails +--emails.collect is off; lost takes at most about \d+ more requests", stdout)
+        assert re.search(r"emails +--emails.collect is off; lost takes about \d+ more requests", stdout)
 
     @pytest.mark.parametrize(
         ("kind", "step", "advice"),

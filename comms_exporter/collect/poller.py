@@ -154,7 +154,7 @@ class Poller:
         return listings + self._follow_ups * HOUR / interval
 
     def email_requests_per_hour(self) -> float:
-        """Return about how many requests an hour of listing emails needs at most; see requests_per_hour()."""
+        """Return about how many requests an hour of listing emails needs; see requests_per_hour()."""
         collection = self._email_collection
         if collection is None:
             return 0.0

@@ -1,7 +1,8 @@
 """Estimate how many requests the emails of an account cost, from what its operations count.
 
-An estimate is what an account needs at most, while its mail is spread evenly over the week: real mail comes in bursts, and the
-emails of one burst are listed together. tests/collect/emails/test_cost.py compares it with what the simulator counts.
+An estimate is what an account needs at most while its operations are spread evenly over the week. Emails of a burst are listed
+together, which usually takes fewer requests, but more on the day after a large one. tests/collect/emails/test_cost.py compares
+estimates with what the simulator counts.
 """
 
 from math import exp
@@ -33,7 +34,7 @@ class Traffic(NamedTuple):
 def email_requests_per_hour(
     traffic: Traffic, *, all_stages: bool, interval: float, page_size: int, receives: bool = False
 ) -> float:
-    """Return how many requests an hour it takes to list the emails of *traffic*, in rounds every *interval* seconds.
+    """Return about how many requests an hour it takes to list the emails of *traffic*, in rounds every *interval* seconds.
 
     *receives* says whether the account receives emails, which are listed in every round, or else hourly.
     """
