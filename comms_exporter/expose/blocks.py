@@ -6,8 +6,10 @@ from operator import is_
 from comms_exporter.collect.schedule import phase
 from comms_exporter.expose.segments import AccountsSegment, Lines
 
-# Up to so many accounts are one block; of more accounts, a block has between a half and all of this on average.
+# Up to so many accounts are one block; of more accounts, a block has between a half and all of this on average, as long as
+# there are not too many blocks: each one is another piece in every family, to be joined for the next scrape.
 BLOCK = 32
+MAX_BLOCKS = 64
 
 
 class Blocks:
@@ -38,7 +40,7 @@ def blocks_of(names: Sequence[str]) -> list[list[str]]:
     The number of blocks is a power of two, so that adding an account seldom changes other blocks than its own.
     """
     count = 1
-    while count * BLOCK < len(names):
+    while count * BLOCK < len(names) and count < MAX_BLOCKS:
         count *= 2
     blocks: list[list[str]] = [[] for _ in range(count)]
     for name in names:

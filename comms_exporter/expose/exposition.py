@@ -146,11 +146,11 @@ class Exposition:
         self._forget_removed(accounts)
         changed = 0
         for number, account in enumerate(accounts, 1):
-            if self._operations.known(account.name, account.view.exposed) is None:
+            if self._operations.current(account.name, account.view.exposed) is None:
                 yield from self._operations.exposed(account.name, account.view.exposed)
             before = series.known(account.name)
             text = series.text(account, self._monotonic())
-            exposed = self._operations.known(account.name, account.view.exposed)
+            exposed = self._operations.current(account.name, account.view.exposed)
             if exposed is None:
                 exposed = run_to_completion(self._operations.exposed(account.name, account.view.exposed))
             rows[account.name] = _Row(text, NOTHING if text.stale else exposed)

@@ -66,6 +66,14 @@ class OperationSeries:
         known = self._exposed.get(name, ())
         return next((each for each in known if each.operations is operations), None)
 
+    def current(self, name: str, operations: Sequence[Operation]) -> Exposed | None:
+        """Return the *operations* of the current view if they have been grouped, and forget those of the view before."""
+        known = self.known(name, operations)
+        every = self._exposed.get(name, ())
+        if len(every) > 1 and every[-1] is known:
+            self._exposed[name] = every[-1:]
+        return known
+
     def keep(self, names: Container[str]) -> None:
         """Forget all accounts but those in *names*."""
         self._exposed = {name: each for name, each in self._exposed.items() if name in names}

@@ -207,6 +207,8 @@ class TestChunks:
             body = at_once(exposition.body(openmetrics=False, gzip=compressed))
             ids = set(map(id, body.chunks))
             page_of(exposition, gzip=compressed, names=["comms_email_operation_sent"])
+            # Segments that are no longer shown would keep old chunks in memory.
+            assert 1 == len(series._exposed["shop"])
             newest = series._exposed["shop"][-1].segments
             assert newest
             for segment in newest:

@@ -492,7 +492,7 @@ class TestManyAccounts:
     def test_are_counted_by_state_and_shown_in_pages_worst_first(self, accounts):
         html = page(*accounts)
 
-        assert "4969 healthy, 30 failing, 1 stopped; 1 to 20 of 5,000, worst first" in ParsedPage(html).text
+        assert "4,969 healthy, 30 failing, 1 stopped; 1 to 20 of 5,000, worst first" in ParsedPage(html).text
         assert ["account4999", *(f"account{number:04}" for number in range(100, 2000, 100))] == self.names(html)
         assert "<title>(31 failing) comms-exporter</title>" in html
         assert len(html) < 50_000

@@ -170,7 +170,7 @@ def _summary(counts: Counter[Health]) -> str:
         return "No accounts are configured."
     order: Sequence[Health] = ("healthy", "failing", "stopped", "starting")
     return ", ".join(
-        f"{'all ' if counts[health] == total > 1 else ''}{counts[health]} {health}"
+        f"{'all ' if counts[health] == total > 1 else ''}{counts[health]:,} {health}"
         for health in order
         if counts[health]
     )
