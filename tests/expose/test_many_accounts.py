@@ -2,16 +2,20 @@
 
 import asyncio
 import gzip
+import re
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from expose.pages import account_with, comparable, many_operations
 from operations import NOW, at_once, page_of
+from prometheus import Prometheus
 from prometheus_client.parser import text_string_to_metric_families
 
 from comms_exporter.collect.health import Reloads
 from comms_exporter.collect.schedule import phase
 from comms_exporter.collect.view import View
-from comms_exporter.expose import segments
+from comms_exporter.expose import account_series, segments
 from comms_exporter.expose.blocks import BLOCK, blocks_of
 from comms_exporter.expose.exposition import Exposition
 from comms_exporter.expose.section import Section
@@ -79,6 +83,34 @@ class TestPage:
 
             assert comparable(page_of(exposition_of(accounts)).decode()) == comparable(page)
 
+    async def test_means_the_same_to_a_real_prometheus_in_any_order(self, prometheus_binaries, tmp_path):
+        """The order of many accounts on the page is not that of the settings, and nobody can depend on it."""
+        accounts = accounts_with(1, 4 * BLOCK)
+        pages = [comparable(page_of(exposition_of(each)).decode()) for each in (accounts, accounts[::-1])]
+        names = [re.findall(r'^comms_up\{account="(\w+)"', page, re.MULTILINE) for page in pages]
+        assert [account.name for account in accounts] != names[0]
+        assert names[0] != names[1]
+
+        async def serve(page):
+            async def get(_):
+                return web.Response(text=page, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+            app = web.Application()
+            app.router.add_get("/metrics", get)
+            return TestServer(app)
+
+        async with await serve(pages[0]) as first, await serve(pages[1]) as second:
+            targets = [f"127.0.0.1:{server.port}" for server in (first, second)]
+            async with Prometheus(prometheus_binaries, tmp_path, targets=targets) as prometheus:
+                await prometheus.until("up == 1", lambda found: len(found) == 2)
+                one, other = (
+                    f'label_replace({{__name__=~"comms_.+",instance="{target}"}}, "name", "$1", "__name__", "(.+)")'
+                    for target in targets
+                )
+                same = await prometheus.query(f"count({one} == ignoring(instance) {other})")
+
+        assert [float(len(samples_of(pages[0])))] == [value for _, value in same]
+
 
 class TestCost:
     def test_a_poll_renders_its_own_account_and_the_next_scrape_joins_its_block(self, monkeypatch):
@@ -117,6 +149,25 @@ class TestCost:
         page_of(exposition)
 
         assert [1] == read
+
+    def test_what_a_poll_changed_is_rendered_after_it_in_the_formats_that_are_requested(self, monkeypatch):
+        accounts = accounts_with(3)
+        exposition = exposition_of(accounts)
+        page_of(exposition, openmetrics=True)
+        poll(exposition, accounts[7], many_operations(3, sent=5))
+        formats = []
+        render = account_series.render
+        monkeypatch.setattr(
+            account_series,
+            "render",
+            lambda family, *, openmetrics: formats.append(openmetrics) or render(family, openmetrics=openmetrics),
+        )
+        exposition.refresh(accounts[7])
+        assert {True} == set(formats)
+        formats.clear()
+        page_of(exposition, openmetrics=True)
+
+        assert [] == formats
 
     async def test_scrapers_share_the_page(self, monkeypatch):
         """Between two polls, it is joined once, even for concurrent scrapes."""
