@@ -1,12 +1,13 @@
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import aiohttp
 import aioresponses.core
 import hypothesis
 import pytest
-from prometheus import Binaries, MissingBinariesError
+from prometheus import Binaries, MissingBinariesError, find_victoria_metrics
 
 # The duration of an example depends more on the load of the machine than on the code.
 hypothesis.settings.register_profile("unhurried", deadline=None)
@@ -20,8 +21,12 @@ def prometheus_binaries(request) -> Binaries:
 
 
 def _binaries(major) -> Binaries:
+    return _found(Binaries.find, major)
+
+
+def _found(find, *arguments):
     try:
-        return Binaries.find(major)
+        return find(*arguments)
     except MissingBinariesError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
@@ -32,6 +37,12 @@ def _binaries(major) -> Binaries:
 def prometheus_three():
     """The current major version of Prometheus; without its binaries, the test is skipped."""
     return _binaries(3)
+
+
+@pytest.fixture
+def victoria_metrics() -> Callable[[str], Path]:
+    """Finds a program of VictoriaMetrics; without it, the test is skipped."""
+    return lambda program: _found(find_victoria_metrics, program)
 
 
 class AnsweredResponse(aiohttp.ClientResponse):

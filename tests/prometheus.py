@@ -62,6 +62,14 @@ class Binaries:
         )
 
 
+def find_victoria_metrics(program: str, *, environ: Mapping[str, str] = os.environ, tools: Path = TOOLS) -> Path:
+    """Find *program* in the folder named by VICTORIA_METRICS, or where tools/fetch-prometheus installs it."""
+    found = Path(environ.get("VICTORIA_METRICS") or tools / "victoria-metrics" / "bin") / program
+    if not os.access(found, os.X_OK):
+        raise MissingBinariesError(f"no {found}: run tools/fetch-prometheus or set VICTORIA_METRICS")
+    return found.absolute()
+
+
 def error_output(program: Path, *arguments: str | Path, text: str = "") -> str:
     """Return what *program* prints if it exits with an error, given *text* on stdin; "" if it succeeds."""
     done = subprocess.run(

@@ -306,11 +306,13 @@ class TestFetch:
     def test_fails_in_ci(self, fetch):
         assert (1, "Prometheus: it is downloaded with apt-get, which is missing\n") == fetch(CI="true")
 
-    def test_fetches_nothing_if_the_environment_names_both(self, fetch):
-        assert (0, "") == fetch(PROMETHEUS_2="/opt/2", PROMETHEUS_3="/opt/3", CI="true")
+    def test_fetches_nothing_if_the_environment_names_all(self, fetch):
+        assert (0, "") == fetch(PROMETHEUS_2="/opt/2", PROMETHEUS_3="/opt/3", VICTORIA_METRICS="/opt/vm", CI="true")
 
     def test_links_a_suitable_version_on_path(self, fetch, tmp_path):
-        assert (0, "") == fetch(TestBinaries.PROGRAMS, "3.5.0", PROMETHEUS_2="/opt/2", CI="true")
+        assert (0, "") == fetch(
+            TestBinaries.PROGRAMS, "3.5.0", PROMETHEUS_2="/opt/2", VICTORIA_METRICS="/opt/vm", CI="true"
+        )
         assert (
             "prometheus-alertmanager"
             == Binaries.find(3, environ={}, tools=tmp_path / ".tools").alertmanager.resolve().name

@@ -323,6 +323,29 @@ def test_short_form(name):
     assert "" == found.reason
 
 
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("prometheus_three")
+@pytest.mark.parametrize("name", ["fail-50-small500", "surge-10-small500", "one-operation-stuck", "api-key-revoked"])
+def test_vmalert_fires_the_same(name, victoria_metrics):
+    """VictoriaMetrics evaluates the rules; it answers almost as Prometheus does, but not everywhere."""
+    history, begin, _ = case_named(name).make(1, 9 * DAY)
+
+    def fired(server=None):
+        result = judge(history, Rules(RULE_FILES), Binaries.find(3), alerts_from=begin, victoria_metrics=server)
+        return [(firing.alert.name, firing.severity, firing.account, firing.begin) for firing in result.firings]
+
+    expected = fired()
+
+    assert {name for name, *_ in expected} - {"CommsWatchdog"}
+    assert expected == fired(victoria_metrics("victoria-metrics"))
+
+
+def test_vmalert_accepts_the_rules(victoria_metrics):
+    files = [f"-rule={path}" for path in RULE_FILES]
+
+    assert "" == error_output(victoria_metrics("vmalert"), "-dryRun", *files)
+
+
 def test_there_are_enough_cases():
     names = [case.name for case in [*incidents(), *calm_months()]]
 

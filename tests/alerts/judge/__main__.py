@@ -21,7 +21,7 @@ from alerts.judge.rules import Rules
 from alerts.judge.run import ALERTMANAGER, RULE_FILES, judge
 from alerts.judge.senders import DAY
 from alerts.judge.verdict import Verdict, table, verdict
-from prometheus import Binaries
+from prometheus import Binaries, find_victoria_metrics
 
 
 def judged(
@@ -33,12 +33,20 @@ def judged(
     rule_files: Sequence[Path],
     alertmanager: Path,
     lead: float = LEAD,
+    victoria_metrics: Path | None = None,
 ) -> Verdict:
     """Return the verdict on *case*."""
     began = time.monotonic()
     history, begin, end = case.make(seed, lead)
     alerts_from = history.start if case.calm else begin - 1800
-    result = judge(history, Rules(rule_files), Binaries.find(major), step=step, alerts_from=alerts_from)
+    result = judge(
+        history,
+        Rules(rule_files),
+        Binaries.find(major),
+        step=step,
+        alerts_from=alerts_from,
+        victoria_metrics=victoria_metrics,
+    )
     return verdict(
         case,
         result.firings,
@@ -55,21 +63,18 @@ def cases() -> list[Case]:
     return [*incidents(), *calm_months()]
 
 
-def _one(
-    name: str, seed: int, major: int, step: float, rule_files: Sequence[Path], alertmanager: Path, lead: float
-) -> Verdict:
-    case = next(each for each in cases() if each.name == name)
-    return judged(case, seed=seed, major=major, step=step, rule_files=rule_files, alertmanager=alertmanager, lead=lead)
+def _one(name: str, how: dict[str, Any]) -> Verdict:
+    return judged(next(each for each in cases() if each.name == name), **how)
 
 
-def _all(names: Sequence[str], how: tuple[Any, ...], jobs: int) -> Iterator[Verdict]:
+def _all(names: Sequence[str], how: dict[str, Any], jobs: int) -> Iterator[Verdict]:
     """Yield a verdict on each of the cases *names*, as they come."""
     if jobs == 1:
-        yield from (_one(name, *how) for name in names)
+        yield from (_one(name, how) for name in names)
         return
     # Collections find nothing among millions of events, and take a third of the time.
     with ProcessPoolExecutor(jobs, initializer=gc.disable) as pool:
-        futures = [pool.submit(_one, name, *how) for name in names]
+        futures = [pool.submit(_one, name, how) for name in names]
         yield from (future.result() for future in as_completed(futures))
 
 
@@ -109,6 +114,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("pattern", nargs="*", default=["*"], help="cases to run, such as 'fail-*'")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--prometheus", type=int, choices=(2, 3), default=3, help="the major version")
+    parser.add_argument("--victoria-metrics", action="store_true", help="evaluate the rules as vmalert does")
     parser.add_argument("--step", type=float, default=60.0, help="seconds between two evaluations")
     parser.add_argument("--lead-days", type=float, default=LEAD / DAY, help="days of usual mail before an incident")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2)))
@@ -140,7 +146,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with (options.write / f"{case.name}.jsonl").open("w", encoding="utf-8") as file:
                 write_history(history, file)
         return 0
-    how = (options.seed, options.prometheus, options.step, options.rules, options.alertmanager, options.lead_days * DAY)
+    how = {
+        "seed": options.seed,
+        "major": options.prometheus,
+        "step": options.step,
+        "rule_files": options.rules,
+        "alertmanager": options.alertmanager,
+        "lead": options.lead_days * DAY,
+        "victoria_metrics": find_victoria_metrics("victoria-metrics") if options.victoria_metrics else None,
+    }
     verdicts: dict[str, Verdict] = {}
     for each in _all([case.name for case in chosen], how, options.jobs):
         verdicts[each.case] = each

@@ -1,7 +1,8 @@
-"""A Prometheus that scrapes nothing: it is told samples of any time by remote write, and asked for expressions."""
+"""A Prometheus, or a VictoriaMetrics, that scrapes nothing: it is told samples of any time, and asked for expressions."""
 
 import http.client
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -28,31 +29,30 @@ class Server:
     """Runs while its ``with`` lasts."""
 
     def __init__(self, binaries: Binaries, folder: Path) -> None:
-        self._program = binaries.prometheus
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
+        self._command: list[str | Path] = [
+            binaries.prometheus,
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'tsdb'}",
+            f"--storage.tsdb.min-block-duration={_BLOCK}",
+            f"--storage.tsdb.max-block-duration={_BLOCK}",
+            "--storage.tsdb.retention.time=20y",
+            "--web.enable-remote-write-receiver",
+            "--web.listen-address=127.0.0.1:0",
+            "--query.max-samples=500000000",
+            "--query.timeout=10m",
+        ]
 
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "prometheus.yml").write_text("{}")
-        log = self._folder / "prometheus.log"
+        log = self._folder / "server.log"
         leash = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                [
-                    *leash,
-                    self._program,
-                    f"--config.file={self._folder / 'prometheus.yml'}",
-                    f"--storage.tsdb.path={self._folder / 'tsdb'}",
-                    f"--storage.tsdb.min-block-duration={_BLOCK}",
-                    f"--storage.tsdb.max-block-duration={_BLOCK}",
-                    "--storage.tsdb.retention.time=20y",
-                    "--web.enable-remote-write-receiver",
-                    "--web.listen-address=127.0.0.1:0",
-                    "--query.max-samples=500000000",
-                    "--query.timeout=10m",
-                ],
+                [*leash, *self._command],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -149,14 +149,50 @@ class Server:
         while time.monotonic() < until:
             text = log.read_text(errors="replace")
             if self._process.poll() is not None:
-                raise RuntimeError(f"Prometheus exited with {self._process.returncode}:\n{text}")
-            if not self._port and "Listening on" in text:
-                line = next(each for each in text.splitlines() if "Listening on" in each)
-                self._port = int(line.rpartition("address=")[2].split()[0].rpartition(":")[2])
-            if self._port and "Server is ready" in text:
+                raise RuntimeError(f"the server exited with {self._process.returncode}:\n{text}")
+            if self._is_ready(text):
                 return
             time.sleep(0.02)
-        raise RuntimeError(f"Prometheus is not ready after a minute:\n{log.read_text(errors='replace')}")
+        raise RuntimeError(f"the server is not ready after a minute:\n{log.read_text(errors='replace')}")
+
+    def _is_ready(self, log: str) -> bool:
+        if not self._port and (address := re.search(r"Listening on.* address=\S+:(\d+)", log)):
+            self._port = int(address[1])
+        return bool(self._port) and "Server is ready" in log
+
+
+class VictoriaMetrics(Server):
+    """The database that vmalert asks: the same rules, in a language that is almost PromQL."""
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        self._folder = folder
+        self._process = None
+        self._port = 0
+        self._command = [
+            program,
+            f"-storageDataPath={folder / 'data'}",
+            "-httpListenAddr=127.0.0.1:0",
+            "-retentionPeriod=20y",
+            # What is written can be read at once, and is not remembered from before it was written.
+            "-search.latencyOffset=0s",
+            "-search.disableCache",
+            # As far as vmalert looks back, by default.
+            "-search.minStalenessInterval=5m",
+            "-search.maxStalenessInterval=5m",
+            "-search.maxQueryDuration=10m",
+            "-memory.allowedBytes=1GB",
+        ]
+
+    def write(self, series: Series) -> None:
+        """Store the samples of *series*, and wait until they can be read."""
+        super().write(series)
+        status, _ = self._request("GET", "/internal/force_flush", b"", {})
+        assert status == 200
+
+    def _is_ready(self, log: str) -> bool:
+        address = re.search(r"http://127\.0\.0\.1:(\d+)/", log)
+        self._port = int(address[1]) if address else 0
+        return bool(self._port) and self._request("GET", "/health", b"", {})[0] == 200
 
 
 def _time_series(key: Key, samples: Samples) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alerts.judge.history import COARSE, History
 from alerts.judge.player import Played, Player
-from alerts.judge.promstore import Server
+from alerts.judge.promstore import Server, VictoriaMetrics
 from alerts.judge.rules import Firing, Rules
 from alerts.judge.texts import annotations
 from prometheus import Binaries
@@ -30,15 +30,20 @@ def judge(
     rules: Rules,
     binaries: Binaries,
     *,
+    victoria_metrics: Path | None = None,
     step: float = 60,
     alerts_from: float = 0,
     texts: bool = False,
 ) -> Result:
-    """Play *history* and return the alerts that *rules* fire from *alerts_from* on, with an evaluation every *step*."""
+    """Play *history* and return the alerts that *rules* fire from *alerts_from* on, with an evaluation every *step*.
+
+    With the program *victoria_metrics*, that evaluates the rules in place of Prometheus.
+    """
     with tempfile.TemporaryDirectory(prefix="judge-") as name:
         folder = Path(name)
         played = Player(history, rules.names).play()
-        with Server(binaries, folder / "prometheus") as server:
+        store = folder / "store"
+        with VictoriaMetrics(victoria_metrics, store) if victoria_metrics else Server(binaries, store) as server:
             server.write(played.series)
             begin = history.start
             spans = [(begin, history.end, step)]
