@@ -310,6 +310,12 @@ class Alertmanager(_Server):
             [f"--storage.path={(folder / 'alertmanager').absolute()}", "--cluster.listen-address=", *flags],
         )
 
+    async def post(self, alerts: Iterable[Labels]) -> None:
+        """Let alerts with these labels, and the job of the exporter, begin to fire."""
+        body = [{"labels": {"job": "comms-exporter", **labels}} for labels in alerts]
+        async with aiohttp.ClientSession() as session, session.post(f"{self.url}/api/v2/alerts", json=body) as answer:
+            assert answer.status == 200, await answer.text()
+
     async def alerts(self) -> list[dict[str, Any]]:
         """Return its alerts as in its API: "labels", "annotations", "status" and more."""
         return await self.get("/api/v2/alerts")

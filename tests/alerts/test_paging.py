@@ -6,7 +6,6 @@ import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
 import yaml
 from aiohttp import web
@@ -176,15 +175,13 @@ class TestPaging:
 
     async def test_a_page_inhibits_the_ticket_for_the_same_account(self, tmp_path):
         async with alerting(tmp_path) as (alertmanager, webhooks):
-            labels = {"alertname": "CommsEmailFailureSpike", "account": "shop", "job": "comms-exporter"}
+            labels = {"alertname": "CommsEmailFailureSpike", "account": "shop"}
             alerts = [
-                {"labels": {**labels, "severity": "critical"}},
-                {"labels": {**labels, "severity": "warning"}},
-                {"labels": {**labels, "severity": "warning", "account": "other"}},
+                {**labels, "severity": "critical"},
+                {**labels, "severity": "warning"},
+                {**labels, "severity": "warning", "account": "other"},
             ]
-            async with aiohttp.ClientSession() as session:
-                answer = await session.post(f"{alertmanager.url}/api/v2/alerts", json=alerts)
-                assert 200 == answer.status
+            await alertmanager.post(alerts)
             await webhooks.until("pager", "CommsEmailFailureSpike")
             ticket = await webhooks.until("tickets", "CommsEmailFailureSpike")
 
@@ -212,18 +209,56 @@ class TestPaging:
     )
     async def test_one_provider_or_sender_is_one_message(self, tmp_path, fires, receiver, messages):
         async with alerting(tmp_path) as (alertmanager, webhooks):
-            about = {"account": "shop", "job": "comms-exporter"}
             alerts = [
-                {"labels": {**about, "alertname": name, "severity": severity}}
-                for name, severity in map(str.split, fires)
+                {"account": "shop", "alertname": name, "severity": severity} for name, severity in map(str.split, fires)
             ]
             # Of another account, and so never silenced: once it is there, the others would be.
-            alerts.append({"labels": {"alertname": "CommsEmailSurge", "severity": "warning", "account": "other"}})
-            async with aiohttp.ClientSession() as session:
-                answer = await session.post(f"{alertmanager.url}/api/v2/alerts", json=alerts)
-                assert 200 == answer.status
+            await alertmanager.post(
+                [*alerts, {"alertname": "CommsEmailSurge", "severity": "warning", "account": "other"}]
+            )
             for name in messages:
                 await webhooks.until(receiver, name)
             await webhooks.until("tickets", "CommsEmailSurge")
 
             assert messages | {"CommsEmailSurge"} == webhooks.names("pager") | webhooks.names("tickets")
+
+    async def test_trouble_that_fifty_accounts_share_is_one_message(self, tmp_path):
+        accounts = [f"shop-{n}" for n in range(50)]
+        symptoms = {
+            "CommsExporterDataStale": "critical",
+            "CommsExporterPollsFailing": "warning",
+            "CommsExporterThrottled": "warning",
+        }
+        async with alerting(tmp_path) as (alertmanager, webhooks):
+            await alertmanager.post(
+                [
+                    {"alertname": "CommsTwilioIncident", "problem": "polls", "severity": "critical"},
+                    *({"alertname": name, "severity": severity, "account": account, "instance": "a"}
+                      for account in accounts for name, severity in symptoms.items()),
+                ]
+            )  # fmt: skip
+            await webhooks.until("pager", "CommsTwilioIncident")
+            await alertmanager.until(lambda alerts: 150 == sum(bool(each["status"]["inhibitedBy"]) for each in alerts))
+
+            assert {"CommsTwilioIncident"} == webhooks.names("pager")
+            assert set() == webhooks.names("tickets")
+
+    async def test_a_shard_that_is_down_mutes_nothing_of_another(self, tmp_path):
+        async with alerting(tmp_path) as (alertmanager, webhooks):
+            down = {"alertname": "CommsExporterDown", "severity": "critical", "instance": "a"}
+            troubles = {"CommsExporterCredentialsRefused", "CommsEmailQueueStuck"}
+            of_b = [
+                {"alertname": name, "severity": "critical", "account": "shop", "instance": "b"} for name in troubles
+            ]
+            of_a = {
+                "alertname": "CommsExporterPollsFailing",
+                "severity": "warning",
+                "account": "other",
+                "instance": "a",
+            }
+            await alertmanager.post([down, *of_b, of_a])
+            for name in troubles:
+                await webhooks.until("pager", name)
+            known = await alertmanager.until(lambda alerts: any(each["status"]["inhibitedBy"] for each in alerts))
+
+            assert ["a"] == [each["labels"]["instance"] for each in known if each["status"]["inhibitedBy"]]
