@@ -123,7 +123,7 @@ def _providers() -> Iterator[Panel]:
         height=9,
         steps=((None, "transparent"), (0.2, BAD)),
         colors=COLORS_BY_PROVIDER,
-    )
+    ).no_value("needs --emails.collect=all")
     yield panels.graph(
         "Bounced per hour, by provider",
         "Emails that bounced within an hour, by mailbox provider. One color that grows while the others do not is a provider that refuses.",
