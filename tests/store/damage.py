@@ -321,6 +321,7 @@ class _Shown:
         self.name, self.state = name, state
         self.view = view(state, now=NOW, active_window=1e12, limit=10**6)
         self.email_health = EmailHealth()
+        self.revision = None
         self.health, self.request_stats = PollHealth(interval_seconds=60, last_success_monotonic=NOW), RequestStats()
 
 
