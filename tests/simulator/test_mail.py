@@ -29,16 +29,6 @@ REACHED = {
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def world(clock):
-    return World(seed=1, clock=clock)
-
-
-@pytest.fixture
 async def client(world):
     async with serving(make_app(world)) as client:
         yield client

@@ -39,16 +39,6 @@ LETTER = {
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def world(clock):
-    return World(seed=1, clock=clock)
-
-
-@pytest.fixture
 def faults():
     return Faults(seed=1)
 

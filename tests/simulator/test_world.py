@@ -8,35 +8,16 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulator_client import DAY, START, Clock
 
 from comms_exporter.simulator import NEVER, Conditions, Fate, Tally, World, ids
 from comms_exporter.simulator.fates import draw_fates, seeded_random
 from comms_exporter.simulator.traffic import Traffic
 from comms_exporter.simulator.views import operation_view
 
-START = 1_750_000_000.0
 HOUR = 3600.0
-DAY = 24 * HOUR
 STATES = ("scheduled", "queued", "sent", "delivered", "opened", "undelivered", "failed", "canceled")
 REACHED = ("sent", "delivered", "opened", "undelivered", "failed", "canceled")
-
-
-class Clock:
-    def __init__(self, now=START):
-        self.now = now
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def world(clock):
-    return World(seed=1, clock=clock)
 
 
 def view(world, operation):
