@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from prometheus import (
     PrometheusError,
     check_metrics,
     error_output,
+    find_victoria_metrics,
 )
 
 EXPOSITION = """\
@@ -267,6 +269,23 @@ class TestBinaries:
         assert f"Prometheus 3: no amtool in {debian}: run tools/fetch-prometheus or set PROMETHEUS_3" == str(
             missing.value
         )
+
+
+class TestVictoriaMetrics:
+    def test_finds_the_program_in_the_folder_in_the_environment(self, tmp_path):
+        (tmp_path / "vmalert").touch(0o755)
+
+        assert tmp_path / "vmalert" == find_victoria_metrics("vmalert", environ={"VICTORIA_METRICS": str(tmp_path)})
+
+    def test_the_judge_names_the_missing_program_in_one_line(self, tmp_path):
+        judge = [sys.executable, "-m", "alerts.judge", "--victoria-metrics", "canceled"]
+        done = subprocess.run(
+            judge, cwd=Path(__file__).parent, env={**os.environ, "VICTORIA_METRICS": str(tmp_path)},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+        problem = f"no {tmp_path}/victoria-metrics: run tools/fetch-prometheus or set VICTORIA_METRICS"
+        assert (1, f"judge: {problem}\n") == (done.returncode, done.stderr)
 
 
 class TestFetch:

@@ -21,7 +21,7 @@ from alerts.judge.rules import Rules
 from alerts.judge.run import ALERTMANAGER, RULE_FILES, judge
 from alerts.judge.senders import DAY
 from alerts.judge.verdict import Verdict, table, verdict
-from prometheus import Binaries, find_victoria_metrics
+from prometheus import Binaries, MissingBinariesError, find_victoria_metrics
 
 
 def judged(
@@ -170,4 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except MissingBinariesError as error:
+        sys.exit(f"judge: {error}")
