@@ -113,6 +113,7 @@ class Service:
             lambda: self.supervisor.pollers,
             reloads=self.reloads,
             shard=lambda: Shard(self.settings.shard_index, self.settings.shard_total),
+            with_process=not settings.web_disable_exporter_metrics,
         )
         self._load = load
         self._session = session
@@ -136,6 +137,7 @@ class Service:
         started_with = self.settings
         return make_app(
             telemetry_path=started_with.web_telemetry_path,
+            max_requests=started_with.web_max_requests,
             write=self.exposition.body,
             negotiate=negotiate,
             accepts_gzip=accepts_gzip,

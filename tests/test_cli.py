@@ -133,6 +133,20 @@ class TestServing:
             for address in addresses:
                 assert "comms_up" in await scrape(address, "/m")
 
+    async def test_can_exclude_the_metrics_of_its_process(self, api):
+        async with exporter(api) as process:
+            page = await scrape(process.url)
+        async with exporter(api, "--web.disable-exporter-metrics") as process:
+            without = await scrape(process.url)
+
+        assert {"process", "python"} == prefixes(page) - {"comms"}
+        assert {"comms"} == prefixes(without)
+        assert "comms_exporter_build_info{" in without
+
+
+def prefixes(page):
+    return {line.partition("_")[0] for line in page.splitlines() if not line.startswith("#")}
+
 
 class TestState:
     async def test_a_restart_continues_the_counters(self, api, world, tmp_path):

@@ -22,6 +22,7 @@ from comms_exporter import wiring
 from comms_exporter.base.redaction import Redactor
 from comms_exporter.cli import _reload_on
 from comms_exporter.config import build_parser, load
+from comms_exporter.expose.exposition import Exposition
 from comms_exporter.service import exporter as running
 from comms_exporter.store.errors import StoreError
 from comms_exporter.store.sqlite import SqliteStore
@@ -310,3 +311,33 @@ class TestReloadInProcess:
 
         assert log.exception.called
         assert task.cancelled()
+
+
+class TestRequestLimit:
+    async def test_scrapes_beyond_the_limit_are_rejected(self, monkeypatch):
+        writing, resumed = asyncio.Event(), asyncio.Event()
+        body = Exposition.body
+
+        async def slow_body(*arguments, **options):
+            writing.set()
+            await resumed.wait()
+            return await body(*arguments, **options)
+
+        monkeypatch.setattr(Exposition, "body", slow_body)
+        flags = [
+            "--api.base-url=http://127.0.0.1:1",
+            "--web.listen-address=127.0.0.1:0",
+            "--web.max-requests=1",
+            "--state.path=",
+        ]
+        settings = load(flags, CREDENTIALS, parser=build_parser())
+        log = structlog.wrap_logger(structlog.ReturnLogger(), processors=[])
+        service = running(settings, load=Mock(), log=log, redactor=Redactor([]))
+        async with service as (_, (url,)), aiohttp.ClientSession() as session:
+            first = asyncio.create_task(session.get(f"{url}/metrics"))
+            await writing.wait()
+            async with session.get(f"{url}/metrics") as second:
+                assert 503 == second.status
+            resumed.set()
+            async with await first as answer:
+                assert 200 == answer.status

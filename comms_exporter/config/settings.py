@@ -160,6 +160,19 @@ class Settings(BaseSettings):
     web_telemetry_path: Annotated[str, BeforeValidator(parse_telemetry_path)] = _setting(
         "/metrics", "PATH", "Path under which to expose metrics.", restart=True
     )
+    web_max_requests: Annotated[int, BeforeValidator(whole_number(0, 1_000_000))] = _setting(
+        "40",
+        "NUMBER",
+        "Maximum number of scrapes at a time; more get a 503. 0 disables the limit.",
+        restart=True,
+    )
+    web_disable_exporter_metrics: bool = _setting(
+        default=False,
+        placeholder="",
+        description="Exclude metrics about the exporter's process (process_*, python_*). Panels of CPU, memory and restarts stay "
+        "empty without them, and CommsExporterCrashLooping sees only missed scrapes, no restarts.",
+        restart=True,
+    )
     web_config_file: MaybePath = _setting(
         "",
         "FILE",

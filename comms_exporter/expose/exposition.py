@@ -51,7 +51,7 @@ class _Row(NamedTuple):
 
 
 class Exposition:
-    """The page with the metrics of all *accounts*."""
+    """The page with the metrics of all *accounts*, and *with_process* those of the exporter's process."""
 
     def __init__(
         self,
@@ -59,11 +59,13 @@ class Exposition:
         *,
         reloads: Reloads,
         shard: Callable[[], Shard] = Shard,
+        with_process: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         process = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=process)
+        if with_process:
+            for collector in (ProcessCollector, PlatformCollector, GCCollector):
+                collector(registry=process)
         self._accounts = accounts
         self._monotonic = monotonic
         self._first = (

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from comms_exporter.web.request_limit import TrackedResponse, limit_requests
 from comms_exporter.web.responses import ChunkedBody
 from comms_exporter.web.status_page.assets import ASSETS, Asset
 from comms_exporter.web.status_page.model import OperationDetail, Status
@@ -56,6 +57,7 @@ class Format(Protocol):
 def make_app(
     *,
     telemetry_path: str,
+    max_requests: int = 0,
     write: Writer,
     negotiate: Callable[[str], Format],
     accepts_gzip: Callable[[str], bool],
@@ -68,13 +70,14 @@ def make_app(
 ) -> web.Application:
     """Return the application; no request to it causes a request to the API.
 
-    *reload* returns an error message, or None after a success; *settings* returns the effective settings without secrets.
-    *operation* returns what is known of an operation by its account and id; without an account, any may have it.
+    At most *max_requests* scrapes are answered at a time, any number if it is 0. *reload* returns an error message, or None
+    after a success; *settings* returns the effective settings without secrets. *operation* returns what is known of an
+    operation by its account and id; without an account, any may have it.
     """
     scrapes = asyncio.Semaphore(MAX_SCRAPES)
     status_page = StatusPage(status)
 
-    async def get_metrics(request: web.Request) -> web.Response:
+    async def get_metrics(request: web.Request) -> TrackedResponse:
         wanted = negotiate(request.headers.get("Accept", ""))
         gzip = accepts_gzip(request.headers.get("Accept-Encoding", ""))
         async with scrapes:
@@ -82,7 +85,7 @@ def make_app(
         headers = {"Content-Type": wanted.content_type, "Vary": "Accept, Accept-Encoding"}
         if gzip:
             headers["Content-Encoding"] = "gzip"
-        return web.Response(body=ChunkedBody(body.chunks, body.length, buffers=body.chunks), headers=headers)
+        return TrackedResponse(body=ChunkedBody(body.chunks, body.length, buffers=body.chunks), headers=headers)
 
     async def get_health(_: web.Request) -> web.Response:
         good = healthy()
@@ -109,7 +112,7 @@ def make_app(
 
     app = web.Application()
     # First, so that the telemetry path may be any path, even one of those below.
-    app.router.add_get(telemetry_path, get_metrics)
+    app.router.add_get(telemetry_path, limit_requests(get_metrics, max_requests) if max_requests else get_metrics)
     app.router.add_get("/", get_status_page)
     app.router.add_get("/operation", _serve_operation(operation))
     app.router.add_get("/config", get_settings)

@@ -124,6 +124,7 @@ SETTINGS = {
     "shard_total": [("4", 4), ("5", 5), ("6", 6), (None, 1)],
     "shard_index": [("0", 0), ("0", 0), ("0", 0), (None, 0)],
     "web_telemetry_path": [("/flag", "/flag"), ("/env", "/env"), ("/file/deep", "/file/deep"), (None, "/metrics")],
+    "web_max_requests": [("1", 1), ("0", 0), ("3", 3), (None, 40)],
     "web_config_file": [
         ("flag.yml", Path("flag.yml")),
         ("env.yml", Path("env.yml")),
@@ -136,7 +137,7 @@ SETTINGS = {
 }
 
 
-SWITCHES = ("web_systemd_socket", "emails_log", "emails_errors")
+SWITCHES = ("web_systemd_socket", "web_disable_exporter_metrics", "emails_log", "emails_errors")
 
 
 def flag_of(name):

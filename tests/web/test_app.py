@@ -4,17 +4,19 @@ import asyncio
 import gzip as gzipped
 import re
 import time
+from contextlib import asynccontextmanager
 
 import aiohttp
 import bcrypt
 import pytest
 import structlog
 from aiohttp.test_utils import TestClient, TestServer
+from web.serving import disconnect_all, stall
 
 from comms_exporter.config import parse_listen_address
 from comms_exporter.expose.exposition import Body
 from comms_exporter.expose.negotiation import accepts_gzip, negotiate
-from comms_exporter.web.app import make_app
+from comms_exporter.web.app import MAX_SCRAPES, make_app
 from comms_exporter.web.server import listening
 from comms_exporter.web.status_page.model import Account, Funnel, OperationDetail, OperationRow, Status
 from comms_exporter.web.status_page.page import LIST_SECONDS, StatusPage
@@ -32,13 +34,17 @@ class Exporter:
         self.ready = True
         self.body = BODY
         self.requested = None
+        self.writing = asyncio.Semaphore(0)
+        self.resumed = asyncio.Event()
+        self.resumed.set()
         self.accounts = []
         self.operations = {}
         self.reload_error = None
 
-    def app(self):
+    def app(self, *, max_requests=40):
         return make_app(
             telemetry_path="/metrics",
+            max_requests=max_requests,
             write=self.write,
             negotiate=negotiate,
             accepts_gzip=accepts_gzip,
@@ -55,6 +61,8 @@ class Exporter:
 
     async def write(self, *, gzip, **requested):
         self.requested = requested
+        self.writing.release()
+        await self.resumed.wait()
         page = gzipped.compress(self.body) if gzip else self.body
         return Body([page], len(page))
 
@@ -100,6 +108,74 @@ class TestMetrics:
 
     async def test_rejects_other_methods(self, client):
         assert 405 == (await client.post("/metrics")).status
+
+
+class TestRequestLimit:
+    """A scrape counts from its request until its response is written."""
+
+    @asynccontextmanager
+    async def served(self, exporter, max_requests):
+        addresses = [parse_listen_address("127.0.0.1:0")]
+        async with (
+            listening(exporter.app(max_requests=max_requests), addresses, shutdown_seconds=0.1) as [url],
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        ):
+            yield url, session
+
+    async def test_more_scrapes_at_a_time_are_rejected(self, exporter):
+        async with self.served(exporter, 2) as (url, session):
+            exporter.resumed.clear()
+            accepted = [asyncio.create_task(_get(session, f"{url}/metrics", {})) for _ in range(2)]
+            for _ in accepted:
+                await exporter.writing.acquire()
+
+            assert (503, "Limit of concurrent requests reached (2), try again later.\n") == await _get(
+                session, f"{url}/metrics", {}
+            )
+            assert 200 == (await _get(session, f"{url}/-/healthy", {}))[0]
+
+            exporter.resumed.set()
+            assert [(200, BODY.decode())] * 2 == await asyncio.gather(*accepted)
+            assert 200 == (await _get(session, f"{url}/metrics", {}))[0]
+
+    async def test_a_client_that_does_not_read_counts_until_it_is_disconnected(self, exporter):
+        exporter.body = bytes(25_000_000)
+        async with self.served(exporter, 1) as (url, session):
+            await stall(url, "/metrics")
+            await exporter.writing.acquire()
+            assert 503 == (await _get(session, f"{url}/metrics", {}))[0]
+
+            await disconnect_all()
+            statuses = []
+            while 200 not in statuses:
+                statuses.append((await _get(session, f"{url}/metrics", {"Accept-Encoding": "gzip"}))[0])
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_each_scrape_ends_once(self, exporter, method):
+        """Also if it fails or has no body."""
+        async with self.served(exporter, 1) as (url, session):
+            for body in (BODY, None, b"", BODY):
+                exporter.body = body
+                async with session.request(method, f"{url}/metrics") as response:
+                    assert (500 if body is None else 200) == response.status
+
+            exporter.writing = asyncio.Semaphore(0)
+            exporter.resumed.clear()
+            accepted = asyncio.create_task(_get(session, f"{url}/metrics", {}))
+            await exporter.writing.acquire()
+            assert 503 == (await _get(session, f"{url}/metrics", {}))[0]
+            exporter.resumed.set()
+            assert 200 == (await accepted)[0]
+
+    async def test_zero_disables_it(self, exporter):
+        async with self.served(exporter, 0) as (url, session):
+            exporter.resumed.clear()
+            accepted = [asyncio.create_task(_get(session, f"{url}/metrics", {})) for _ in range(100)]
+            for _ in range(MAX_SCRAPES):
+                await exporter.writing.acquire()
+            exporter.resumed.set()
+
+            assert [200] * 100 == [status for status, _ in await asyncio.gather(*accepted)]
 
 
 class TestProbes:
