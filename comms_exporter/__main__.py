@@ -10,10 +10,10 @@ def main() -> None:
     """Run the command line and exit; SIGTERM and SIGINT exit with code 0 even during startup and shutdown."""
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     # A command that is stopped before it has finished must not report success.
-    if command not in {"check", "operation", "operations"} and not command.startswith("--config.check"):
+    if command not in {"check", "operation", "operations", "rules"} and not command.startswith("--config.check"):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _exit)
-    if command not in {"check", "demo", "operation", "operations", "simulator"}:
+    if command not in {"check", "demo", "operation", "operations", "rules", "simulator"}:
         # There is nothing to reload yet: the settings are loaded after this.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from comms_exporter import cli  # noqa: PLC0415 - takes most of a second, during which signals are frequent

@@ -45,6 +45,7 @@ from comms_exporter.config import (
 from comms_exporter.logs import configure, log_uncaught
 from comms_exporter.model.operations import STATUSES
 from comms_exporter.model.providers import Providers
+from comms_exporter.rules import command as rules
 from comms_exporter.service import Service, exporter
 from comms_exporter.signals import run_until, signal_events
 from comms_exporter.simulator.demo import STORY, demo_world
@@ -66,6 +67,7 @@ commands:
   check       test whether each account can be read
   operations  list the operations that lost the most emails
   operation   show one operation, and which of its emails are lost
+  rules       print the alerting rules, with your thresholds and links
   demo        run the exporter on a simulated account; needs no Twilio account
   simulator   run only the simulated API
 """
@@ -79,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "check": _check_command,
         "operations": _operations_command,
         "operation": _operation_command,
+        "rules": _rules_command,
         "demo": _demo_command,
         "simulator": _simulator_command,
     }
@@ -99,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         # Commands that run until they are stopped handle the signal, except for a moment at the start. For others, an
         # incomplete result is a failure.
-        return 130 if run in {_check_command, _operations_command, _operation_command} else 0
+        return 130 if run in {_check_command, _operations_command, _operation_command, _rules_command} else 0
 
 
 def _serve_command(arguments: Sequence[str]) -> int:
@@ -167,6 +170,15 @@ def operations_parser() -> argparse.ArgumentParser:
         "--since", default="1d", metavar="DURATION", help="Only operations created in the last DURATION. Default: 1d."
     )
     return parser
+
+
+def _rules_command(arguments: Sequence[str]) -> int:
+    return rules.run(arguments, rules_parser(), _print)
+
+
+def rules_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command `rules`, which needs no settings."""
+    return rules.build_parser(f"{PROG} rules")
 
 
 def _command_parser(

@@ -8,10 +8,24 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "comms_exporter"
 # What each part may import, beside itself. `top` are the modules directly in the package.
 ALLOWED = {
-    "top": {"config", "web", "expose", "collect", "store", "api", "model", "base", "commands", "simulator", "logs"},
+    "top": {
+        "config",
+        "web",
+        "expose",
+        "collect",
+        "store",
+        "api",
+        "model",
+        "base",
+        "commands",
+        "simulator",
+        "logs",
+        "rules",
+    },
     "commands": {"api", "model", "base"},
     "logs": {"base"},
     "config": {"base"},
+    "rules": {"config", "base"},
     "web": {"base"},
     "expose": {"collect", "api", "model", "base"},
     "collect": {"store", "api", "model", "base"},

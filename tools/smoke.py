@@ -86,6 +86,8 @@ def smoke(python: Path, wheel: Path, folder: Path) -> None:
     run_checked(*pip, "--no-deps", wheel)
     exporter = folder / "venv/bin/comms-exporter"
     free_port = "--web.listen-address=127.0.0.1:0"
+    # The wheel contains the rules of the repository.
+    run_checked(exporter, "rules", "--check", ROOT / "deploy/prometheus")
     with started(exporter, "simulator", free_port, ready=r"API is at (\S+?)/\s") as api:
         environ = {"TWILIO_ACCOUNT_SID": "ACsmoke", "TWILIO_AUTH_TOKEN": "smoke"}
         settings = (f"--api.base-url={api}/v1", f"--state.path={folder / 'state.db'}")

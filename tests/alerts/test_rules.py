@@ -177,9 +177,13 @@ class TestRecordings:
     def test_thresholds_are_documented(self):
         """docs/alerts.md lists every threshold with its value."""
         thresholds = [rule for rule in recordings if rule["record"].startswith("threshold:")]
-        rows = dict(re.findall(r"^\| `(threshold:[\w:]+)` \| `([^`]+)` \| \S", TABLE, re.MULTILINE))
+        rows = re.findall(r"^\| `(comms_[\w:]+)` \| (•?) ?\| `([^`]+)` \| \S", TABLE, re.MULTILINE)
+        values = {rule["record"]: rule["expr"].removeprefix("vector(").removesuffix(")") for rule in thresholds}
+        by_account = {rule["record"].removeprefix("account:threshold_") for rule in recordings}
 
-        assert {rule["record"]: rule["expr"].removeprefix("vector(").removesuffix(")") for rule in thresholds} == rows
+        assert values.pop("threshold:comms_rules:version")
+        assert values == {f"threshold:{name}": value for name, _, value in rows}
+        assert [] == [name for name, dot, _ in rows if bool(dot) != (name in by_account)]
 
 
 class TestAlerts:

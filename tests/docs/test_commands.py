@@ -1,6 +1,7 @@
 """Every command in the documentation has a proof: it runs here, or the tool that reads it accepts it."""
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -27,6 +28,8 @@ from prometheus import error_output
 
 from comms_exporter import __version__, cli, simulator
 from comms_exporter.config import load
+from comms_exporter.rules import config as rules_config
+from comms_exporter.rules.render import render
 from comms_exporter.simulator.scenarios import SCENARIOS
 from comms_exporter.web import tls, web_config
 from deploy import test_deploy as deploy
@@ -152,6 +155,8 @@ def is_valid(words, variables):
         assert output(sys.executable, "-m", "comms_exporter", *flags)
     elif command == "operations":
         load(flags, {**CREDENTIALS, **variables}, parser=cli.operations_parser())
+    elif command == "rules":
+        cli.rules_parser().parse_args(flags)
     elif command == "operation":
         load(flags, {**CREDENTIALS, **variables}, parser=cli.operation_parser())
     else:
@@ -222,10 +227,10 @@ PROOFS = {
     r"docker compose .+": is_composed,
     r"curl .+|": "TestSimulator",
     r"(kubectl create|helm install) .+": "TestKubernetes",
+    r"kubectl get prometheusrule .+": "TestAlerts",
     r"sudo .+|echo \S+": "TestSystemd",
     r"python3 -m venv comms|\. comms/bin/activate|pip install \.|export .+": "TestPip",
     r"(install|openssl) .+": "TestCompose",
-    r"sed -i .+": "TestAlerts",
     r"promtool check web-config": "TestYaml",
     r"(python3 -c|sqlite3) .+": docs.TestTrue.test_backup,
 }
@@ -452,19 +457,57 @@ class TestSimulator:
 
 
 class TestAlerts:
-    def test_sed_commands_replace_every_placeholder(self, prometheus_binaries, tmp_path):
-        """The results are valid rules."""
-        edits = [" ".join(words[:2]) + " " + shlex.join(words[2:]) for _, words, _ in COMMANDS if words[:1] == ["sed"]]
-        for path in deploy.RULES:
-            shutil.copy(path, tmp_path)
-        bash("\n".join(edits), tmp_path)
-        alerts = tmp_path / "comms-exporter.alerts.yml"
-        text = alerts.read_text(encoding="utf-8")
+    def commands(self):
+        """Return the commands below the headings, each as a list of words."""
+        text = under("docs/alerts.md", "Load them") + under("docs/alerts.md", "Change thresholds")
+        return [words for line in lines(text) for words, _ in simple(line)]
 
-        assert 2 == len(edits)
-        assert "example.com" not in text
-        assert not re.search(r"^ *\w+_url: (?!https://(git|grafana)\.my\.org/)", text, re.MULTILINE)
-        assert "" == error_output(prometheus_binaries.promtool, "check", "rules", alerts)
+    def test_rules_can_be_written_and_checked(self, capsys, tmp_path, monkeypatch, prometheus_binaries):
+        """As the page says, with its configuration and in its order."""
+        (tmp_path / "rules.yml").write_text(under("docs/alerts.md", "Change thresholds", "yaml"), encoding="utf-8")
+        monkeypatch.chdir(tmp_path)
+        first, written, checked, asked, piped = self.commands()
+        for command in (first, written, checked):
+            assert 0 == cli.main([word.replace("/etc/prometheus", str(tmp_path)) for word in command[1:]])
+        files = sorted((tmp_path / "rules").iterdir())
+        groups = [group for file in files for group in yaml.safe_load(file.read_text("utf-8"))["groups"]]
+        # What kubectl prints; the chart's test compares that with the files.
+        monkeypatch.setattr("sys.stdin", io.StringIO(yaml.safe_dump({"spec": {"groups": groups}})))
+
+        assert ["kubectl", "get", "prometheusrule", "comms-exporter", "-o", "yaml"] == asked
+        assert 0 == cli.main(piped[1:])
+        assert ["no differences"] * 2 == capsys.readouterr().out.splitlines()[-2:]
+        assert "" == error_output(prometheus_binaries.promtool, "check", "rules", *files)
+
+    def test_a_threshold_can_be_set_for_one_account(self, prometheus_binaries, tmp_path):
+        """With the configuration of the page."""
+        config = rules_config.parse(yaml.safe_load(under("docs/alerts.md", "Change thresholds", "yaml")))
+        (tmp_path / "rules.yml").write_text(render(config)["comms-exporter.rules.yml"], encoding="utf-8")
+        by_account = "account:threshold_comms_emails_undelivered:ratio_warning"
+        test = {
+            "rule_files": [str(tmp_path / "rules.yml")],
+            "group_eval_order": ["comms-thresholds", "comms-thresholds-by-account"],
+            "tests": [
+                {
+                    "input_series": [
+                        {"series": f"comms_up{{account={name!r}}}", "values": "1 1"} for name in ("newsletter", "shop")
+                    ],
+                    "promql_expr_test": [
+                        {
+                            "expr": by_account,
+                            "eval_time": "1m",
+                            "exp_samples": [
+                                {"labels": f'{by_account}{{account="newsletter"}}', "value": 0.08},
+                                {"labels": f'{by_account}{{account="shop"}}', "value": 0.05},
+                            ],
+                        }
+                    ],
+                }
+            ],
+        }
+        (tmp_path / "rules.test.yml").write_text(json.dumps(test), encoding="utf-8")
+
+        assert "" == error_output(prometheus_binaries.promtool, "test", "rules", tmp_path / "rules.test.yml")
 
 
 class TestYaml:
@@ -510,36 +553,6 @@ class TestYaml:
         (tmp_path / "prometheus.yml").write_text(scrape, encoding="utf-8")
 
         assert "" == error_output(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
-
-    def test_a_threshold_can_be_set_for_one_account(self, prometheus_binaries, tmp_path):
-        """With the block as a rule file of its own, beside the one that is shipped."""
-        mine = tmp_path / "mine.yml"
-        mine.write_text(under("docs/alerts.md", "Thresholds, and why", "yaml"), encoding="utf-8")
-        by_account = "account:threshold_comms_emails_undelivered:ratio_warning"
-        test = {
-            "rule_files": [str(mine), str(ROOT / "deploy/prometheus/comms-exporter.rules.yml")],
-            "group_eval_order": ["my-thresholds", "comms-thresholds", "comms-thresholds-by-account"],
-            "tests": [
-                {
-                    "input_series": [
-                        {"series": f"comms_up{{account={name!r}}}", "values": "1 1"} for name in ("newsletter", "shop")
-                    ],
-                    "promql_expr_test": [
-                        {
-                            "expr": by_account,
-                            "eval_time": "1m",
-                            "exp_samples": [
-                                {"labels": f'{by_account}{{account="newsletter"}}', "value": 0.08},
-                                {"labels": f'{by_account}{{account="shop"}}', "value": 0.05},
-                            ],
-                        }
-                    ],
-                }
-            ],
-        }
-        (tmp_path / "mine.test.yml").write_text(json.dumps(test), encoding="utf-8")
-
-        assert "" == error_output(prometheus_binaries.promtool, "test", "rules", tmp_path / "mine.test.yml")
 
     def test_scrape_interval_for_many_series_is_valid(self, prometheus_binaries, tmp_path):
         slow = yaml.safe_load(under("docs/performance.md", "Beyond one process", "yaml"))

@@ -43,6 +43,8 @@ def rules(file):
 RECORDED = {rule["record"]: rule["expr"] for rule in rules("comms-exporter.rules.yml")}
 FAMILIES = {line.split()[2] for line in (*GOLDEN, *MORE) if line.startswith("# TYPE")}
 NAMES = FAMILIES | {re.match(r"\w+", line)[0] for line in (*SAMPLES, *MORE) if not line.startswith("#")} | set(RECORDED)
+# The names of thresholds in the configuration of the rules.
+NAMES |= {name.removeprefix("threshold:") for name in RECORDED}
 
 
 def flags(parser):
