@@ -13,7 +13,7 @@ from comms_exporter.collect.poller import Poller
 from comms_exporter.collect.state import AccountState
 from comms_exporter.model.email_records import CODE, PROVIDER, SENDER_DOMAIN, STAGES, TAG_PREFIX, Counts, Series
 from comms_exporter.model.operations import Operation, Stats, stats_of
-from comms_exporter.model.readings import REACHED, Reading, reached, stat
+from comms_exporter.model.readings import REACHED, Reading, reached
 from comms_exporter.web.status_page.model import (
     Account,
     Emails,
@@ -33,7 +33,7 @@ _NOTHING = (0,) * len(STAGES)
 
 
 def current_status(pollers: Sequence[Poller], *, telemetry_path: str) -> Status:
-    """Return the status of all accounts and of their exposed operations at this moment."""
+    """Return the status of all accounts and of their active operations at this moment."""
     return Status(
         version=__version__,
         now=time.time(),
@@ -58,7 +58,7 @@ def account_card(poller: Poller) -> Account:
         next_poll_seconds=poller.next_poll_seconds,
         requests_a_day=24 * poller.requests_per_hour(),
         tracked=poller.view.tracked,
-        hidden=poller.view.hidden,
+        hidden=poller.view.not_shown,
         emails=_emails(poller),
     )
 
@@ -110,9 +110,8 @@ def _lost_by_label(view: EmailsView, before: Mapping[Series, Counts]) -> list[Lo
 
 
 def operation_rows(poller: Poller) -> Iterator[OperationRow]:
-    """Yield a row for each exposed operation of an account."""
-    for each in poller.view.exposed:
-        failures = (stat(each.stats, "failed") or 0) + (stat(each.stats, "undelivered") or 0)
+    """Yield a row for each active operation of an account, within the limit."""
+    for each in poller.view.shown:
         yield OperationRow(
             poller.name,
             each.id,
@@ -120,7 +119,7 @@ def operation_rows(poller: Poller) -> Iterator[OperationRow]:
             not each.unfinished,
             each.created,
             each.updated,
-            failures,
+            each.lost,
             partial(_funnel, poller.state, each),
         )
 

@@ -157,6 +157,7 @@ def build_poller(
         interval=settings.collect_interval,
         active_window=settings.collect_active_window,
         max_operations=settings.collect_max_operations,
+        exposes=settings.collect_operations,
         max_tracked_operations=settings.collect_max_tracked_operations,
         log=log,
         mask=redactor.mask,

@@ -133,6 +133,17 @@ class TestServing:
             for address in addresses:
                 assert "comms_up" in await scrape(address, "/m")
 
+    async def test_exposes_the_operations_that_are_wanted(self, api, world):
+        lost = world.send(fates=[Fate(sent=0, undelivered=0)]).id
+        delivered = world.send(fates=[Fate(sent=0, delivered=0)]).id
+        world.freeze()
+
+        for wanted, exposed in (("active", {lost, delivered}), ("troubled", {lost}), ("none", set())):
+            async with exporter(api, f"--collect.operations={wanted}") as process:
+                page = await until(process.url, "^comms_up.* 1.0$")
+                assert exposed == set(re.findall('operation_id="(.*?)"', page))
+                assert 'comms_email_operations{account="ACtest",status="COMPLETED"} 2.0' in page
+
     async def test_can_exclude_the_metrics_of_its_process(self, api):
         async with exporter(api) as process:
             page = await scrape(process.url)

@@ -34,6 +34,14 @@ class TestAccountCard:
         assert (True, 2, 1) == (card.good, card.tracked, card.hidden)
         assert 2800 < card.requests_a_day < 2900
 
+    async def test_lists_the_operations_that_are_not_exposed(self):
+        async with simulator_harness(exposes="none") as harness:
+            sent = harness.world.send(fates=MIXED)
+            await harness.poll()
+            rows = list(operation_rows(harness.poller))
+        assert [] == harness.poller.view.exposed
+        assert [sent.id] == [row.id for row in rows]
+
     async def test_explains_a_failed_poll(self):
         async with simulator_harness() as harness:
             harness.faults.add("401")

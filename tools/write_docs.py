@@ -162,7 +162,8 @@ METRICS = """\
 *{cached}* is short for: {sentence}
 
 An operation has its own series while it is unfinished or has changed within
-[`--collect.active-window`](configuration.md#--collectactive-window). All of them disappear when no poll has succeeded for
+[`--collect.active-window`](configuration.md#--collectactive-window); [`--collect.operations`](configuration.md#--collectoperations)
+and [`--collect.max-operations`](configuration.md#--collectmax-operations) can allow fewer. All of them disappear when no poll has succeeded for
 five poll intervals and at least five minutes. In OpenMetrics, {exemplified} and the
 buckets of `comms_email_operation_duration_seconds` have exemplars; their `operation_id` is the operation that last
 increased them.

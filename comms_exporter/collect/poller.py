@@ -26,7 +26,7 @@ from comms_exporter.collect.listings import ListingReader
 from comms_exporter.collect.recording import AccountRecording, Recorder
 from comms_exporter.collect.schedule import DAY, HOUR, RETENTION, Schedule, requests_per_hour
 from comms_exporter.collect.state import AccountState, Listing
-from comms_exporter.collect.view import View
+from comms_exporter.collect.view import Exposes, View
 from comms_exporter.model.operations import Operation
 from comms_exporter.model.records import Snapshot
 from comms_exporter.store.errors import StateLostError, StoreError
@@ -61,6 +61,7 @@ class Poller:
         interval: float,
         active_window: float,
         max_operations: int,
+        exposes: Exposes = "active",
         max_tracked_operations: int,
         log: FilteringBoundLogger,
         mask: Callable[[str], str],
@@ -90,6 +91,7 @@ class Poller:
         self._interval = interval
         self._active_window = active_window
         self._max_operations = max_operations
+        self._exposes = exposes
         self._log = log.bind(account=name)
         self._mask = mask
         self._clock = clock
@@ -315,7 +317,12 @@ class Poller:
             else:
                 self._save_succeeded()
         view = await run_in_slices(
-            self.state.view(now=self._reader.now(), active_window=self._active_window, limit=self._max_operations)
+            self.state.view(
+                now=self._reader.now(),
+                active_window=self._active_window,
+                limit=self._max_operations,
+                exposes=self._exposes,
+            )
         )
         if self._prepare is not None:
             await self._prepare(self.name, view.exposed)

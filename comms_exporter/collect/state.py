@@ -15,7 +15,7 @@ from comms_exporter.base.slices import SIZE, Steps, batched
 from comms_exporter.collect.emails.state import EmailState
 from comms_exporter.collect.recent import RecentSums
 from comms_exporter.collect.schedule import HOUR, MARGIN, RETENTION
-from comms_exporter.collect.view import DURATION_BUCKETS, Summary, View
+from comms_exporter.collect.view import DURATION_BUCKETS, Exposes, Summary, View
 from comms_exporter.model.histogram import Exemplar, Histogram
 from comms_exporter.model.operations import Operation, Stats
 from comms_exporter.model.readings import REACHED, Reading, decreased_stages, detect_reading, reached_at_most
@@ -202,10 +202,12 @@ class AccountState:
         view.emails = None if self.emails is None else self.emails.view()
         return view
 
-    def view(self, *, now: float, active_window: float, limit: int) -> Steps[View]:
+    def view(self, *, now: float, active_window: float, limit: int, exposes: Exposes = "active") -> Steps[View]:
         """Return what to publish; see Summary.fill() for which operations it exposes."""
         view = self.view_of_totals()
-        yield from self._summary.fill(view, self.tracked, now=now, active_window=active_window, limit=limit)
+        yield from self._summary.fill(
+            view, self.tracked, now=now, active_window=active_window, limit=limit, exposes=exposes
+        )
         if self.forced_reading is not None:
             view.by_reading = Counter({self.forced_reading: len(self.tracked)})
         if not self._recent.covers(now):

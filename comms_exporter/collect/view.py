@@ -2,17 +2,18 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from operator import attrgetter
+from typing import Any, Literal
 
 from comms_exporter.base.slices import SIZE, Steps, batched
 from comms_exporter.collect.emails.view import EmailsView
 from comms_exporter.collect.recent import NO_SUMS, Sums
 from comms_exporter.collect.schedule import DAY, HOUR, MARGIN
 from comms_exporter.model.histogram import Exemplar, Histogram
-from comms_exporter.model.operations import STATS, STATUSES, Operation, Stats
+from comms_exporter.model.operations import LOST, NOTHING_LOST, STATS, STATUSES, TERMINAL, Operation, Stats
 from comms_exporter.model.readings import Reading
 from comms_exporter.model.records import TOTALS, Tracked
 
@@ -25,8 +26,10 @@ OTHER = "OTHER"
 
 _QUEUED = STATS.index("queued")
 _SCHEDULED = STATS.index("scheduled")
-_ID = attrgetter("id")
 _NEVER = float("inf")
+
+# Which of the active operations have series.
+Exposes = Literal["active", "troubled", "none"]
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +40,10 @@ class View:
     durations: Histogram = field(default_factory=lambda: Histogram(DURATION_BUCKETS))
     exemplars: dict[str, Exemplar] = field(default_factory=dict)
     tracked: int = 0
+    # What the status page lists of the active operations, and how many there are besides.
+    shown: list[Operation] = field(default_factory=list)
+    not_shown: int = 0
+    # Those of them that have series, and how many others would have some if the limit were higher.
     exposed: list[Operation] = field(default_factory=list)
     hidden: int = 0
     queued: int = 0
@@ -65,6 +72,8 @@ class Summary:
         # A finished operation that was last updated before this time may be missing in active.
         self._active_since = float("-inf")
         self.created_by_hour: Counter[float] = Counter()
+        # Which operations the last view showed, if there were more than the limit allows.
+        self._shown: set[str] = set()
         self._by_status: Counter[str] = Counter()
         self._by_reading: Counter[Reading] = Counter()
         self._queued = 0
@@ -112,12 +121,19 @@ class Summary:
         self.unfinished.pop(operation.id, None)
 
     def fill(
-        self, view: View, tracked: Mapping[str, Tracked], *, now: float, active_window: float, limit: int
+        self,
+        view: View,
+        tracked: Mapping[str, Tracked],
+        *,
+        now: float,
+        active_window: float,
+        limit: int,
+        exposes: Exposes = "active",
     ) -> Steps[None]:
-        """Add to *view* the sums over all operations, which are *tracked*, and the operations to expose.
+        """Add to *view* the sums over all operations, which are *tracked*, and the operations to show and to expose.
 
-        Those are unfinished, or were updated within *active_window*. Of more than *limit*, unfinished and then the most
-        recently updated ones are chosen.
+        Those are active: unfinished, or updated within *active_window*. Of more than *limit*, those in trouble are chosen first.
+        *exposes* says which of them have series: all, only those in trouble, or none.
         """
         self.created_by_hour = +self.created_by_hour
         by_status = +self._by_status
@@ -127,8 +143,14 @@ class Summary:
         view.queued, view.scheduled = self._queued, self._scheduled
         yield from self._fill_oldest(view, named)
         active = yield from self._select_active(tracked, since=now - active_window)
-        view.exposed = active if len(active) <= limit else (yield from _first(active, limit))
-        view.hidden = len(active) - len(view.exposed)
+        view.shown = yield from self._choose(active, limit)
+        view.not_shown = len(active) - len(view.shown)
+        if exposes == "active":
+            view.exposed, view.hidden = view.shown, view.not_shown
+        elif exposes == "troubled":
+            view.exposed = yield from _troubled(view.shown)
+            troubled = view.exposed if len(view.shown) == len(active) else (yield from _troubled(active))
+            view.hidden = len(troubled) - len(view.exposed)
 
     def _fill_oldest(self, view: View, named: Container[str]) -> Steps[None]:
         oldest = view.oldest_unfinished
@@ -165,6 +187,35 @@ class Summary:
         self._active_since = max(self._active_since, since - MARGIN)
         return active
 
+    def _choose(self, active: Collection[Operation], limit: int) -> Steps[list[Operation]]:
+        """Return the *limit* operations with the highest precedence, in their original order.
+
+        Operations that are within a tenth of the last place keep theirs if they have one. Otherwise some would gain and lose
+        it from poll to poll.
+        """
+        before, self._shown = self._shown, set()
+        if len(active) <= limit:
+            return list(active)
+        if limit == 0:
+            return []
+        troubled = yield from _troubled(active)
+        ranking = yield from _sorted(troubled, _trouble)
+        if len(troubled) < limit:
+            ranking = chain(ranking, (yield from _sorted(active, _last_update)))
+        tenth = limit // 10
+        ids = islice(_distinct_ids(ranking), limit + tenth)
+        for batch in batched(islice(ids, limit - tenth)):
+            self._shown.update(batch)
+            yield
+        others: list[str] = []
+        for batch in batched(ids):
+            kept = [each for each in batch if each in before]
+            self._shown.update(kept[: limit - len(self._shown)])
+            others += [each for each in batch if each not in before]
+            yield
+        self._shown.update(others[: limit - len(self._shown)])
+        return [each for each in active if each.id in self._shown]
+
     def _reselect(self, tracked: Mapping[str, Tracked]) -> Steps[None]:
         """Consider every operation again: a reload made the window longer, or the clock was set back."""
         self.active = {}
@@ -200,21 +251,45 @@ def _by_name(by_status: Counter[str], named: Container[str]) -> Counter[str]:
     return sums
 
 
-def _first(operations: Collection[Operation], limit: int) -> Steps[list[Operation]]:
-    """Return the *limit* operations with the highest precedence, in their original order."""
-    if limit == 0:
-        return []
+def _troubled(operations: Collection[Operation]) -> Steps[list[Operation]]:
+    """Return the *operations* that are unfinished or have lost emails."""
+    troubled: list[Operation] = []
+    for batch in batched(operations, 4 * SIZE):
+        troubled += [
+            each
+            for each in batch
+            # The bytes first, because unpacking takes longer.
+            if each.status not in TERMINAL or (each.packed[LOST] != NOTHING_LOST and each.lost)
+        ]
+        yield
+    return troubled
+
+
+def _sorted(operations: Collection[Operation], key: Callable[[Operation], Any]) -> Steps[Iterator[Operation]]:
+    """Return *operations* from the highest *key* to the lowest."""
     runs = []
     for batch in batched(operations, 4 * SIZE):
-        runs.append(sorted(batch, key=_precedence))
+        runs.append(sorted(batch, key=key, reverse=True))
         yield
-    ranking = heapq.merge(*runs, key=_precedence)
-    chosen: set[str] = set()
-    while some := set(map(_ID, islice(ranking, min(SIZE, limit - len(chosen))))):
-        chosen |= some
-        yield
-    return [each for each in operations if each.id in chosen]
+    return heapq.merge(*runs, key=key, reverse=True)
 
 
-def _precedence(operation: Operation) -> tuple[bool, float, str]:
-    return not operation.unfinished, -operation.updated, operation.id
+def _distinct_ids(operations: Iterable[Operation]) -> Iterator[str]:
+    seen: set[str] = set()
+    for each in operations:
+        if each.id not in seen:
+            seen.add(each.id)
+            yield each.id
+
+
+def _trouble(operation: Operation) -> tuple[bool, int, bool, float, str]:
+    """Return what sorts operations in trouble, the worst highest: unfinished ones, then those that lost the most.
+
+    Of unfinished ones that lost as much, those that do not wait for their time come first, and then the oldest: they may be stuck.
+    """
+    if operation.status in TERMINAL:
+        return False, operation.lost, False, operation.updated, operation.id
+    return True, operation.lost, operation.status != "SCHEDULED", -operation.created, operation.id
+
+
+_last_update = attrgetter("updated", "id")

@@ -89,10 +89,20 @@ class Settings(BaseSettings):
     collect_active_window: Duration = _setting(
         "1h", "DURATION", "How long a finished operation keeps its own series after its last change."
     )
+    collect_operations: Annotated[
+        Literal["active", "troubled", "none"], BeforeValidator(one_of("active", "troubled", "none"))
+    ] = _setting(
+        "active",
+        "WHICH",
+        "Which operations have their own series: active (unfinished, or changed recently), troubled (of "
+        "those, the unfinished ones and those that lost emails) or none. The totals of the account include all operations.",
+    )
     collect_max_operations: Annotated[int, BeforeValidator(whole_number(0, 1_000_000_000))] = _setting(
         "1000",
         "NUMBER",
-        "Maximum number of operations per account that have their own series, 17 per operation. 0 disables these series.",
+        "Maximum number of operations per account that have their own series, 17 per operation, and that the status page lists. "
+        "If there are more, unfinished ones come first, then those that lost the most emails, then those that changed last. "
+        "0 disables these series.",
     )
     collect_max_tracked_operations: Annotated[int, BeforeValidator(whole_number(1, 1_000_000_000))] = _setting(
         "100000",

@@ -31,6 +31,10 @@ Stats = tuple[int | None, ...]
 # Eight bytes for each counter. No count is negative, so -1 stands for a missing one.
 _PACKED = struct.Struct(f"<{len(STATS)}q")
 _MISSING = -1
+# The bytes of undelivered and failed, which are neighbors, and what they are in nearly all operations.
+LOST = slice(8 * STATS.index("undelivered"), 8 * STATS.index("failed") + 8)
+NOTHING_LOST = bytes(16)
+_PACKED_LOST = struct.Struct("<2q")
 
 
 class Operation(msgspec.Struct, frozen=True, gc=False):
@@ -54,6 +58,11 @@ class Operation(msgspec.Struct, frozen=True, gc=False):
     def unfinished(self) -> bool:
         """Whether its counters may still change; an unknown status counts as unfinished."""
         return self.status not in TERMINAL
+
+    @property
+    def lost(self) -> int:
+        """How many emails failed or were not delivered."""
+        return sum(max(0, count) for count in _PACKED_LOST.unpack(self.packed[LOST]))
 
 
 def pack(stats: Stats) -> bytes:

@@ -5,6 +5,7 @@ from operations import NOW, apply, listing, operation, view
 
 from comms_exporter.collect.schedule import DAY
 from comms_exporter.collect.state import AccountState
+from comms_exporter.model.operations import STATS, Operation, pack
 from comms_exporter.model.readings import Reading
 
 
@@ -63,6 +64,75 @@ class TestView:
         assert ["unfinished", "later"] == [each.id for each in self.view(state, limit=2).exposed]
         assert self.view(state, limit=2).hidden == 1
         assert self.view(state, limit=0).hidden == 3
+
+    def ids(self, operations):
+        return {each.id for each in operations}
+
+    def test_beyond_the_limit_what_is_in_trouble_comes_before_what_is_recent(self, state):
+        ranked = [
+            operation("unfinished and lost some", created=NOW - 20, failed=1),
+            operation("unfinished for longest", created=NOW - DAY),
+            operation("unfinished", status="PAUSED", created=NOW - 30),
+            operation("waits for its time", status="SCHEDULED", created=NOW - 2 * DAY),
+            operation("lost the most", status="COMPLETED", updated=NOW - 90, failed=2, undelivered=5),
+            operation("lost some", status="CANCELED", updated=NOW - 80, undelivered=6),
+            operation("lost one", status="COMPLETED", updated=NOW - 70, failed=1),
+            operation("latest", status="COMPLETED", updated=NOW - 1),
+            Operation("counters are missing", "COMPLETED", NOW, NOW - 2, pack((None,) * len(STATS))),
+            operation("earlier", status="COMPLETED", updated=NOW - 60),
+        ]
+        apply(state, listing(*reversed(ranked)))
+
+        for limit in range(1, len(ranked) + 1):
+            assert self.ids(ranked[:limit]) == self.ids(self.view(state, limit).exposed)
+
+    def test_operations_in_trouble_or_none_can_be_exposed_alone(self, state):
+        """The status page lists the others, too."""
+        troubled = [
+            operation("processing"),
+            operation("scheduled", status="SCHEDULED"),
+            operation("failed", status="COMPLETED", failed=1),
+            operation("undelivered", status="COMPLETED", undelivered=1),
+        ]
+        good = [
+            operation("delivered", status="COMPLETED", delivered=1),
+            operation("canceled", status="CANCELED", canceled=1),
+            Operation("counters are missing", "COMPLETED", NOW, NOW, pack((None,) * len(STATS))),
+        ]
+        apply(state, listing(*troubled, *good))
+
+        def view_of(exposes, limit):
+            return view(state, now=NOW, active_window=3600, limit=limit, exposes=exposes)
+
+        for limit in (0, 3, 5, 9):
+            everything = self.view(state, limit)
+            some, none = view_of("troubled", limit), view_of("none", limit)
+            assert self.ids(troubled) & self.ids(everything.exposed) == self.ids(some.exposed)
+            assert (4, 0) == (len(some.exposed) + some.hidden, len(none.exposed) + none.hidden)
+            for other in (some, none):
+                assert (everything.shown, everything.not_shown) == (other.shown, other.not_shown)
+                assert everything.by_status == other.by_status
+
+    def test_operations_around_the_last_place_keep_or_miss_it(self, state):
+        """They do not take turns from poll to poll."""
+        names = [f"o{number:02}" for number in range(30)]
+        lost = {name: 1000 - 10 * number for number, name in enumerate(names)}
+
+        def shown(**grown):
+            lost.update(grown)
+            apply(state, listing(*[operation(name, status="COMPLETED", failed=lost[name]) for name in names]))
+            return self.ids(self.view(state, 20).exposed)
+
+        first = shown()
+        assert {*names[:20]} == first
+        assert first == shown(o20=lost["o19"] + 1)
+        assert first == shown(o19=lost["o20"] + 1)
+        # What is clearly worse is shown, and the last one gives way.
+        assert {*names[:19], "o25"} == shown(o25=9999)
+        assert {*names[:19], "o25"} == shown(o19=lost["o18"] + 1)
+        # Once there is room for all, nobody has a place to keep.
+        assert {*names} == self.ids(self.view(state, 30).exposed)
+        assert {*names[:18], "o19", "o25"} == shown()
 
     def test_sums_include_all_tracked_operations(self, state):
         apply(

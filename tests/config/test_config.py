@@ -80,6 +80,7 @@ SETTINGS = {
     "api_max_requests_per_second": [("1", 1), ("0.5", 0.5), ("2.5", 2.5), (None, 5)],
     "collect_interval": [("1m", 60), ("2m", 120), ("3m", 180), (None, 30)],
     "collect_active_window": [("1h30m", 5400), ("2d", 172800), ("1w", 604800), (None, 3600)],
+    "collect_operations": [("none", "none"), ("troubled", "troubled"), ("none", "none"), (None, "active")],
     "collect_max_operations": [("0", 0), ("2", 2), ("3", 3), (None, 1000)],
     "collect_max_tracked_operations": [("1", 1), ("2", 2), ("3", 3), (None, 100_000)],
     "collect_stats_reading": [
@@ -293,6 +294,7 @@ BAD_FLAGS = {
     "--api.max-requests-per-second=0": '--api.max-requests-per-second: "0" is not a rate; write a number above 0, such as 5 or 0.5',
     "--api.max-requests-per-second=nan": '--api.max-requests-per-second: "nan" is not a rate; write a number above 0, such as 5 or 0.5',
     "--api.max-requests-per-second=1.2.3": '--api.max-requests-per-second: "1.2.3" is not a rate; write a number above 0, such as 5 or 0.5',
+    "--collect.operations=all": '--collect.operations: "all" is unknown; write active, troubled or none',
     "--collect.max-operations=-1": '--collect.max-operations: "-1" is not a whole number from 0 to 1000000000',
     "--collect.max-tracked-operations=0": '--collect.max-tracked-operations: "0" is not a whole number from 1 to 1000000000',
     "--collect.stats-reading=both": '--collect.stats-reading: "both" is unknown; write auto, cumulative or exclusive',

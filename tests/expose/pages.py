@@ -29,9 +29,9 @@ class Account:
     email_health: EmailHealth = field(default_factory=EmailHealth)
     revision: object = None
 
-    def publish(self, limit=1000):
+    def publish(self, limit=1000, exposes="active"):
         """Publish the state as a view, as a poll does."""
-        self.view = view(self.state, now=NOW, active_window=3600, limit=limit)
+        self.view = view(self.state, now=NOW, active_window=3600, limit=limit, exposes=exposes)
         return self
 
 

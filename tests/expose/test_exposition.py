@@ -132,6 +132,24 @@ class TestPage:
         assert "comms_email_operation_sent{" not in stale
         assert 'comms_emails_sent_total{account="shop"} 3081.0' in stale
 
+    @pytest.mark.parametrize(
+        ("exposes", "exposed"),
+        [
+            ("none", set()),
+            ("troubled", {"comms_operation_01m1campaign", "comms_operation_01m2scheduled", "comms_operation_01m4new"}),
+        ],
+    )
+    def test_differs_only_in_the_series_of_operations_that_are_exposed(self, exposes, exposed):
+        everything, account = comparable(page_with(shop())), shop()
+        page = comparable(page_with(account.publish(exposes=exposes)))
+
+        kept = [
+            line.replace('exposed{account="shop"} 4.0', f'exposed{{account="shop"}} {len(exposed)}.0')
+            for line in everything.splitlines()
+            if not (match := re.search('operation_id="(.*?)"', line)) or match[1] in exposed
+        ]
+        assert kept == page.splitlines()
+
     def test_shows_the_next_poll(self):
         account = shop()
         exposition = make_exposition(account)
