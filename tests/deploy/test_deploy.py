@@ -442,15 +442,6 @@ class TestChart:
         assert [*groups, "ours"] == [*rule["spec"]["groups"][:-1], rule["spec"]["groups"][-1]["name"]]
         assert "monitoring" == rule["metadata"]["labels"]["release"]
 
-    def test_links_of_rules_can_be_changed(self):
-        flags = ("prometheusRule.runbookUrl=https://wiki/", "prometheusRule.grafanaUrl=https://g", "nameOverride=mail")
-        text = json.dumps(one(rendered(4, "operator", "--set", ",".join(flags)), "PrometheusRule"))
-
-        assert "https://wiki/exporter.md#commsexporterdown" in text
-        assert "https://g/d/comms-exporter-health" in text
-        assert "example.com" not in text
-        assert r"up{job=\"mail\"} == 0" in text
-
     def test_service_monitor_has_all_values(self):
         """The schemas of the operator accept unknown keys, so this compares all of it."""
         (endpoint,) = one(rendered(4, "operator"), "ServiceMonitor")["spec"]["endpoints"]
@@ -533,6 +524,8 @@ class TestChart:
             pytest.param(["image.tag=latest"], "tag", id="moving tag"),
             pytest.param(["config.accounts[0].auth_token=canary"], "auth_token", id="secret in a ConfigMap"),
             pytest.param(["serviceMonitor.interval=30 secs"], "interval", id="no duration"),
+            pytest.param(["prometheusRule.config.job=7"], "job", id="no job"),
+            pytest.param(["prometheusRule.runbookUrl=https://wiki/"], "runbookUrl", id="value of an older chart"),
         ],
     )
     def test_rejects_invalid_values(self, helm, flags, error_message):
