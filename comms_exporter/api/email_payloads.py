@@ -8,14 +8,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from sys import intern
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from comms_exporter.api.payloads import (
     MAX_ENTRIES,
+    MAX_ID_LENGTH,
     BadPayloadError,
+    DocumentedEnvelope,
+    DocumentedTime,
     MalformedEntryError,
     TooManyValuesError,
     check_values,
@@ -26,13 +28,16 @@ from comms_exporter.api.payloads import (
     read_status,
 )
 from comms_exporter.base.redaction import mask_addresses
-from comms_exporter.base.times import is_representable
+from comms_exporter.base.times import EARLIEST, LATEST, is_representable
 from comms_exporter.model.emails import STATUSES, Email
 
 Entry = TypeVar("Entry")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_DOMAIN_LENGTH = 253
+# By the text after the at sign. Most emails go to few domains: reading each once saves time, and memory per email.
+_known_domains: dict[str, str] = {}
+_MAX_KNOWN_DOMAINS = 4096
 _DOMAIN = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
 # The API's limit for a filter. A tag with an at sign may be an address.
 _MAX_TAGS = 10
@@ -100,8 +105,89 @@ _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 _ANY = msgspec.json.Decoder()
 
 
+# The fast path: as for operations, msgspec decodes and checks the documented formats in one step, at a third of the cost.
+# Everything else is left to the lenient reader below. Where both accept a page, their results are equal.
+
+_Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
+_TagText = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_TAG_LENGTH)]
+_DocumentedTags = Annotated[dict[_TagText, _TagText], msgspec.Meta(max_length=_MAX_TAGS)]
+
+
+class _DocumentedAddress(msgspec.Struct, gc=False):
+    address: str
+
+
+class _DocumentedRelation(msgspec.Struct, gc=False):
+    id: _Id
+    name: str = ""
+    type: str = ""
+
+
+class _DocumentedEmail(msgspec.Struct, gc=False):
+    id: _Id
+    status: Literal[STATUSES]  # type: ignore[valid-type]
+    sender: _DocumentedAddress | None = msgspec.field(default=None, name="from")
+    to: list[_DocumentedAddress] | _DocumentedAddress | None = None
+    related: list[_DocumentedRelation] | None = None
+    operation_id: _Id | None = msgspec.field(default=None, name="operationId")
+    tags: _DocumentedTags | None = None
+    created_at: DocumentedTime | None = msgspec.field(default=None, name="createdAt")
+    updated_at: DocumentedTime | None = msgspec.field(default=None, name="updatedAt")
+
+
+class _DocumentedEmailPage(DocumentedEnvelope, kw_only=True):
+    emails: list[_DocumentedEmail]
+
+
+_DOCUMENTED_PAGE = msgspec.json.Decoder(_DocumentedEmailPage)
+
+
 def read_email_page(body: bytes) -> EmailPage:
-    """Return the page in *body*."""
+    """Return the page in *body*, in any of the formats that Twilio has published."""
+    check_values(body)
+    try:
+        documented = _DOCUMENTED_PAGE.decode(body)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return _read_page_leniently(body)
+    emails = list(map(_from_documented, documented.emails))
+    # One check of all texts of a page costs next to nothing.
+    texts = "".join([text for each in emails for text in (each.id, each.operation_id or "")])
+    tags = "".join([text for each in emails for tag in each.tags for text in tag])
+    times = [moment for each in emails for moment in (each.created_at, each.updated_at) if moment is not None]
+    if not (
+        (texts + tags).isprintable()
+        and "@" not in tags
+        and min(times, default=0.0) >= EARLIEST
+        and max(times, default=0.0) <= LATEST
+    ):
+        return _read_page_leniently(body)
+    _check_length(len(emails))
+    return EmailPage(emails, documented.token(), [], 0, Counter())
+
+
+def _from_documented(raw: _DocumentedEmail) -> Email:
+    to, operation_id = raw.to, raw.operation_id
+    if not isinstance(to, list):
+        to = [] if to is None else [to]
+    for each in raw.related or ():
+        if "OPERATION" in {each.name.upper(), each.type.upper()}:
+            operation_id = each.id
+            break
+    created, updated, sender, tags = raw.created_at, raw.updated_at, raw.sender, raw.tags
+    return Email(
+        raw.id,
+        raw.status,
+        operation_id,
+        None if created is None else created.timestamp(),
+        None if updated is None else updated.timestamp(),
+        domain_of(to[0].address) if to else "",
+        len(to),
+        "" if sender is None else domain_of(sender.address),
+        tuple(sorted(tags.items())) if tags else (),
+    )
+
+
+def _read_page_leniently(body: bytes) -> EmailPage:
     payload = decode_object(body)
     page = EmailPage([], _token(payload), [], 0, Counter())
     for raw in raw_entries(payload, "emails"):
@@ -160,18 +246,33 @@ def domain_of(address: object) -> str:
     """Return the domain of *address* in lower case, empty if it has none."""
     if not isinstance(address, str):
         return ""
-    _, at, domain = address.rpartition("@")
+    _, at, text = address.rpartition("@")
+    if not at:
+        return ""
+    known = _known_domains.get(text)
+    if known is not None:
+        return known
+    domain = _domain(text)
+    if domain:
+        # Only valid ones, because other text may be personal.
+        if len(_known_domains) >= _MAX_KNOWN_DOMAINS:
+            _known_domains.clear()
+        _known_domains[text] = domain
+    return domain
+
+
+def _domain(text: str) -> str:
+    """Return what is after the at sign of an address as a domain, empty if it is none."""
     # Some servers write "Name <local@domain>".
-    domain = domain.strip().removesuffix(">").rstrip(".").lower()
-    if not at or len(domain) > _MAX_DOMAIN_LENGTH:
+    domain = text.strip().removesuffix(">").rstrip(".").lower()
+    if len(domain) > _MAX_DOMAIN_LENGTH:
         return ""
     if not domain.isascii():
         try:
             domain = domain.encode("idna").decode()
         except UnicodeError:
             return ""
-    # Most emails go to few domains. Kept once, each takes no memory per email.
-    return intern(domain) if _DOMAIN.fullmatch(domain) else ""
+    return domain if _DOMAIN.fullmatch(domain) else ""
 
 
 def addresses_of(value: Any) -> list[Any]:
@@ -318,9 +419,13 @@ def _status(entry: dict[str, Any]) -> str:
 
 def _entries(raw: msgspec.Raw) -> list[msgspec.Raw]:
     entries: list[msgspec.Raw] = _decoded(_LIST.decode, raw)
-    if len(entries) > MAX_ENTRIES:
-        raise TooManyValuesError(f"the body lists {len(entries)} emails")
+    _check_length(len(entries))
     return entries
+
+
+def _check_length(entries: int) -> None:
+    if entries > MAX_ENTRIES:
+        raise TooManyValuesError(f"the body lists {entries} emails")
 
 
 def _valid_json(body: bytes) -> bytes:

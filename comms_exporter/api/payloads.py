@@ -17,7 +17,7 @@ from comms_exporter.model.operations import MAX_COUNT, STATS, STATUSES, Operatio
 _FIELDS = frozenset({"id", "status", "stats", "createdAt", "updatedAt"})
 _STAT_NAMES = frozenset(STATS)
 # Three times the documented length. Ids are kept in memory, at up to four bytes a character.
-_MAX_ID_LENGTH = 128
+MAX_ID_LENGTH = 128
 _MAX_STATUS_LENGTH = 64
 # The API's own limit is 1,000. An entry takes 5 microseconds, so millions would block the event loop for seconds.
 MAX_ENTRIES = 20_000
@@ -63,9 +63,7 @@ def read_page(body: bytes) -> Page:
     ):
         return _read_page_leniently(body)
     _check_length(len(operations))
-    pagination, meta = documented.pagination, documented.meta
-    tokens = (pagination.next, pagination.nextPageToken, meta.nextToken, documented.nextPageToken)
-    return Page(operations, _token(next((each for each in tokens if each is not None), None)), [], Counter())
+    return Page(operations, documented.token(), [], Counter())
 
 
 def read_single(body: bytes) -> Page:
@@ -112,15 +110,15 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 _DocumentedStats = msgspec.defstruct(
     "_DocumentedStats", [(name, _Count | None, None) for name in STATS], gc=False, forbid_unknown_fields=True
 )
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+DocumentedTime = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class _DocumentedOperation(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    id: Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_ID_LENGTH)]
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
     status: Literal["SCHEDULED", "PROCESSING", "COMPLETED", "CANCELED"]
     stats: _DocumentedStats  # type: ignore[valid-type]
-    createdAt: _Time  # noqa: N815 - Twilio's name
-    updatedAt: _Time  # noqa: N815
+    createdAt: DocumentedTime  # noqa: N815 - Twilio's name
+    updatedAt: DocumentedTime  # noqa: N815
 
 
 class _DocumentedPagination(msgspec.Struct, frozen=True, gc=False):
@@ -132,12 +130,22 @@ class _DocumentedMeta(msgspec.Struct, frozen=True, gc=False):
     nextToken: str | None = None  # noqa: N815
 
 
-# Only typed fields: msgspec skips the unknown ones, so their values need not be counted before decoding.
-class _DocumentedPage(msgspec.Struct):
-    operations: list[_DocumentedOperation]
+class DocumentedEnvelope(msgspec.Struct, kw_only=True):
+    """What every page has besides its entries."""
+
     pagination: _DocumentedPagination = _DocumentedPagination()
     meta: _DocumentedMeta = _DocumentedMeta()
     nextPageToken: str | None = None  # noqa: N815
+
+    def token(self) -> str | None:
+        """Return the token of the next page."""
+        tokens = (self.pagination.next, self.pagination.nextPageToken, self.meta.nextToken, self.nextPageToken)
+        return _token(next((each for each in tokens if each is not None), None))
+
+
+# Only typed fields: msgspec skips the unknown ones, so their values need not be counted before decoding.
+class _DocumentedPage(DocumentedEnvelope, kw_only=True):
+    operations: list[_DocumentedOperation]
 
 
 _DOCUMENTED_PAGE = msgspec.json.Decoder(_DocumentedPage)
@@ -249,7 +257,7 @@ def _count(name: str, value: Any) -> int | None:
 
 def read_id(value: Any) -> str:
     """Return *value* if it can be an id."""
-    return _text(value, "id", _MAX_ID_LENGTH)
+    return _text(value, "id", MAX_ID_LENGTH)
 
 
 def read_status(value: Any) -> str:

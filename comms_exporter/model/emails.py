@@ -3,15 +3,14 @@
 Source: https://docs.comms.twilio.com/comms-api-reference/emails/list
 """
 
-from dataclasses import dataclass
+import msgspec
 
 STATUSES = ("SCHEDULED", "QUEUED", "SENT", "DELIVERED", "UNDELIVERED", "OPENED", "FAILED", "CANCELED", "INBOUND")
 # The statuses of an email that did not arrive.
 LOST = frozenset({"FAILED", "UNDELIVERED"})
 
 
-@dataclass(frozen=True, slots=True)
-class Email:
+class Email(msgspec.Struct, frozen=True, gc=False):
     """One email as the API last described it; times are seconds since the epoch, None if missing or invalid.
 
     *operation_id* is None if the listing does not say it. *recipient_domain* is that of the first recipient; both domains

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from operations import NOW
 
+from comms_exporter.api import email_payloads
 from comms_exporter.api.email_payloads import (
     DeliveryError,
     Receipt,
+    _read_page_leniently,
     domain_of,
     read_delivery_errors,
     read_email,
@@ -231,6 +233,20 @@ def test_an_address_is_cut_to_its_domain(address, domain):
     assert domain == domain_of(address)
 
 
+def test_of_addresses_only_valid_domains_are_kept(monkeypatch):
+    kept = {}
+    monkeypatch.setattr(email_payloads, "_known_domains", kept)
+    monkeypatch.setattr(email_payloads, "_MAX_KNOWN_DOMAINS", 2)
+
+    for address in ("jane@a.example", "joe@a.example", "jane@b.example <Jane Doe>", "jane@"):
+        domain_of(address)
+
+    assert {"a.example": "a.example"} == kept
+    for n in range(5):
+        assert f"{n}.example" == domain_of(f"jane@{n}.example")
+        assert len(kept) <= 2
+
+
 class TestDetails:
     @pytest.mark.parametrize(
         "payload",
@@ -303,3 +319,45 @@ class TestFuzz:
 
         assert EMAIL in page.emails
         assert 2 == len(page.emails) + len(page.malformed)
+
+
+TIMES = (
+    st.none()
+    | st.datetimes().map(lambda moment: f"{moment.isoformat()}Z")
+    | st.sampled_from(
+        ["2026-11-21T12:00:00", "2026-11-21t12:00:00.123456789z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.9Z"]
+    )
+)
+ADDRESSES = st.builds(
+    dict, address=st.sampled_from(["jane@A.example", "Jane <j@b.example>", "jane", "j@é.example"]) | st.none()
+)
+RELATIONS = st.fixed_dictionaries(
+    {}, optional={key: st.sampled_from(["OPERATION", "operation", "x", "", "\n"]) for key in ("id", "name", "type")}
+)
+TAGS = st.text(st.characters() | st.sampled_from("@\n"), max_size=3) | st.sampled_from(["x" * 128, "x" * 129])
+ENTRIES = st.fixed_dictionaries(
+    {
+        "id": st.sampled_from(["a", "é", "\n", "", "x" * 128, "x" * 129]),
+        "status": st.sampled_from(["SENT", "sent", "?"]),
+    },
+    optional={
+        "from": st.none() | ADDRESSES,
+        "to": st.none() | ADDRESSES | st.lists(ADDRESSES, max_size=2),
+        "related": st.none() | st.lists(RELATIONS, max_size=2),
+        "operationId": st.none() | st.sampled_from(["b", "\n"]),
+        "tags": st.none() | st.dictionaries(TAGS, TAGS, max_size=2) | st.just({f"k{n}": "v" for n in range(11)}),
+        "createdAt": TIMES,
+        "updatedAt": TIMES,
+    },
+)
+
+
+@given(
+    st.lists(ENTRIES.map(lambda entry: ENTRY | entry) | ENTRIES, min_size=1, max_size=2),
+    st.sampled_from(["emails", "data"]),
+    st.sampled_from([{"pagination": {"next": "t"}}, {"meta": {"nextToken": "t"}}, {"nextPageToken": "t"}, {}]),
+)
+def test_the_fast_path_and_the_lenient_reader_agree(entries, key, envelope):
+    body = json.dumps({key: entries, **envelope}).encode()
+
+    assert _read_page_leniently(body) == read_email_page(body)
