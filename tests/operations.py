@@ -90,7 +90,8 @@ def restarted(state, **options):
         emails=SavedEmails(
             totals=emails.totals,
             counts=emails.counts,
-            known={key: known for key, known in emails.known.items() if known is not None},
+            # A store reads each as an object of its own.
+            known={key: int(str(known)) for key, known in emails.known.items() if known is not None},
             errors={name: errors for name, errors in emails.errors.items() if errors is not None},
         ),
     )

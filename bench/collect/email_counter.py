@@ -15,6 +15,9 @@ from comms_exporter.collect.state import AccountState, Listing
 from comms_exporter.store.sqlite import SqliteStore
 
 NOW = 1795262400.0
+WEEK = 7 * 86400.0
+# Evenly spread over the week.
+SECONDS_PER_EMAIL = WEEK / 1_000_000
 PAGE = 1000
 ACCOUNT = "AC" + 32 * "0"
 STATUSES = ("DELIVERED", "DELIVERED", "OPENED", "UNDELIVERED")
@@ -27,8 +30,8 @@ class Counter:
         self._folder = Path(folder)
         self._store = SqliteStore(self._folder / "state.db", emails=True)
         self._state = AccountState(emails=EmailState(EmailOptions(all_stages=True, tags=("campaign",))))
-        run_to_completion(self._state.apply(Listing({}, started=NOW - 3600, ended=NOW - 3600, sweep=True)))
-        self._state.emails.begin(NOW - 3600)
+        run_to_completion(self._state.apply(Listing({}, started=NOW - WEEK, ended=NOW - WEEK, sweep=True)))
+        self._state.emails.begin(NOW - WEEK)
         self._state.emails.end_first_look()
         self._count = 0
 
@@ -65,6 +68,7 @@ def page(first, number):
 def entry(index):
     """Return an email as the API does."""
     operation = f"comms_operation_01m7yzwt6fnhzqshz7{index // 10:08}"
+    created = NOW - WEEK + index * SECONDS_PER_EMAIL
     return {
         "id": f"comms_email_01m7yzwt6fnhzqshz7{index:08}",
         "from": {"address": "hello@news.example.com", "name": "Sender"},
@@ -73,8 +77,8 @@ def entry(index):
         "related": [{"name": "OPERATION", "id": operation, "uri": f"https://comms.twilio.com/v1/{operation}"}],
         "tags": {"campaign": "spring-sale", "language": "en"},
         "scheduledFor": None,
-        "createdAt": rfc3339(NOW - 600),
-        "updatedAt": rfc3339(NOW - 540),
+        "createdAt": rfc3339(created),
+        "updatedAt": rfc3339(created + 60),
         "deletedAt": None,
     }
 

@@ -45,6 +45,8 @@ from comms_exporter.model.records import TOTALS, Marks
 _UNDELIVERED = 1 << STAGES.index("undelivered")
 _FAILED_MARK = TOTALS.index("failed")
 _MINUTE = 60.0
+# More than an account with ten million emails a week has, because only the newest emails change.
+_MAX_SHARED = 2**17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +74,15 @@ class EmailState:
     """The emails of one account that the API can still return, and the counts, which outlive them."""
 
     def __init__(self, options: EmailOptions) -> None:
-        self._mask = ALL_STAGES if options.all_stages else LOSSES | INBOUND
+        collected = ALL_STAGES if options.all_stages else LOSSES | INBOUND
+        self._stages_by_status = {status: stages & collected for status, stages in REACHED_BY_STATUS.items()}
         self.counts = LabelCounts(options.max_values)
         self.options = options
-        self.deficits = Deficits(index for index in range(len(STAGES)) if self._mask >> index & 1)
+        self.deficits = Deficits(index for index in range(len(STAGES)) if collected >> index & 1)
         # By email_key(), see KnownEmail.packed().
         self.known: dict[int, int] = {}
+        # Values of it, each once: many emails of a minute reach the same stages, and an object for each takes 32 bytes.
+        self._shared: dict[int, int] = {}
         self.losses: FirstLook | None = None
         self.deliveries: FirstLook | None = None
         self.inbound = 0
@@ -155,9 +160,14 @@ class EmailState:
         """
         grown: list[tuple[Email, int]] = []
         candidates = Candidates()
+        known, stages_by_status = self.known, self._stages_by_status
         for batch in batched(emails):
             for email in batch:
-                counted = self._learn(email, created_by_operation, now)
+                # Most emails are listed again unchanged.
+                reached = stages_by_status.get(email.status, 0)
+                if not reached or not reached & ~known.get(key := email_key(email.id), 0):
+                    continue
+                counted = self._learn(key, email, reached, created_by_operation, now)
                 if counted is None:
                     continue
                 if counted & ~INBOUND:
@@ -172,17 +182,12 @@ class EmailState:
             yield
         return losses
 
-    def _learn(self, email: Email, created_by_operation: Mapping[str, float], now: float) -> int | None:
-        """Remember what *email* has reached; return the stages that count, None if nothing is new."""
-        reached = REACHED_BY_STATUS.get(email.status, 0) & self._mask
-        if not reached:
-            return None
-        key = email_key(email.id)
+    def _learn(
+        self, key: int, email: Email, reached: int, created_by_operation: Mapping[str, float], now: float
+    ) -> int | None:
+        """Remember that *email* has *reached* new stages; return those that count, None if it is too old to be known."""
         packed = self.known.get(key)
-        before = 0 if packed is None else packed & ALL_STAGES
-        added = reached & ~before
-        if not added:
-            return None
+        added = reached if packed is None else reached & ~packed
         if packed is None:
             created = email.created_at if email.created_at is not None else email.updated_at
             # A time in the future is wrong, and the email would be kept until then.
@@ -196,7 +201,7 @@ class EmailState:
         else:
             known = unpack_email(packed)
             packed |= added
-        self.known[key] = self._unsaved[key] = packed
+        self.known[key] = self._unsaved[key] = self._share(packed)
         if added & ~INBOUND:
             self.deficits.email_known(known.minute // 60 - known.hours_after, added)
         counted = added & ~self._reached_earlier(email, known)
@@ -205,6 +210,12 @@ class EmailState:
         if added & INBOUND:
             self.last_inbound = max(self.last_inbound, known.minute * _MINUTE)
         return counted
+
+    def _share(self, packed: int) -> int:
+        """Return the object that stands for *packed* in all emails."""
+        if len(self._shared) > _MAX_SHARED:
+            self._shared.clear()
+        return self._shared.setdefault(packed, packed)
 
     def _reached_earlier(self, email: Email, known: KnownEmail) -> int:
         """Return the stages that the email reached before they were first looked at, as far as that can be told."""
@@ -312,8 +323,9 @@ class EmailState:
         self.delays.add(totals.delays)
         self.counts.restore(saved.counts)
         self.known, self.errors = saved.known, saved.errors
-        for batch in batched(self.known.values()):
-            for packed in batch:
+        for batch in batched(self.known.items()):
+            for key, packed in batch:
+                self.known[key] = self._share(packed)
                 known = unpack_email(packed)
                 self.deficits.email_known(known.minute // 60 - known.hours_after, known.stages)
                 if known.stages & INBOUND:
