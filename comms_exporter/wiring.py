@@ -33,7 +33,7 @@ from comms_exporter.model.records import Snapshot
 from comms_exporter.store.background import BackgroundStore, Store
 from comms_exporter.store.errors import StateInUseError, StoreError
 from comms_exporter.store.files import check_path
-from comms_exporter.store.recording import Recording
+from comms_exporter.store.recording import Recording, check_recording
 from comms_exporter.store.sqlite import SqliteStore
 from comms_exporter.web.web_config_file import WebConfigFile
 from comms_exporter.web.yaml_nodes import WebConfigError
@@ -96,7 +96,7 @@ async def open_recording(settings: Settings, log: FilteringBoundLogger) -> Recor
     if path is None:
         return None
     try:
-        recording = await asyncio.to_thread(Recording, path, log=log)
+        recording = await asyncio.to_thread(Recording, path, max_bytes=settings.record_max_size, log=log)
     except StateInUseError as error:
         raise CannotStartError(str(error)) from None
     except StoreError as error:
@@ -263,7 +263,7 @@ def _check_state_path(settings: Settings) -> None:
 
 def _check_record_file(settings: Settings) -> None:
     if settings.record_file:
-        _usable(_RECORD_FILE_PROBLEM, partial(check_path, settings.record_file))
+        _usable(_RECORD_FILE_PROBLEM, partial(check_recording, settings.record_file))
 
 
 def _usable(problem: str, call: Callable[[], T]) -> T:

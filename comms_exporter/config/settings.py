@@ -25,6 +25,7 @@ from comms_exporter.config.values import (
     parse_path,
     parse_positive_duration,
     parse_rate,
+    parse_size,
     parse_state_path,
     parse_tag_keys,
     parse_telemetry_path,
@@ -157,6 +158,9 @@ class Settings(BaseSettings):
         "FILE",
         "File to which every change that the API returns is appended, as JSON lines. If empty, nothing is recorded.",
         restart=True,
+    )
+    record_max_size: Annotated[int, BeforeValidator(parse_size)] = _setting(
+        "10GB", "SIZE", "Size at which the recording ends. Later changes are not recorded.", restart=True
     )
     web_listen_address: Annotated[tuple[ListenAddress, ...], BeforeValidator(parse_listen_addresses), NoDecode] = (
         _setting(":10067", "ADDRESS", "Address to listen on. Repeatable.", restart=True)

@@ -51,6 +51,8 @@ _UNITS_MS = {
     "ms": 1,
 }
 _DURATION = re.compile("".join(rf"(?:([0-9]+){unit})?" for unit in _UNITS_MS))
+_SIZE_SHIFTS = {"B": 0, "KB": 10, "MB": 20, "GB": 30, "TB": 40}
+_SIZE = re.compile(rf"([0-9]{{1,6}})({'|'.join(_SIZE_SHIFTS)})")
 _LONGEST_MS = (2**63 - 1) // 1_000_000  # Prometheus counts nanoseconds in 64 bits
 
 
@@ -78,6 +80,14 @@ def parse_positive_duration(value: object) -> float:
     if seconds == 0:
         raise ValueError(f"{shown(value)} is not a positive duration; write one such as 30s, 5m or 1h30m")
     return seconds
+
+
+def parse_size(value: object) -> int:
+    """Return the bytes in a size as Prometheus writes it: `500MB` or `10GB`, in powers of 1024."""
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not (size := int(match[1]) << _SIZE_SHIFTS[match[2]]):
+        raise ValueError(f"{shown(value)} is not a size above 0; write one such as 500MB or 10GB")
+    return size
 
 
 def parse_base_url(value: object) -> str:

@@ -3,6 +3,7 @@
 A thread writes the file: a slow or full disk costs lines, not polls.
 """
 
+import errno
 import fcntl
 import os
 import stat
@@ -21,7 +22,7 @@ from comms_exporter.base.slices import batched
 from comms_exporter.base.times import as_utc
 from comms_exporter.model.operations import STATS, Operation
 from comms_exporter.store.errors import StateInUseError, StoreError
-from comms_exporter.store.files import keep_private, make_directory
+from comms_exporter.store.files import check_path, keep_private, make_directory
 
 # How long the end of the process waits for lines that are not written yet.
 CLOSING_SECONDS = 2.0
@@ -34,22 +35,33 @@ _MAX_LINE = 2**16
 Entry = dict[str, Any]
 
 
-class Recording:
-    """The file at *path*; times are seconds since the epoch. No method but the constructor waits for the disk.
+def check_recording(path: Path) -> None:
+    """Raise a StoreError if a recording at *path* could not be written; creates nothing."""
+    if path.is_symlink():
+        raise _symbolic_link(path)
+    check_path(path)
 
-    *is_new* says that nothing was recorded before.
+
+class Recording:
+    """The file at *path*, of at most *max_bytes*; times are seconds since the epoch.
+
+    No method but the constructor waits for the disk. *is_new* says that nothing was recorded before.
     """
 
     def __init__(
         self,
         path: Path,
         *,
+        max_bytes: int,
         log: FilteringBoundLogger,
         clock: Callable[[], float] = time.time,
         max_waiting: int = MAX_WAITING,
     ) -> None:
         """Open or create the file; a StoreError says why that is impossible."""
         self._path = path
+        self._max_bytes = max_bytes
+        # A later, shorter line might fit, but after a gap nothing more can be played.
+        self._is_full = False
         self._log = log
         self._clock = clock
         self._max_waiting = max_waiting
@@ -109,8 +121,14 @@ class Recording:
     def _open(self) -> int:
         make_directory(self._path.parent)
         # Non-blocking, or a named pipe would wait for its reader.
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
-        self._file = os.open(self._path, flags, 0o600)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        try:
+            self._file = os.open(self._path, flags, 0o600)
+        except OSError as error:
+            # FreeBSD has another error than Linux.
+            if error.errno in {errno.ELOOP, errno.EMLINK}:
+                raise _symbolic_link(self._path) from None
+            raise
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             raise StoreError(f"{self._path} is not a regular file")
         try:
@@ -137,6 +155,8 @@ class Recording:
 
     def _put(self, entries: Iterable[Entry], number: int = 1) -> None:
         """Let the thread write *entries*, a *number* of lines that take memory until then."""
+        if self._is_full:
+            return
         with self._lock:
             fits = self._waiting + number <= self._max_waiting
             if fits:
@@ -155,8 +175,18 @@ class Recording:
                 self._waiting -= number
 
     def _append(self, lines: bytes) -> None:
+        if self._is_full:
+            return
         try:
             size = os.fstat(self._file).st_size
+            if size + len(lines) > self._max_bytes:
+                self._is_full = True
+                self._log.error(
+                    "recording has ended: the file has reached its maximum size",
+                    file=str(self._path),
+                    max_bytes=self._max_bytes,
+                )
+                return
             try:
                 left = memoryview(lines)
                 while left:
@@ -177,6 +207,10 @@ class Recording:
         if not self._fails:
             self._fails = True
             self._log.error("recording failed: changes are missing from the file", file=str(self._path), error=error)
+
+
+def _symbolic_link(path: Path) -> StoreError:
+    return StoreError(f"{path} is a symbolic link; its target would be written")
 
 
 def _changes(account: str, at: float, operations: Sequence[Operation]) -> Iterator[Entry]:

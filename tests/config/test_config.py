@@ -110,6 +110,7 @@ SETTINGS = {
         ("/file.jsonl", Path("/file.jsonl")),
         (None, None),
     ],
+    "record_max_size": [("1B", 1), ("5MB", 5 * 2**20), ("2TB", 2**41), (None, 10 * 2**30)],
     "web_listen_address": [
         (":1", (ListenAddress(None, 1, ":1"),)),
         (":2, [::1]:3", (ListenAddress(None, 2, ":2"), ListenAddress("::1", 3, "[::1]:3"))),
@@ -297,6 +298,10 @@ BAD_FLAGS = {
     "--collect.operations=all": '--collect.operations: "all" is unknown; write active, troubled or none',
     "--collect.max-operations=-1": '--collect.max-operations: "-1" is not a whole number from 0 to 1000000000',
     "--collect.max-tracked-operations=0": '--collect.max-tracked-operations: "0" is not a whole number from 1 to 1000000000',
+    **{
+        f"--record.max-size={size}": f'--record.max-size: "{size}" is not a size above 0; write one such as 500MB or 10GB'
+        for size in ("0GB", "10", "1.5GB", "10gb", "1000000000GB")
+    },
     "--collect.stats-reading=both": '--collect.stats-reading: "both" is unknown; write auto, cumulative or exclusive',
     "--log.level=loud": '--log.level: "loud" is unknown; write debug, info, warn or error',
     "--log.format=xml": '--log.format: "xml" is unknown; write logfmt or json',

@@ -11,7 +11,7 @@ from operations import NOW, as_json, operation
 
 from comms_exporter.store import recording as module
 from comms_exporter.store.errors import StateInUseError, StoreError
-from comms_exporter.store.recording import Recording
+from comms_exporter.store.recording import Recording, check_recording
 
 AT = "2026-11-21T12:00:00Z"
 
@@ -31,8 +31,8 @@ def open_recording(path, log):
     """Return a function that opens a recording, which is closed after the test."""
     opened = []
 
-    def open_recording(path=path, **options):
-        opened.append(Recording(path, log=log, clock=lambda: NOW, **options))
+    def open_recording(path=path, *, max_bytes=2**20, **options):
+        opened.append(Recording(path, max_bytes=max_bytes, log=log, clock=lambda: NOW, **options))
         return opened[-1]
 
     yield open_recording
@@ -120,12 +120,51 @@ class TestOpening:
 
         assert "do not touch\nthis" == file.read_text()
 
+    @pytest.mark.parametrize("exists", [True, False])
+    def test_a_symbolic_link_is_not_followed(self, open_recording, path, tmp_path, exists):
+        """Neither by the check at the start nor, if it is made after that, by the recording."""
+        target = tmp_path / "target"
+        if exists:
+            target.write_text("")
+        path.parent.mkdir()
+        path.symlink_to(target)
+
+        for attempt in (check_recording, open_recording):
+            with pytest.raises(StoreError, match="symbolic link"):
+                attempt(path)
+
+        assert exists == target.exists()
+
     @pytest.mark.parametrize(("make", "why"), [(os.mkdir, "is a directory"), (os.mkfifo, "not a regular file")])
     def test_anything_but_a_file_is_reported(self, open_recording, tmp_path, make, why):
         make(tmp_path / "it")
 
         with pytest.raises(StoreError, match=why):
             open_recording(tmp_path / "it")
+
+
+class TestSize:
+    """A server that invents operations does not fill the disk."""
+
+    def test_the_recording_ends_at_its_maximum(self, open_recording, path, log):
+        recording = open_recording(max_bytes=1000)
+        recording.changed("shop", NOW, [operation("before")])
+        recording.changed("shop", NOW, [operation(f"a{n}") for n in range(1000)])
+        recording.deleted("shop", NOW, "short")
+        recording.close()
+
+        assert ["before"] == [each["operation"]["id"] for each in entries(path)]
+        ended = "recording has ended: the file has reached its maximum size"
+        assert [(ended, None)] == log.events("error")
+
+    def test_also_after_a_restart(self, open_recording, path, log):
+        for _ in range(2):
+            recording = open_recording(max_bytes=50)
+            recording.changed("shop", NOW, [operation("a")])
+            recording.close()
+
+        assert [] == entries(path)
+        assert 2 == len(log.events("error"))
 
 
 class TestDisk:
