@@ -15,6 +15,8 @@ COPY pyproject.toml README.md ./
 COPY comms_exporter comms_exporter
 # The package links to them.
 COPY deploy/prometheus/comms-exporter.rules.yml deploy/prometheus/comms-exporter.alerts.yml deploy/prometheus/
+# It also installs a man page and completions.
+COPY deploy/shell deploy/shell
 RUN tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir wheels . \
  && tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-index --no-deps wheels/*.whl
 COPY --chmod=0555 deploy/image/healthcheck.py /opt/venv/bin/healthcheck

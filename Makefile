@@ -41,8 +41,9 @@ stack: $(VENV)/.runtime tools ## run a failure scenario with Prometheus and Aler
 dashboards: $(VENV)/.dev ## regenerate grafana/dashboards
 	$(RUN)python -m grafana.build
 
-docs: $(VENV)/.dev ## regenerate docs/configuration.md and docs/metrics.md
+docs: $(VENV)/.dev ## regenerate docs/configuration.md, docs/metrics.md, the man page and the shell completions
 	$(RUN)python tools/write_docs.py
+	$(RUN)python tools/write_cli.py
 
 test: $(VENV)/.dev tools ## run all tests; PYTEST="-k name" runs some
 	$(RUN)python -m pytest $(PYTEST)

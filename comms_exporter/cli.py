@@ -105,12 +105,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130 if run in {_check_command, _operations_command, _operation_command, _rules_command} else 0
 
 
-def _serve_command(arguments: Sequence[str]) -> int:
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each command, in the order of COMMANDS."""
+    return {
+        "serve": serve_parser(),
+        "check": check_parser(),
+        "operations": operations_parser(),
+        "operation": operation_parser(),
+        "rules": rules_parser(),
+        "demo": demo_parser(),
+        "simulator": simulator.build_parser(prog=f"{PROG} simulator"),
+    }
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command `serve`, whose help is about all commands."""
     parser = build_parser()
     parser.usage = "%(prog)s [command] [flags]"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = f"{parser.description}\n\n{COMMANDS}"
     parser.epilog = textwrap.fill(parser.epilog or "", 78)
+    return parser
+
+
+def _serve_command(arguments: Sequence[str]) -> int:
+    parser = serve_parser()
 
     def load_settings() -> Settings:
         return load(arguments, os.environ, parser=parser)
@@ -124,9 +143,13 @@ def _serve_command(arguments: Sequence[str]) -> int:
     return asyncio.run(_serve(settings, load_settings))
 
 
+def check_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command `check`."""
+    return _command_parser("check", "Test whether each account can be read, and say how to fix what fails.", {})
+
+
 def _check_command(arguments: Sequence[str]) -> int:
-    parser = _command_parser("check", "Test whether each account can be read, and say how to fix what fails.", {})
-    settings, own = _load_command(parser, arguments, {})
+    settings, own = _load_command(check_parser(), arguments, {})
     reports = asyncio.run(_check(settings))
     _print(*(json.dumps(as_json(reports), indent=2) if own.json else as_text(reports)).splitlines())
     return 0 if all(report.good for report in reports) else 1
@@ -211,29 +234,36 @@ def _or_one_of(name: str, names: Sequence[str]) -> str:
     return f"; there is {', '.join(names)}" if len(names) <= 10 else suggestion(name, names)
 
 
+_DEMO_DEFAULTS = {
+    # Counters move every second, and finished operations make room for new ones.
+    "collect_interval": "1s",
+    "collect_active_window": "30s",
+    # Who is lost in the failure spike, by everything that the simulator sends.
+    "emails_collect": "all",
+    "emails_interval": "5s",
+    "emails_tags": "campaign,language",
+    "web_listen_address": "127.0.0.1:10067",
+    "log_level": "warn",
+    "state_path": "",
+}
+
+
+def demo_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command `demo`."""
+    return build_parser(
+        prog=f"{PROG} demo", description="Run the exporter on a simulated account.", defaults=_DEMO_DEFAULTS
+    )
+
+
 def _demo_command(arguments: Sequence[str]) -> int:
-    defaults = {
-        # Counters move every second, and finished operations make room for new ones.
-        "collect_interval": "1s",
-        "collect_active_window": "30s",
-        # Who is lost in the failure spike, by everything that the simulator sends.
-        "emails_collect": "all",
-        "emails_interval": "5s",
-        "emails_tags": "campaign,language",
-        "web_listen_address": "127.0.0.1:10067",
-        "log_level": "warn",
-        "state_path": "",
-    }
     # The simulator accepts any secret.
     account = Account(name="demo", user="ACdemo", secret=SecretStr("demonstration"), base_url="http://127.0.0.1:0")
     settings = load(
         arguments,
         {key: value for key, value in os.environ.items() if not key.startswith("TWILIO_")},
-        defaults=defaults,
+        defaults=_DEMO_DEFAULTS,
         accounts=[account],
-        parser=build_parser(
-            prog=f"{PROG} demo", description="Run the exporter on a simulated account.", defaults=defaults
-        ),
+        parser=demo_parser(),
     )
     return asyncio.run(_demo(settings))
 
