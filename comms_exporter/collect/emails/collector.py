@@ -6,7 +6,7 @@ read when the next poll is due is read beside it, and counted after it.
 
 import asyncio
 import heapq
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -282,7 +282,11 @@ class EmailCollector:
         return tracked.marks[_FAILED] if tracked else 0
 
     async def _count_lot(self, *, inbound_seen: float | None = None, first_look_ends: bool = False) -> None:
-        """Count, save and publish the emails that were read, then log the lost ones: so that none is logged twice."""
+        """Count the emails that were read and log the lost ones, then save and publish.
+
+        Lost emails are logged before they are saved as counted, and even if this is cancelled, so that each is logged at least
+        once. Those that were not saved are counted and logged again after a restart.
+        """
         lot, self._lot = self._lot, []
         if not lot and not self._has_changes and inbound_seen is None and not first_look_ends:
             return
@@ -293,15 +297,18 @@ class EmailCollector:
             for each in lot
             if each.operation_id in tracked
         }
-        losses = await run_in_slices(self._emails.apply(lot, created, self._now()))
-        self._on_losses(losses)
+        await run_in_slices(self._count(lot, created))
         if first_look_ends:
             self._emails.end_first_look()
         if inbound_seen is not None:
             self._emails.inbound_seen = inbound_seen
         await self._publish()
+
+    def _count(self, lot: Sequence[Email], created: Mapping[str, float]) -> Steps[None]:
+        losses = yield from self._emails.apply(lot, created, self._now())
+        self._on_losses(losses)
         if self._log_losses:
-            await run_in_slices(self._log_all(losses))
+            yield from self._log_all(losses)
 
     def _log_all(self, losses: Sequence[Loss]) -> Steps[None]:
         for batch in batched(losses, 32):

@@ -1,6 +1,7 @@
 """Emails are asked for where some are missing, and whatever the API does, counts equal the simulator's own tally."""
 
 import asyncio
+import contextlib
 import os
 import random
 from collections import Counter
@@ -10,6 +11,8 @@ import pytest
 from harness import HOUR, simulator_harness
 from store.state_files import Damage
 
+from comms_exporter.api.emails import EmailFilter
+from comms_exporter.api.retries import RetryBudget
 from comms_exporter.collect.emails.state import EmailOptions
 from comms_exporter.model.email_records import STAGES
 from comms_exporter.model.providers import provider_of
@@ -274,6 +277,63 @@ class TestLog:
                 }
             ] == lines
             assert "canary" not in str(harness.log.entries).lower()
+
+    @pytest.mark.parametrize("stops", [True, False])
+    async def test_each_lost_email_has_a_line_whenever_the_process_ends(self, stops, tmp_path):
+        """It *stops* or is killed. Only when killed, emails that were not saved are counted and logged again."""
+        lost, moments = 300, 0
+        while True:
+            async with simulator_harness(emails=LOST, log_losses=True, page_size=1000) as harness:
+                store = SqliteStore(tmp_path / f"{moments}.db", emails=True)
+                await first_look(harness)
+                harness.world.send(fates=[FAILS] * lost)
+                await harness.poll(after=300)
+                ended = await end_after(moments, harness, store, stops=stops)
+
+                harness.restart(store.load(["test"])["test"])
+                store.close()
+                await harness.poll_and_collect(after=300)
+                lines = Counter(fields["email_id"] for _, event, fields in harness.log.entries if event == "email lost")
+
+                assert lost == len(lines)
+                assert lost == sum(number for (label, *_), number in counted(harness).items() if label == "provider")
+                assert lost == lines.total() or not stops
+            if ended:
+                break
+            moments += 1
+        assert moments > 10
+
+
+async def end_after(moments, harness, store, *, stops):
+    """Collect emails and end the process after so many awaits; return whether it had finished. The pages are there at once."""
+
+    async def save(snapshot):
+        await asyncio.sleep(0)
+        store.save("test", snapshot)
+        await asyncio.sleep(0)
+
+    poller, client = harness.poller, harness.poller._emails._client
+    poller.state.requeue_all()
+    await save(poller.state.snapshot())
+    poller._save = save
+    pages = [page async for page in client.list_emails(EmailFilter(status="FAILED"), RetryBudget())]
+
+    async def list_emails(wanted, _):
+        for page in pages if wanted.status == "FAILED" else []:
+            yield page
+
+    client.list_emails = list_emails
+    task = asyncio.create_task(poller.collect_emails(60))
+    for _ in range(moments):
+        await asyncio.sleep(0)
+    ended = task.done()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await poller._emails.close()
+    if stops:
+        store.save("test", poller.state.snapshot())
+    return ended
 
 
 class Life:
