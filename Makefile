@@ -41,9 +41,10 @@ stack: $(VENV)/.runtime tools ## run a failure scenario with Prometheus and Aler
 dashboards: $(VENV)/.dev ## regenerate grafana/dashboards
 	$(RUN)python -m grafana.build
 
-docs: $(VENV)/.dev ## regenerate docs/configuration.md, docs/metrics.md, the man page and the shell completions
+docs: $(VENV)/.dev tools ## regenerate the pages that follow from the code, the man page, the shell completions, and docs/messages.md
 	$(RUN)python tools/write_docs.py
 	$(RUN)python tools/write_cli.py
+	PYTHONPATH=tests:. $(RUN)python tools/write_messages.py
 
 test: $(VENV)/.dev tools ## run all tests; PYTEST="-k name" runs some
 	$(RUN)python -m pytest $(PYTEST)

@@ -76,7 +76,11 @@ def commands(folder, api, pager):
         )
     )
     alertmanager = (deploy / "alertmanager" / "alertmanager.yml").read_text()
-    (folder / "alertmanager.yml").write_text(alertmanager.replace("http://127.0.0.1:9099", pager))
+    (folder / "alertmanager.yml").write_text(
+        alertmanager.replace("http://127.0.0.1:9099", pager).replace(
+            "comms-exporter.tmpl", f"{deploy}/alertmanager/comms-exporter.tmpl"
+        )
+    )
     yield (
         "exporter", sys.executable, "-m", "comms_exporter", f"--api.base-url={api}/v1", "--account.name=demo",
         "--web.listen-address=127.0.0.1:10067", f"--state.path={folder}/state.db", "--collect.interval=15s",

@@ -35,6 +35,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 CASES = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 RULES = sorted((DEPLOY / "prometheus").glob("comms-exporter.*.yml"))
+MESSAGES = DEPLOY / "alertmanager/comms-exporter.tmpl"
 DASHBOARDS = sorted((ROOT / "grafana/dashboards").glob("*.json"))
 
 every_case = pytest.mark.parametrize("case", CASES)
@@ -472,11 +473,16 @@ class TestChart:
         assert {path.name: path.read_text(encoding="utf-8").removesuffix("\n") for path in DASHBOARDS} == found["data"]
         assert "1" == found["metadata"]["labels"]["grafana_dashboard"]
 
+    def test_messages_are_those_of_the_repository(self):
+        (found,) = [each for each in rendered(4, "operator") if each["metadata"]["name"].endswith("-messages")]
+
+        assert {MESSAGES.name: MESSAGES.read_text(encoding="utf-8").removesuffix("\n")} == found["data"]
+
     def test_files_of_the_chart_are_links(self):
         """Helm packages their targets."""
         linked = {path.resolve() for path in (CHART / "files").rglob("*.*")}
 
-        assert set(RULES) | set(DASHBOARDS) == linked
+        assert {*RULES, *DASHBOARDS, MESSAGES} == linked
 
     @both_helms
     def test_package_has_all_files_and_no_tests(self, helm, tmp_path):
@@ -485,7 +491,7 @@ class TestChart:
             members = {member.name: member for member in package.getmembers()}
             packed = {name: package.extractfile(name).read() for name in members if "/files/" in name}
 
-        assert {path.name: path.read_bytes() for path in (*RULES, *DASHBOARDS)} == {
+        assert {path.name: path.read_bytes() for path in (*RULES, *DASHBOARDS, MESSAGES)} == {
             Path(name).name: content for name, content in packed.items()
         }
         assert not any("/ci/" in name for name in members)

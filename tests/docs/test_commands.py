@@ -19,6 +19,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import bcrypt
+import messages
 import pytest
 import yaml
 from aiohttp.test_utils import TestServer
@@ -522,8 +523,17 @@ class TestYaml:
             "docs/configuration.md",
             "docs/configuration.md",
             "docs/configuration.md",
+            "docs/messages.md",
             "docs/performance.md",
         ] == pages
+
+    def test_payload_of_webhooks_is_the_one_that_is_tested(self, prometheus_three, tmp_path):
+        block = yaml.safe_load(under("docs/messages.md", "Webhooks", "yaml"))
+        config = tmp_path / "alertmanager.yml"
+        config.write_text(yaml.safe_dump({**block, "route": {"receiver": "chat"}}), encoding="utf-8")
+
+        assert messages.PAYLOAD == block["receivers"][0]["webhook_configs"][0]["payload"]
+        assert "" == error_output(prometheus_three.amtool, "check-config", config)
 
     def test_accounts_can_be_in_a_folder(self, tmp_path):
         setting, _, account = under("docs/configuration.md", "accounts_dir", "yaml").partition("account_sid:")
