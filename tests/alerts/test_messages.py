@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -147,11 +148,14 @@ class TestMessages:
         assert "error" == messages[0].pagerduty["payload"]["severity"]
 
     async def test_alerts_of_one_group_are_one_message(self, tmp_path, prometheus_binaries):
+        # Alertmanager waits for others only if an alert is younger than its group_wait.
+        began = datetime.now(UTC).isoformat()
         alerts = [
             alert(
                 f"Prometheus gets no metrics from exporter-{number:02}: nobody watches the email.",
                 labels={"alertname": "CommsExporterDown", "instance": f"exporter-{number:02}"},
             )
+            | {"startsAt": began}
             for number in range(12)
         ]
         async with delivering(prometheus_binaries, tmp_path) as send:
