@@ -282,14 +282,15 @@ def _distinct_ids(operations: Iterable[Operation]) -> Iterator[str]:
             yield each.id
 
 
-def _trouble(operation: Operation) -> tuple[bool, int, bool, float, str]:
-    """Return what sorts operations in trouble, the worst highest: unfinished ones, then those that lost the most.
+def _trouble(operation: Operation) -> tuple[int, int, float, str]:
+    """Return what sorts operations in trouble, the worst highest.
 
-    Of unfinished ones that lost as much, those that do not wait for their time come first, and then the oldest: they may be stuck.
+    First those in progress, of which the oldest may be stuck, then those that lost the most, then those that wait for their time.
     """
-    if operation.status in TERMINAL:
-        return False, operation.lost, False, operation.updated, operation.id
-    return True, operation.lost, operation.status != "SCHEDULED", -operation.created, operation.id
+    lost = operation.lost
+    if operation.status in TERMINAL or (operation.status == "SCHEDULED" and lost):
+        return 1, lost, operation.updated, operation.id
+    return 0 if operation.status == "SCHEDULED" else 2, lost, -operation.created, operation.id
 
 
 _last_update = attrgetter("updated", "id")

@@ -102,7 +102,8 @@ class Settings(BaseSettings):
         "1000",
         "NUMBER",
         "Maximum number of operations per account that have their own series, 17 per operation, and that the status page lists. "
-        "If there are more, unfinished ones come first, then those that lost the most emails, then those that changed last. "
+        "If there are more, those in progress come first, then those that lost the most emails, then those that wait for their "
+        "scheduled time, then those that changed last. "
         "0 disables these series.",
     )
     collect_max_tracked_operations: Annotated[int, BeforeValidator(whole_number(1, 1_000_000_000))] = _setting(
