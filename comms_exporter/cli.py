@@ -9,18 +9,19 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import indent
-from typing import TextIO
+from typing import TextIO, TypeVar
 
-from aiohttp import web
+from aiohttp import ClientSession, web
 from pydantic import SecretStr
 from structlog.typing import FilteringBoundLogger
 
 from comms_exporter import simulator
+from comms_exporter.api.client import CommsClient
 from comms_exporter.api.emails import EmailsClient
 from comms_exporter.api.errors import CommsError
 from comms_exporter.api.request_stats import RequestStats
@@ -29,7 +30,8 @@ from comms_exporter.base.redaction import Redactor
 from comms_exporter.base.slices import freeze_gc
 from comms_exporter.base.suggestions import suggestion
 from comms_exporter.check import ADVICE, Report, as_json, as_text, check
-from comms_exporter.commands import operation, operations
+from comms_exporter.commands import email, operation, operations
+from comms_exporter.commands.ids import why_not_found
 from comms_exporter.commands.operations import Row, list_operations
 from comms_exporter.commands.progress import Progress
 from comms_exporter.config import (
@@ -43,7 +45,7 @@ from comms_exporter.config import (
     parse_listen_address,
 )
 from comms_exporter.logs import configure, log_uncaught
-from comms_exporter.model.operations import STATUSES
+from comms_exporter.model.operations import STATUSES, Operation
 from comms_exporter.model.providers import Providers
 from comms_exporter.rules import command as rules
 from comms_exporter.service import Service, exporter
@@ -52,6 +54,8 @@ from comms_exporter.simulator.demo import STORY, demo_world
 from comms_exporter.web.server import listening
 from comms_exporter.web.sockets import CannotListenError
 from comms_exporter.wiring import CannotStartError, build_client, check_settings, open_api_session, proxy_of
+
+Found = TypeVar("Found")
 
 PROG = "comms-exporter"
 
@@ -67,6 +71,7 @@ commands:
   check       test whether each account can be read
   operations  list the operations that lost the most emails
   operation   show one operation, and which of its emails are lost
+  email       show one email, such as one that the log names
   rules       print the alerting rules, with your thresholds and links
   demo        run the exporter on a simulated account; needs no Twilio account
   simulator   run only the simulated API
@@ -81,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "check": _check_command,
         "operations": _operations_command,
         "operation": _operation_command,
+        "email": _email_command,
         "rules": _rules_command,
         "demo": _demo_command,
         "simulator": _simulator_command,
@@ -102,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         # Commands that run until they are stopped handle the signal, except for a moment at the start. For others, an
         # incomplete result is a failure.
-        return 130 if run in {_check_command, _operations_command, _operation_command, _rules_command} else 0
+        ends_by_itself = {_check_command, _operations_command, _operation_command, _email_command, _rules_command}
+        return 130 if run in ends_by_itself else 0
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
@@ -112,6 +119,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
         "check": check_parser(),
         "operations": operations_parser(),
         "operation": operation_parser(),
+        "email": email_parser(),
         "rules": rules_parser(),
         "demo": demo_parser(),
         "simulator": simulator.build_parser(prog=f"{PROG} simulator"),
@@ -173,6 +181,24 @@ def _operation_command(arguments: Sequence[str]) -> int:
     if own.show_addresses and not own.emails:
         raise SettingsError(["--show-addresses: needs --emails"])
     return asyncio.run(_operation(settings, own))
+
+
+def _email_command(arguments: Sequence[str]) -> int:
+    settings, own = _load_command(email_parser(), arguments)
+    if own.id is None:
+        raise SettingsError(
+            ["needs the id of an email; `comms-exporter operation ID --emails` lists those of an operation"]
+        )
+    return asyncio.run(_email(settings, own))
+
+
+def email_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command `email`."""
+    parser = _command_parser("email", "Show one email, such as one that the log or an exemplar names.")
+    parser.usage = "%(prog)s ID [flags]"
+    parser.add_argument("id", nargs="?", metavar="ID", help="The email's id.")
+    parser.add_argument("--show-addresses", action="store_true", help="Show the recipients' addresses.")
+    return parser
 
 
 def operation_parser() -> argparse.ArgumentParser:
@@ -376,48 +402,90 @@ async def _operations(settings: Settings, own: argparse.Namespace, since_seconds
 
 async def _operation(settings: Settings, own: argparse.Namespace) -> int:
     log, redactor = _configure_logging(settings)
-    progress = Progress(lambda text: _print(text, file=sys.stderr))
-    failures: list[tuple[str, CommsError]] = []
+
+    async def find(client: CommsClient) -> Operation | None:
+        return await operation.find_operation(client, own.id)
+
     async with open_api_session(settings) as session:
-        for account in settings.accounts:
-            client = build_client(
-                account, settings, session=session, request_stats=RequestStats(), redactor=redactor, log=log
-            )
-            try:
-                found = await operation.find_operation(client, own.id)
-            except CommsError as error:
-                failures.append((account.name, error))
-                continue
-            if found is None:
-                continue
-            report = operation.Report(
-                account=account.name, operation=found, providers=Providers(dict(settings.emails_providers))
-            )
-            reader = operation.ReportReader(
-                report,
-                EmailsClient(client, log=log.bind(account=account.name)),
-                show_addresses=own.show_addresses,
-                progress=progress,
-            )
-            await _print_report(reader, own)
-            for problem in report.problems:
-                _print_failure(account.name, problem, redactor)
-            return 1 if report.problems else 0
+        found = await _find("operation", own.id, find, settings, session=session, redactor=redactor, log=log)
+        if found is None:
+            return 1
+        name, client, described = found
+        report = operation.Report(
+            account=name, operation=described, providers=Providers(dict(settings.emails_providers))
+        )
+        reader = operation.ReportReader(
+            report,
+            EmailsClient(client, log=log.bind(account=name)),
+            show_addresses=own.show_addresses,
+            progress=Progress(lambda text: _print(text, file=sys.stderr)),
+        )
+
+        def write(lines: Sequence[str]) -> None:
+            _print(*lines)
+
+        if own.json:
+            await operation.print_json(reader, all_emails=own.emails, write=write)
+        else:
+            await operation.print_text(reader, all_emails=own.emails, write=write, now=time.time(), width=_width())
+    for problem in report.problems:
+        _print_failure(name, problem, redactor)
+    return 1 if report.problems else 0
+
+
+async def _email(settings: Settings, own: argparse.Namespace) -> int:
+    log, redactor = _configure_logging(settings)
+
+    async def find(client: CommsClient) -> email.EmailReport | None:
+        return await email.find_email(EmailsClient(client, log=log), own.id, show_addresses=own.show_addresses)
+
+    async with open_api_session(settings) as session:
+        found = await _find("email", own.id, find, settings, session=session, redactor=redactor, log=log)
+    if found is None:
+        return 1
+    name, _, report = found
+    provider = Providers(dict(settings.emails_providers)).provider_of(report.email.recipient_domain)
+    if own.json:
+        _print(*json.dumps(email.as_json(report, account=name, provider=provider), indent=2).splitlines())
+    else:
+        _print(*email.as_text(report, account=name, provider=provider, now=time.time(), width=_width()))
+    if report.problem is not None:
+        _print_failure(name, report.problem, redactor)
+    return 0 if report.problem is None else 1
+
+
+async def _find(
+    kind: str,
+    wanted: str,
+    find: Callable[[CommsClient], Awaitable[Found | None]],
+    settings: Settings,
+    *,
+    session: ClientSession,
+    redactor: Redactor,
+    log: FilteringBoundLogger,
+) -> tuple[str, CommsClient, Found] | None:
+    """Return the account that has the *kind* of thing with the id *wanted*, its client, and what *find* finds there.
+
+    If there is none, say why.
+    """
+    failures: list[tuple[str, CommsError]] = []
+    for account in settings.accounts:
+        client = build_client(
+            account, settings, session=session, request_stats=RequestStats(), redactor=redactor, log=log
+        )
+        try:
+            found = await find(client)
+        except CommsError as error:
+            failures.append((account.name, error))
+            continue
+        if found is not None:
+            return account.name, client, found
     for failure in failures:
         _print_failure(*failure, redactor)
     if not failures:
         names = [account.name for account in settings.accounts]
-        _print(f"{PROG}: {operation.why_not_found(own.id, names, now=time.time())}", file=sys.stderr)
-    return 1
-
-
-async def _print_report(reader: operation.ReportReader, own: argparse.Namespace) -> None:
-    if own.json:
-        _print(*json.dumps(await operation.read_json(reader, all_emails=own.emails), indent=2).splitlines())
-    else:
-        await operation.print_text(
-            reader, all_emails=own.emails, write=lambda lines: _print(*lines), now=time.time(), width=_width()
-        )
+        _print(f"{PROG}: {why_not_found(kind, wanted, names, now=time.time())}", file=sys.stderr)
+    return None
 
 
 def _print_failure(account: str, error: CommsError, redactor: Redactor) -> None:

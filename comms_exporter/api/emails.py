@@ -137,8 +137,10 @@ class EmailsClient:
                 self._page_size.listed()
                 return
 
-    async def get_email(self, email_id: str, budget: RetryBudget) -> EmailPage | None:
-        """Return the email *email_id* as a page of one, None if the API does not have it."""
+    async def get_email(
+        self, email_id: str, budget: RetryBudget, *, on_body: Callable[[bytes], None] | None = None
+    ) -> EmailPage | None:
+        """Return the email *email_id* as a page of one, None if the API does not have it; *on_body* is called with the body."""
         try:
             # It has its content, so it can be as large as a page.
             body = await self._client.get(self._client.url_of(email_id), budget, max_bytes=MAX_PAGE_BYTES)
@@ -146,6 +148,8 @@ class EmailsClient:
             if error.reason == "not_found":
                 return None
             raise
+        if on_body is not None:
+            on_body(body)
         return self._without_secrets(_parse(read_email, body))
 
     async def list_errors(self, operation_id: str, budget: RetryBudget) -> list[DeliveryError] | None:

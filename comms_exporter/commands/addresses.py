@@ -1,4 +1,4 @@
-"""The addresses of emails, for `comms-exporter operation ID --emails --show-addresses` and for nothing else.
+"""The addresses of emails, for the flag `--show-addresses` of the commands `operation` and `email`, and for nothing else.
 
 Everywhere else an address is cut to its domain where it is read. Nothing here may be logged, saved or exposed.
 """
@@ -27,10 +27,14 @@ class Addresses:
     def read(self, body: bytes) -> None:
         """Add the addresses in *body*, a page that could be read."""
         for raw in raw_entries(decode_object(body), "emails"):
-            try:
-                entry = _ENTRY.decode(raw)
-            except (msgspec.DecodeError, ValueError, RecursionError):
-                # As malformed for the client, which counts it.
-                continue
-            if isinstance(entry.id, str):
-                self.by_email[entry.id] = [each for each in addresses_of(entry.to) if isinstance(each, str)]
+            self.read_single(raw)
+
+    def read_single(self, body: bytes | msgspec.Raw) -> None:
+        """Add the addresses in *body*, an email."""
+        try:
+            entry = _ENTRY.decode(body)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            # As malformed for the client, which counts it.
+            return
+        if isinstance(entry.id, str):
+            self.by_email[entry.id] = [each for each in addresses_of(entry.to) if isinstance(each, str)]

@@ -1,8 +1,8 @@
 """The command `operation`: everything that the API says about one operation and its lost emails."""
 
-import re
+import json
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from comms_exporter.api.client import CommsClient
@@ -12,6 +12,7 @@ from comms_exporter.api.errors import CommsError
 from comms_exporter.api.retries import RetryBudget
 from comms_exporter.base.times import iso
 from comms_exporter.commands.addresses import Addresses
+from comms_exporter.commands.email import email_as_json, receipts_as_text, recipients_of
 from comms_exporter.commands.operations import RETRIES
 from comms_exporter.commands.tables import GrowingTable, age, share, table
 from comms_exporter.model.emails import LOST, STATUSES, Email
@@ -19,9 +20,6 @@ from comms_exporter.model.operations import STATS, Operation
 from comms_exporter.model.providers import Providers
 from comms_exporter.model.readings import REACHED, detect_reading, reached, stat
 
-_OPERATION_ID = re.compile(r"comms_operation_([0-7][0-9a-hjkmnp-tv-z]{25,34})")
-_CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
-_RETENTION_SECONDS = 7 * 86400.0
 # The rows of one breakdown; what is left is added up.
 _MAX_ROWS = 10
 _STAGES = ("sent", "delivered", "opened", "undelivered", "failed", "canceled")
@@ -33,11 +31,11 @@ _EMAIL_ID_WIDTH = len("comms_email_01h9krwprkeee8fzqspvwy6nq8")
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """An operation and its lost emails, by id.
+    """An operation, and what is known of its emails.
 
-    *seen* are hashes of the ids of all emails that were listed, because a million ids would take much more memory. *times* are
-    the first and the last change to each status, and how many there were. *errors* is None where the API does not have them, *no_receipts* how many
-    of the emails with several recipients lack receipts. *problems* are the requests that failed.
+    *lost* are the lost ones by id, for the text only. *seen* are hashes of the ids of all emails that were listed, because a
+    million ids would take much more memory. *times* are the first and the last change to each status, and how many there were.
+    *errors* is None where the API does not have them. *problems* are the requests that failed.
     """
 
     account: str
@@ -46,10 +44,7 @@ class Report:
     lost: dict[str, Email] = field(default_factory=dict)
     seen: set[int] = field(default_factory=set)
     times: dict[str, tuple[float, float, int]] = field(default_factory=dict)
-    several_recipients: list[str] = field(default_factory=list)
     errors: list[DeliveryError] | None = None
-    receipts: dict[str, list[Receipt]] = field(default_factory=dict)
-    no_receipts: int = 0
     malformed: int = 0
     problems: list[CommsError] = field(default_factory=list)
 
@@ -66,10 +61,6 @@ class Report:
                 continue
             self.seen.add(hash(email.id))
             new.append(email)
-            if email.status in LOST:
-                self.lost[email.id] = email
-            if email.recipients > 1:
-                self.several_recipients.append(email.id)
             if (updated := email.updated_at) is not None:
                 first, last, count = self.times.get(email.status, (updated, updated, 0))
                 self.times[email.status] = min(first, updated), max(last, updated), count + 1
@@ -77,7 +68,7 @@ class Report:
 
 
 class ReportReader:
-    """Asks the API about the operation of *report*, which is completed; the first request that fails is the last one."""
+    """Asks the API about the operation of *report*, which is completed. When a listing fails, nothing more is listed."""
 
     def __init__(
         self, report: Report, emails: EmailsClient, *, show_addresses: bool = False, progress: Callable[[str], None]
@@ -86,55 +77,56 @@ class ReportReader:
         self._emails = emails
         self._addresses = Addresses() if show_addresses else None
         self._progress = progress
+        self._lists = True
+        self._asks_for_receipts = True
+        self._receipts = 0
 
-    async def read_lost(self) -> None:
-        """Read the lost emails, and why they were lost."""
+    async def read_lost(self) -> AsyncIterator[list[Email]]:
+        """Yield the lost emails, then read why they were lost."""
         report = self.report
         for status in sorted(status for status in LOST if _counted(report.operation, status)):
-            async for _ in self._list(status):
-                pass
-        if report.counted_as_lost and not report.problems:
+            async for emails in self._list(status):
+                yield emails
+        if report.counted_as_lost and self._lists:
             try:
                 report.errors = await self._emails.list_errors(report.operation.id, RetryBudget(RETRIES))
             except CommsError as error:
+                self._lists = False
                 report.problems.append(error)
 
     async def read_others(self) -> AsyncIterator[list[Email]]:
         """Yield the emails that were not listed yet."""
-        if not self.report.problems:
+        if self._lists:
             # The lost ones are listed again.
             self.report.malformed = 0
             async for emails in self._list(None):
                 yield emails
 
-    async def read_receipts(self) -> None:
-        """Read the receipts of the emails that have several recipients."""
-        report = self.report
-        several = report.several_recipients
-        for count, email_id in enumerate(several):
-            if report.problems or self._emails.offers_receipts() is False:
+    async def read_receipts(self, email_ids: Iterable[str]) -> dict[str, list[Receipt]]:
+        """Return the receipts of emails, which have several recipients; what the API does not have is left out."""
+        found: dict[str, list[Receipt]] = {}
+        for email_id in email_ids:
+            if not self._asks_for_receipts or self._emails.offers_receipts() is False:
                 break
             try:
                 receipts = await self._emails.list_receipts(email_id, RetryBudget(RETRIES))
             except CommsError as error:
-                report.problems.append(error)
-            else:
-                if receipts is not None:
-                    report.receipts[email_id] = receipts
-                self._progress(f"receipts of {count + 1:,} of {len(several):,} emails so far")
-        report.no_receipts = len(several) - len(report.receipts)
+                self._asks_for_receipts = False
+                self.report.problems.append(error)
+                break
+            if receipts is not None:
+                found[email_id] = receipts
+            self._receipts += 1
+            self._progress(f"receipts of {self._receipts:,} emails so far")
+        return found
 
     def recipients(self, email: Email) -> str:
-        """Return the recipients of *email*: their addresses if they are to be shown, or else the domain of the first.
-
-        The addresses are forgotten.
-        """
-        if self._addresses is not None and (addresses := self._addresses.by_email.pop(email.id, None)) is not None:
-            return ", ".join(addresses)
-        more = f" and {email.recipients - 1} more" if email.recipients > 1 else ""
-        return f"***@{email.recipient_domain}{more}" if email.recipient_domain else "(unknown)"
+        """Return the recipients of *email* as they are to be shown; their addresses are forgotten."""
+        return recipients_of(email, self._addresses)
 
     async def _list(self, status: str | None) -> AsyncIterator[list[Email]]:
+        if not self._lists:
+            return
         report = self.report
         budget = RetryBudget(RETRIES)
         listing = EmailFilter(operation_id=report.operation.id, status=status)
@@ -147,6 +139,7 @@ class ReportReader:
                 if page.next is not None:
                     self._progress(f"{len(report.seen):,} emails so far")
         except CommsError as error:
+            self._lists = False
             report.problems.append(error)
 
 
@@ -164,28 +157,6 @@ async def find_operation(client: CommsClient, operation_id: str) -> Operation | 
     return page.operations[0]
 
 
-def why_not_found(operation_id: str, accounts: Sequence[str], *, now: float) -> str:
-    """Return why the API may not have the operation, in one line."""
-    if operation_id.startswith("comms_email_"):
-        return f"{operation_id} is the id of an email, not of an operation"
-    match = _OPERATION_ID.fullmatch(operation_id)
-    if match is None:
-        return f'there is no operation "{operation_id}": ids look like comms_operation_01h9krwprkeee8fzqspvwy6nq8'
-    created = _created(match[1])
-    if now - created > _RETENTION_SECONDS:
-        return f"{operation_id} has expired: it is from {iso(created)}, and Twilio keeps operations for 7 days"
-    found = f"account {accounts[0]} does not have" if len(accounts) == 1 else f"no account ({', '.join(accounts)}) has"
-    return f"{found} {operation_id}: it may belong to another account"
-
-
-def _created(ulid: str) -> float:
-    """Return the time in the first ten characters of *ulid*."""
-    milliseconds = 0
-    for character in ulid[:10]:
-        milliseconds = 32 * milliseconds + _CROCKFORD.index(character)
-    return milliseconds / 1000
-
-
 async def print_text(
     reader: ReportReader, *, all_emails: bool, write: Callable[[Sequence[str]], None], now: float, width: int
 ) -> None:
@@ -198,7 +169,8 @@ async def print_text(
             write(["", *lines])
 
     write_section(_funnel(report, width))
-    await reader.read_lost()
+    async for emails in reader.read_lost():
+        report.lost |= {each.id: each for each in emails}
     for section in losses_as_text(report, width=width):
         write_section(section)
     if all_emails:
@@ -208,25 +180,23 @@ async def print_text(
         # The latest first, as the API lists the others.
         lost = sorted(report.lost.values(), key=lambda each: -(each.updated_at or 0.0))
         write_section(rows.lines([_email(reader, each, now) for each in lost]))
+        several = [each.id for each in lost if each.recipients > 1]
         async for emails in reader.read_others():
             write(rows.lines([_email(reader, each, now) for each in emails]))
-        await reader.read_receipts()
-        write_section(_receipts(report, width))
+            several += [each.id for each in emails if each.recipients > 1]
+        receipts = await reader.read_receipts(several)
+        write_section(receipts_as_text(receipts, width=width))
+        if len(receipts) < len(several) and not report.problems:
+            write_section(_missing_receipts(len(receipts), len(several), width))
     write_section(_timeline(report, width))
     write_section(_notes(report, width))
 
 
-async def read_json(reader: ReportReader, *, all_emails: bool) -> dict[str, object]:
-    """Return the report as a JSON value; what the API does not have is null."""
+async def print_json(reader: ReportReader, *, all_emails: bool, write: Callable[[Sequence[str]], None]) -> None:
+    """Write the report as a JSON object, each page of emails as soon as it is read; what the API does not have is null."""
     report = reader.report
-    await reader.read_lost()
-    emails = dict(report.lost)
-    if all_emails:
-        async for page in reader.read_others():
-            emails |= {each.id: each for each in page}
-        await reader.read_receipts()
     operation = report.operation
-    return {
+    head = {
         "account": report.account,
         "id": operation.id,
         "status": operation.status,
@@ -234,26 +204,39 @@ async def read_json(reader: ReportReader, *, all_emails: bool) -> dict[str, obje
         "updated": iso(operation.updated),
         "stats": dict(zip(STATS, operation.stats, strict=True)),
         "lost": report.counted_as_lost,
-        "complete": not report.problems,
-        "malformed": report.malformed,
-        "errors": None if report.errors is None else [each._asdict() for each in report.errors],
-        "emails": [
-            {
-                "id": each.id,
-                "status": each.status,
-                "created": None if each.created_at is None else iso(each.created_at),
-                "updated": None if each.updated_at is None else iso(each.updated_at),
-                "to": reader.recipients(each),
-                "recipients": each.recipients,
-                "recipient_domain": each.recipient_domain,
-                "provider": report.providers.provider_of(each.recipient_domain),
-                "sender_domain": each.sender_domain,
-                "tags": dict(each.tags),
-                "receipts": _receipts_as_json(report, each, asked=all_emails),
-            }
-            for each in emails.values()
-        ],
     }
+    *lines, last, _ = json.dumps(head, indent=2).splitlines()
+    write([*lines, f"{last},", '  "emails": ['])
+    # Whether a comma follows a line is known when the next one is.
+    held: list[str] = []
+    async for emails in _pages(reader, all_emails=all_emails):
+        several = [each.id for each in emails if each.recipients > 1] if all_emails else []
+        receipts = await reader.read_receipts(several)
+        for email in emails:
+            entry = email_as_json(
+                email,
+                to=reader.recipients(email),
+                provider=report.providers.provider_of(email.recipient_domain),
+                receipts=(receipts.get(email.id) if email.recipients > 1 else []) if all_emails else None,
+            )
+            held.append(f"    {json.dumps(entry)}")
+        write([f"{line}," for line in held[:-1]])
+        del held[:-1]
+    write(held)
+    tail = {
+        "errors": None if report.errors is None else [each._asdict() for each in report.errors],
+        "malformed": report.malformed,
+        "complete": not report.problems,
+    }
+    write(["  ],", *json.dumps(tail, indent=2).splitlines()[1:]])
+
+
+async def _pages(reader: ReportReader, *, all_emails: bool) -> AsyncIterator[list[Email]]:
+    async for emails in reader.read_lost():
+        yield emails
+    if all_emails:
+        async for emails in reader.read_others():
+            yield emails
 
 
 def losses_as_text(report: Report, *, width: int) -> list[list[str]]:
@@ -338,8 +321,6 @@ def _errors(report: Report, width: int) -> list[str]:
 def _notes(report: Report, width: int) -> list[str]:
     notes = []
     listed, counted = len(report.lost), report.counted_as_lost
-    if report.no_receipts and not report.problems:
-        notes.append([_missing_receipts(report)])
     if listed != counted and not report.problems:
         notes.append([f"The operation counts {counted:,} lost emails, and the API lists {listed:,}."])
     if report.malformed:
@@ -352,25 +333,11 @@ def _email(reader: ReportReader, email: Email, now: float) -> list[str]:
     return [email.status, updated, email.id, reader.recipients(email)]
 
 
-def _missing_receipts(report: Report) -> str:
-    if not report.receipts:
-        return "The API does not have /Receipts of emails with several recipients."
-    return f"The API does not have the receipts of {report.no_receipts:,} of {len(report.several_recipients):,} emails."
-
-
-def _receipts(report: Report, width: int) -> list[str]:
-    rows = [
-        [each.status, each.code, each.recipient_domain, each.message, email_id]
-        for email_id, receipts in report.receipts.items()
-        for each in receipts
-    ]
-    return table(["RECEIPT", "CODE", "TO", "MESSAGE", "EMAIL"], rows, width=width) if rows else []
-
-
-def _receipts_as_json(report: Report, email: Email, *, asked: bool) -> list[Mapping[str, str]] | None:
-    if not asked or (email.recipients > 1 and email.id not in report.receipts):
-        return None
-    return [each._asdict() for each in report.receipts.get(email.id, [])]
+def _missing_receipts(found: int, several: int, width: int) -> list[str]:
+    note = f"The API does not have the receipts of {several - found:,} of {several:,} emails."
+    if not found:
+        note = "The API does not have /Receipts of emails with several recipients."
+    return table(["NOTE"], [[note]], width=width)
 
 
 def _counted(operation: Operation, status: str) -> int:

@@ -2,7 +2,7 @@
 
 _comms_exporter() {
     local cur=${COMP_WORDS[COMP_CWORD]} flag=${COMP_WORDS[COMP_CWORD - 1]} command=serve words=
-    local commands='serve check operations operation rules demo simulator'
+    local commands='serve check operations operation email rules demo simulator'
     local settings='
         --help --version --account.name= --config.file= --config.check --api.base-url= --api.timeout=
         --api.page-size= --api.max-requests-per-second= --api.ca-file= --collect.interval=
@@ -24,7 +24,7 @@ _comms_exporter() {
         command=${COMP_WORDS[1]}
     fi
     case $command:$flag in
-        check:--account | operation:--account | operations:--account | operations:--since | \
+        check:--account | email:--account | operation:--account | operations:--account | operations:--since | \
         operations:--status | simulator:--fault | simulator:--rate | simulator:--seed | simulator:--speed | \
         simulator:--web.listen-address)
             return
@@ -127,6 +127,9 @@ _comms_exporter() {
                 ;;
             operation)
                 words="$settings --account= --json --emails --show-addresses"
+                ;;
+            email)
+                words="$settings --account= --json --show-addresses"
                 ;;
             rules)
                 words="--help --config= --only= --output= --check="

@@ -2,87 +2,21 @@
 
 import asyncio
 import json
+import sys
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
-from operations import NOW, as_json, operation, rfc3339
+from commands.fake_api import ID, RECEIPTS, entry
+from operations import as_json, operation
 from process import CREDENTIALS, run_to_end, unused_port
 from process import run as run_process
 from simulated_api import SENT, ConfigFile, SimulatedApi
 
-from comms_exporter.commands.operation import Report, losses_as_text, why_not_found
+from comms_exporter.commands.ids import why_not_found
+from comms_exporter.commands.operation import Report, losses_as_text
 from comms_exporter.model.emails import Email
 
-ID = "comms_operation_01m8c1jmw9jymnx7fqazzj74pw"
 # What the id says.
 CREATED = 1795700642.0
-
-
-def entry(name, status, *, to=("canary.local@a.example",), sender="news@shop.example", tags=None):
-    return {
-        "id": name,
-        "status": status,
-        "to": [{"address": each, "name": "Canary Name"} for each in to],
-        "from": {"address": sender, "name": "Canary Name"},
-        "related": [{"name": "OPERATION", "id": ID}],
-        "tags": tags or {},
-        "content": {"subject": "canary subject", "html": "canary body"},
-        "createdAt": rfc3339(NOW),
-        "updatedAt": rfc3339(NOW + 90),
-    }
-
-
-EMAILS = [
-    entry("e1", "FAILED", tags={"campaign": "spring"}),
-    entry("e2", "UNDELIVERED", to=("canary.local@b.example", "canary.other@c.example")),
-    entry("e3", "UNDELIVERED", sender="x@other.example"),
-    entry("e4", "DELIVERED"),
-]
-ERRORS = {"errors": [{"code": 550, "message": "no such user: canary.local@a.example"}]}
-RECEIPTS = [{"to": {"address": "canary.local@b.example"}, "status": "UNDELIVERED", "code": 30003, "message": "full"}]
-
-
-class Api:
-    """An API with one operation and four emails."""
-
-    def __init__(self):
-        self.requests = []
-        self.emails = EMAILS
-        # The second page of a listing is never answered.
-        self.pages = 1
-        self.operation = as_json(
-            operation(ID, created=NOW, status="COMPLETED", total=4, sent=3, delivered=1, failed=1, undelivered=2)
-        )
-        self.responses = {
-            f"/v1/Emails/Operations/{ID}": self.operation,
-            f"/v1/Emails/Operations/{ID}/Errors": ERRORS,
-            "/v1/Emails/e2/Receipts": RECEIPTS,
-        }
-
-    async def answer(self, request):
-        self.requests.append(request.path_qs.partition("?pageSize")[0].partition("&pageSize")[0])
-        if request.path == "/v1/Emails":
-            status = request.query.get("status")
-            listed = [each for each in self.emails if status in {None, each["status"]}]
-            if "pageToken" in request.query:
-                await asyncio.Event().wait()
-            more = "2" if self.pages > 1 and status is None else None
-            return web.json_response({"emails": listed, "pagination": {"next": more}})
-        response = self.responses.get(request.path)
-        if isinstance(response, int):
-            return web.Response(status=response)
-        return web.Response(status=404) if response is None else web.json_response(response)
-
-
-@pytest.fixture
-async def api():
-    api = Api()
-    app = web.Application()
-    app.router.add_get("/{path:.*}", api.answer)
-    async with TestServer(app) as server:
-        api.url = str(server.make_url("/v1"))
-        yield api
 
 
 async def run(api, *arguments, **environ):
@@ -145,6 +79,54 @@ class TestReport:
         assert ["e1", "e2", "e3", "e4"] == sorted(each["id"] for each in everything["emails"])
         assert (3, True, {"campaign": "spring"}) == (lost["lost"], lost["complete"], lost["emails"][0]["tags"])
         assert [{"code": "550", "message": "no such user: ***@a.example"}] == lost["errors"]
+
+    async def test_json_is_printed_while_others_are_read(self, api):
+        """So a million emails do not take more memory than a page."""
+        api.pages = 2
+        flags = (f"--api.base-url={api.url}", ID, "--emails", "--json")
+        async with run_process("operation", *flags, environ=CREDENTIALS) as process:
+            await process.until('"id": "e3"')
+
+            # The last entry of a page follows with the next one, or with the end.
+            assert '"id": "e4"' not in process.stdout
+
+    @pytest.mark.parametrize("flags", [(), ("--emails",), ("--emails", "--json")], ids=" ".join)
+    async def test_a_reader_that_has_seen_enough_is_no_error(self, api, flags):
+        """Such as `| head`: when the process writes its second page, nobody reads it."""
+        api.gate = asyncio.Event()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "comms_exporter", "operation", f"--api.base-url={api.url}", ID, *flags),
+            env=CREDENTIALS,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(20):
+                await process.stdout.readline()
+                process._transport.get_pipe_transport(1).close()
+                api.gate.set()
+
+                assert b"" == await process.stderr.read()
+                assert 0 == await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    async def test_receipts_that_fail_do_not_end_the_listing(self, api):
+        api.responses["/v1/Emails/e2/Receipts"] = 403
+        code, stdout, stderr = await run(api, ID, "--emails", "--json")
+        report = json.loads(stdout)
+
+        assert (1, 1, False) == (code, stderr.count("\n"), report["complete"])
+        assert ["e1", "e2", "e3", "e4"] == sorted(each["id"] for each in report["emails"])
+        assert [None] == [each["receipts"] for each in report["emails"] if each["id"] == "e2"]
+
+    async def test_json_without_emails_is_valid(self, api):
+        api.emails = []
+        report = json.loads((await run(api, ID, "--emails", "--json"))[1])
+
+        assert ([], True, 0) == (report["emails"], report["complete"], report["malformed"])
 
     async def test_what_the_api_does_not_offer_is_no_error(self, api):
         api.responses |= {f"/v1/Emails/Operations/{ID}/Errors": 405, "/v1/Emails/e2/Receipts": 404}
@@ -244,7 +226,10 @@ class TestNotFound:
         [
             ("wrong", 'there is no operation "wrong": ids look like comms_operation_01h9krwprkeee8fzqspvwy6nq8'),
             ("..", 'there is no operation "..": ids look like comms_operation_01h9krwprkeee8fzqspvwy6nq8'),
-            ("comms_email_1", "comms_email_1 is the id of an email, not of an operation"),
+            (
+                "comms_email_1",
+                "comms_email_1 is the id of an email, not of an operation; use `comms-exporter email comms_email_1`",
+            ),
         ],
     )
     async def test_a_wrong_id_is_one_line(self, api, name, why):
@@ -258,15 +243,17 @@ class TestNotFound:
 
     def test_an_old_id_has_expired(self):
         assert f"{ID} has expired: it is from 2026-11-26T13:44:02+00:00, and Twilio keeps operations for 7 days" == (
-            why_not_found(ID, ["a"], now=CREATED + 8 * 86400)
+            why_not_found("operation", ID, ["a"], now=CREATED + 8 * 86400)
         )
 
     def test_a_recent_one_may_be_of_another_account(self):
         now = CREATED + 6 * 86400
 
-        assert f"account a does not have {ID}: it may belong to another account" == why_not_found(ID, ["a"], now=now)
+        assert f"account a does not have {ID}: it may belong to another account" == why_not_found(
+            "operation", ID, ["a"], now=now
+        )
         assert f"no account (a, b) has {ID}: it may belong to another account" == (
-            why_not_found(ID, ["a", "b"], now=now)
+            why_not_found("operation", ID, ["a", "b"], now=now)
         )
 
     async def test_without_a_network_it_is_one_line(self, api):
@@ -299,7 +286,7 @@ async def test_a_simulated_operation_adds_up():
 
 def test_a_breakdown_is_bounded():
     report = Report(account="a", operation=operation(ID, total=13, failed=13), errors=[])
-    report.add(Email(str(n), "FAILED", ID, None, None, f"d{n:02}.example", 1, "", ()) for n in range(13))
+    report.lost |= {str(n): Email(str(n), "FAILED", ID, None, None, f"d{n:02}.example", 1, "", ()) for n in range(13)}
     text = "\n\n".join("\n".join(section) for section in losses_as_text(report, width=80))
 
     assert ["3", "0", "(3", "others)"] == section(text, "RECIPIENT DOMAIN")[-1]

@@ -160,6 +160,8 @@ def is_valid(words, variables):
         cli.rules_parser().parse_args(flags)
     elif command == "operation":
         load(flags, {**CREDENTIALS, **variables}, parser=cli.operation_parser())
+    elif command == "email":
+        load(flags, {**CREDENTIALS, **variables}, parser=cli.email_parser())
     else:
         assert command in {"serve", "check", "demo"}
         load([flag for flag in flags if flag != "--json"], {**CREDENTIALS, **variables})
