@@ -164,7 +164,8 @@ class Server:
 class VictoriaMetrics(Server):
     """The database that vmalert asks: the same rules, in a language that is almost PromQL."""
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    def __init__(self, program: Path, folder: Path, *, lookback: str = "5m") -> None:
+        """Run *program*; without an end, a series lasts for *lookback*. vmalert asks for 5 minutes, by default."""
         self._folder = folder
         self._process = None
         self._port = 0
@@ -176,9 +177,8 @@ class VictoriaMetrics(Server):
             # What is written can be read at once, and is not remembered from before it was written.
             "-search.latencyOffset=0s",
             "-search.disableCache",
-            # As far as vmalert looks back, by default.
-            "-search.minStalenessInterval=5m",
-            "-search.maxStalenessInterval=5m",
+            f"-search.minStalenessInterval={lookback}",
+            f"-search.maxStalenessInterval={lookback}",
             "-search.maxQueryDuration=10m",
             "-memory.allowedBytes=1GB",
         ]
@@ -186,6 +186,15 @@ class VictoriaMetrics(Server):
     def write(self, series: Series) -> None:
         """Store the samples of *series*, and wait until they can be read."""
         super().write(series)
+        self.flush()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def flush(self) -> None:
+        """Wait until what others wrote can be read."""
         status, _ = self._request("GET", "/internal/force_flush", b"", {})
         assert status == 200
 

@@ -81,7 +81,7 @@ class Rules:
             if "alert" in rule
         ]
         recordings = [rule for rule in rules if "record" in rule]
-        self.levels = _levels(recordings)
+        self.levels = levels(recordings)
         recorded = {rule["record"] for rule in recordings}
         texts = [rule["expr"] for rule in rules] + [
             text for alert in self.alerts for text in alert.annotations.values()
@@ -191,7 +191,8 @@ def _within(moment: float, periods: Sequence[tuple[float, float]]) -> bool:
     return any(begin <= moment < finish for begin, finish in periods)
 
 
-def _levels(recordings: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+def levels(recordings: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return *recordings* in levels, each of which needs only those before it."""
     left = [*recordings]
     levels: list[list[dict[str, Any]]] = []
     while left:
