@@ -539,6 +539,8 @@ async def _simulate(app: web.Application, address: ListenAddress) -> int:
 
 def _configure_logging(settings: Settings) -> tuple[FilteringBoundLogger, Redactor]:
     redactor = Redactor(account.credentials()[1] for account in settings.accounts)
+    if settings.state_url is not None:
+        redactor.add(settings.state_url.passwords)
     return configure(settings.log_level, settings.log_format, redact=redactor), redactor
 
 

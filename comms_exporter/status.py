@@ -10,6 +10,7 @@ from comms_exporter import __version__
 from comms_exporter.check import ADVICE
 from comms_exporter.collect.emails.view import EmailsView
 from comms_exporter.collect.poller import Poller
+from comms_exporter.collect.sharing import Sharing
 from comms_exporter.collect.state import AccountState
 from comms_exporter.model.email_records import CODE, PROVIDER, SENDER_DOMAIN, STAGES, TAG_PREFIX, Counts, Series
 from comms_exporter.model.operations import Operation, Stats, stats_of
@@ -17,6 +18,7 @@ from comms_exporter.model.readings import REACHED, Reading, reached
 from comms_exporter.web.status_page.model import (
     Account,
     Emails,
+    Exporter,
     Funnel,
     HistoryPoint,
     Lost,
@@ -24,6 +26,8 @@ from comms_exporter.web.status_page.model import (
     LostBy,
     OperationDetail,
     OperationRow,
+    Owned,
+    SharedAccounts,
     Status,
 )
 
@@ -32,7 +36,7 @@ _WORST = 5
 _NOTHING = (0,) * len(STAGES)
 
 
-def current_status(pollers: Sequence[Poller], *, telemetry_path: str) -> Status:
+def current_status(pollers: Sequence[Poller], *, telemetry_path: str, sharing: Sharing | None = None) -> Status:
     """Return the status of all accounts and of their active operations at this moment."""
     return Status(
         version=__version__,
@@ -40,6 +44,30 @@ def current_status(pollers: Sequence[Poller], *, telemetry_path: str) -> Status:
         telemetry_path=telemetry_path,
         accounts=map(account_card, pollers),
         operations=(row for poller in pollers for row in operation_rows(poller)),
+        shared=None if sharing is None else _shared(sharing),
+    )
+
+
+def _shared(sharing: Sharing) -> SharedAccounts:
+    now = time.time()
+    own = len(sharing.claims.all())
+    names = {each.id: each.name for each in sharing.members}
+    return SharedAccounts(
+        connected=sharing.connected,
+        exporters=[
+            Exporter(each.name, this, max(0.0, now - each.joined), own if this else each.accounts)
+            for each in sharing.members
+            for this in [each.id == sharing.id]
+        ],
+        elsewhere=[
+            Owned(
+                each.account,
+                "" if each.owner is None else names.get(each.owner, "another exporter"),
+                max(0.0, now - each.since),
+            )
+            for each in sharing.owners
+            if each.owner != sharing.id
+        ],
     )
 
 

@@ -1,12 +1,15 @@
 """Build the exporter's parts from the settings; report unusable settings under their names."""
 
 import asyncio
+import importlib.util
+import os
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 from structlog.typing import FilteringBoundLogger
@@ -24,6 +27,7 @@ from comms_exporter.collect.health import PollHealth
 from comms_exporter.collect.history import AccountHistory, History
 from comms_exporter.collect.poller import EmailCollection, Poller
 from comms_exporter.collect.recording import Recorder
+from comms_exporter.collect.sharing import Sharing
 from comms_exporter.collect.state import AccountState
 from comms_exporter.config import Account, Settings, SettingsError, needs_restart
 from comms_exporter.model.operations import Operation
@@ -31,14 +35,21 @@ from comms_exporter.model.providers import Providers
 from comms_exporter.model.readings import Reading
 from comms_exporter.model.records import Snapshot
 from comms_exporter.store.background import BackgroundStore, Store
-from comms_exporter.store.errors import StateInUseError, StoreError
+from comms_exporter.store.errors import StateInUseError, StoreError, StoreRefusedError
 from comms_exporter.store.files import check_path
+from comms_exporter.store.postgres.claims import Claims
 from comms_exporter.store.recording import Recording, check_recording
 from comms_exporter.store.sqlite import SqliteStore
 from comms_exporter.web.web_config_file import WebConfigFile
 from comms_exporter.web.yaml_nodes import WebConfigError
 
+if TYPE_CHECKING:
+    from comms_exporter.store.postgres.connection import Connection
+
 T = TypeVar("T")
+
+# An index of PostgreSQL has room for it, whatever the characters are.
+_MAX_NAME_LENGTH = 500
 
 _STATE_PATH_PROBLEM = "--state.path: {}; set a writable path, or leave it empty to run without a state file"
 _RECORD_FILE_PROBLEM = "--record.file: {}; set a writable path, or leave it empty to record nothing"
@@ -65,6 +76,7 @@ def check_settings(settings: Settings, *, log: FilteringBoundLogger, redactor: R
 
     web_config = attempt(partial(load_web_config, settings, log))
     attempt(partial(_check_state_path, settings))
+    attempt(partial(_check_database, settings))
     attempt(partial(_check_record_file, settings))
     attempt(partial(_tls, settings))
     for account in settings.accounts:
@@ -81,13 +93,34 @@ def load_web_config(settings: Settings, log: FilteringBoundLogger) -> WebConfigF
     return _usable("--web.config.file: {}", lambda: WebConfigFile(file, log=log)) if file else None
 
 
-def build_store(settings: Settings, log: FilteringBoundLogger) -> BackgroundStore:
-    """Return the store of the accounts' states, which open_store() opens."""
+def build_store(settings: Settings, log: FilteringBoundLogger, *, claims: Claims) -> BackgroundStore:
+    """Return the store of the accounts' states, which open_store() opens; *claims* are the accounts in a shared database."""
     path = settings.state_path
+    if settings.state_url is not None:
+        return BackgroundStore(partial(_open_database, settings, claims, log), log=log)
     if path is None:
         return BackgroundStore(None, log=log)
     emails = settings.emails_collect != "off"
     return BackgroundStore(partial(_open_state_file, path, log, emails=emails), log=log)
+
+
+def build_sharing(
+    settings: Settings, log: FilteringBoundLogger, *, claims: Claims, store: BackgroundStore
+) -> Sharing | None:
+    """Return what shares the accounts with the exporters that have the same database; None without a database."""
+    if settings.state_url is None:
+        return None
+    from comms_exporter.store.postgres.membership import Membership  # noqa: PLC0415  its library is optional
+
+    connection = _database(settings, "coordination")
+    name = f"{socket.gethostname()} (process {os.getpid()})"
+    return Sharing(
+        Membership(connection, claims, name=name),
+        claims,
+        failover_timeout=settings.state_failover_timeout,
+        interrupt=store.interrupt,
+        log=log,
+    )
 
 
 async def open_recording(settings: Settings, log: FilteringBoundLogger) -> Recording | None:
@@ -101,7 +134,9 @@ async def open_recording(settings: Settings, log: FilteringBoundLogger) -> Recor
         raise CannotStartError(str(error)) from None
     except StoreError as error:
         raise SettingsError([_RECORD_FILE_PROBLEM.format(error)]) from None
-    recording.started(poll_interval=settings.collect_interval, forgets=settings.state_path is None)
+    recording.started(
+        poll_interval=settings.collect_interval, forgets=settings.state_path is None and settings.state_url is None
+    )
     return recording
 
 
@@ -109,7 +144,7 @@ async def open_store(store: BackgroundStore) -> None:
     """Open *store*; raise a CannotStartError if another process uses it."""
     try:
         await store.open()
-    except StateInUseError as error:
+    except (StateInUseError, StoreRefusedError) as error:
         raise CannotStartError(str(error)) from None
     except StoreError as error:
         raise SettingsError([_STATE_PATH_PROBLEM.format(error)]) from None
@@ -162,6 +197,7 @@ def build_poller(
         log=log,
         mask=redactor.mask,
         save=save,
+        show_unsaved=settings.state_url is None,
         prepare=prepare,
         on_change=on_change,
         recorder=recorder,
@@ -254,6 +290,59 @@ def _open_state_file(path: Path, log: FilteringBoundLogger, deadline: Callable[[
         )
 
     return SqliteStore(path, emails=emails, deadline=deadline, on_damage=log_damage)
+
+
+def _database(
+    settings: Settings, purpose: str, *, deadline: Callable[[], float] = lambda: float("inf")
+) -> "Connection":
+    """Return a connection to the database that is set, which is not opened yet."""
+    from comms_exporter.store.postgres import connection, schema  # noqa: PLC0415  their library is optional
+
+    url = settings.state_url
+    return connection.Connection(
+        "" if url is None else url.secret,
+        schema=settings.state_schema,
+        name=f"comms-exporter {purpose}",
+        patience=settings.state_failover_timeout / 6,
+        prepare=schema.migrate,
+        deadline=deadline,
+    )
+
+
+def _open_database(
+    settings: Settings, claims: Claims, log: FilteringBoundLogger, deadline: Callable[[], float]
+) -> Store:
+    from comms_exporter.store.postgres.store import PostgresStore  # noqa: PLC0415  its library is optional
+
+    def log_unreadable(account: str, reason: str) -> None:
+        log.error("the saved state of an account is unreadable: it is not polled", account=account, error=reason)
+
+    connection = _database(settings, "state", deadline=deadline)
+    try:
+        connection.check()
+    except StoreRefusedError:
+        raise
+    except StoreError:
+        # It passes by itself, and those who share the accounts log it.
+        pass
+    return PostgresStore(
+        connection,
+        claims,
+        emails=settings.emails_collect != "off",
+        on_unreadable=log_unreadable,
+    )
+
+
+def _check_database(settings: Settings) -> None:
+    if settings.state_url is None:
+        return
+    if importlib.util.find_spec("psycopg") is None:
+        raise SettingsError(["--state.url: needs the package psycopg: pip install 'comms-exporter[postgres]'"])
+    _usable("--state.url: {}", partial(_database, settings, "check"))
+    if long := [account.name for account in settings.accounts if len(account.name) > _MAX_NAME_LENGTH]:
+        raise SettingsError(
+            [f"--state.url: the account name {long[0][:60]}... is longer than {_MAX_NAME_LENGTH} characters"]
+        )
 
 
 def _check_state_path(settings: Settings) -> None:

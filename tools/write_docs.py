@@ -20,6 +20,7 @@ from comms_exporter.base.slices import run_to_completion
 from comms_exporter.collect.emails.health import EmailHealth
 from comms_exporter.collect.emails.state import EmailOptions, EmailState
 from comms_exporter.collect.health import PollHealth, Reloads
+from comms_exporter.collect.sharing import Shares
 from comms_exporter.collect.state import TOTALS_WITH_EXEMPLARS, AccountState, Listing
 from comms_exporter.expose.email_families import CACHED as EMAILS_CACHED
 from comms_exporter.expose.email_families import EMAIL_DELIVERIES, EMAIL_ERRORS, EMAIL_LOSSES
@@ -293,7 +294,12 @@ def families():
         email_health=EmailHealth(),
         revision=None,
     )
-    exposition = Exposition(lambda: [account], reloads=Reloads(now), monotonic=lambda: now)
+    exposition = Exposition(
+        lambda: [account],
+        reloads=Reloads(now),
+        shares=lambda: Shares(own=1, other=0, nobody=0, members=1),
+        monotonic=lambda: now,
+    )
     page = b"".join(asyncio.run(exposition.body(openmetrics=False)).chunks)
     for family in parse(page.decode()):
         labels = {}

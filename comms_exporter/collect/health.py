@@ -62,6 +62,12 @@ class PollHealth:
         self.failures[problem.reason] += 1
         self.last_duration_seconds = took
 
+    def unsaved(self, *, took: float) -> None:
+        """Record a poll that succeeded, but whose results could not be saved and so are not shown."""
+        self.polls += 1
+        self.problem = None
+        self.last_duration_seconds = took
+
     def stale(self, now: float) -> bool:
         """Whether the last success is too long ago to expose operations: five intervals and five minutes.
 

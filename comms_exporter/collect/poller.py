@@ -29,7 +29,7 @@ from comms_exporter.collect.state import AccountState, Listing
 from comms_exporter.collect.view import Exposes, View
 from comms_exporter.model.operations import Operation
 from comms_exporter.model.records import Snapshot
-from comms_exporter.store.errors import StateLostError, StoreError
+from comms_exporter.store.errors import DatabaseAwayError, NotOwnerError, StateLostError, StoreError
 
 # A poll loop that is overdue by this much is considered dead.
 GRACE_SECONDS = 300.0
@@ -66,6 +66,7 @@ class Poller:
         log: FilteringBoundLogger,
         mask: Callable[[str], str],
         save: Callable[[Snapshot], Awaitable[None]] | None = None,
+        show_unsaved: bool = True,
         prepare: Callable[[str, Sequence[Operation]], Awaitable[None]] | None = None,
         on_change: Callable[["Poller"], None] = lambda _: None,
         recorder: Recorder | None = None,
@@ -77,6 +78,7 @@ class Poller:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
+        """Without *show_unsaved*, only what has been saved is published: others may own the account, and continue from there."""
         self.name = name
         self.state = state
         self.health = health
@@ -86,6 +88,7 @@ class Poller:
         self.view = view
         self._client = client
         self._save = save
+        self._show_unsaved = show_unsaved
         self._prepare = prepare
         self._on_change = on_change
         self._interval = interval
@@ -235,9 +238,11 @@ class Poller:
         took = self._monotonic() - began
         self._recording.polled(failure, began=began_at)
         # Before health reports the poll as finished, its results are published.
-        await self._save_and_publish()
-        if failure is None:
+        published = await self._save_and_publish()
+        if failure is None and published:
             self._succeeded(took=took)
+        elif failure is None:
+            self.health.unsaved(took=took)
         else:
             self._failed(failure, took=took)
 
@@ -298,8 +303,8 @@ class Poller:
         self._recording.gone(operation_id)
         self.state.mark_gone(operation_id)
 
-    async def _save_and_publish(self) -> None:
-        """Save the changes, then publish them; a failed save does not stop publishing."""
+    async def _save_and_publish(self) -> bool:
+        """Save the changes, then publish them; return whether they were published."""
         self._expect()
         snapshot = self.state.snapshot()
         if snapshot is not None:
@@ -310,6 +315,8 @@ class Poller:
             except StoreError as error:
                 self.state.requeue(snapshot)
                 self._save_failed(error)
+                if not self._show_unsaved:
+                    return False
             except BaseException:
                 # Cancelled: whether it was saved is unknown.
                 self.state.requeue(snapshot)
@@ -329,6 +336,7 @@ class Poller:
         self.view = view
         if self.recent_counts is not None and view.emails is not None:
             self.recent_counts.look(view.emails.counts, self._clock())
+        return True
 
     def _save_succeeded(self) -> None:
         self.health.last_save = self._clock()
@@ -337,13 +345,19 @@ class Poller:
             self._log.info("saves succeed again")
 
     def _save_failed(self, error: StoreError) -> None:
+        if isinstance(error, NotOwnerError):
+            # The poll loop is about to be stopped.
+            self._log.warning("another exporter owns the account")
+            return
         if isinstance(error, StateLostError):
             self.state.requeue_all()
         self.health.save_failures += 1
-        # Log a repeated failure only once.
-        log = self._log.debug if self._save_fails else self._log.error
-        self._save_fails = True
-        log("saving the state failed: a crash before the next save loses counts", error=str(error))
+        # Log a repeated failure only once, and that of a database that all accounts need nowhere but at its own place.
+        away = isinstance(error, DatabaseAwayError)
+        log = self._log.debug if away or self._save_fails else self._log.error
+        self._save_fails = self._save_fails or not away
+        what = "a crash before the next save loses counts" if self._show_unsaved else "nothing new is shown"
+        log(f"saving the state failed: {what}", error=str(error))
 
     def _succeeded(self, *, took: float) -> None:
         recovered = self.health.problem

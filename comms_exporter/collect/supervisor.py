@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -99,6 +99,10 @@ class PollSupervisor:
                     assignment.poller.take_over(old.poller)
             self._assignments = new
             self._start_new()
+
+    async def drop(self, names: Collection[str]) -> None:
+        """Stop polling the accounts *names*, and wait until their poll loops have ended."""
+        await self.assign([each for name, each in self._assignments.items() if name not in names])
 
     def _start_new(self) -> None:
         if self._group is None or self._stopping:

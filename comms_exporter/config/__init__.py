@@ -5,6 +5,7 @@ from comms_exporter.config.describe import SettingDescription, areas, describe, 
 from comms_exporter.config.settings import Settings, flag_of, needs_restart
 from comms_exporter.config.sources import build_parser, load
 from comms_exporter.config.values import (
+    DatabaseUrl,
     ListenAddress,
     SettingsError,
     parse_base_url,
@@ -16,6 +17,7 @@ __all__ = [
     "ACCOUNT_KEYS",
     "PARTS",
     "Account",
+    "DatabaseUrl",
     "ListenAddress",
     "SettingDescription",
     "Settings",

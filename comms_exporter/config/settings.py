@@ -16,15 +16,19 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from comms_exporter.config.accounts import Account
 from comms_exporter.config.email_providers import EmailProviders, parse_providers
 from comms_exporter.config.values import (
+    DatabaseUrl,
     ListenAddress,
     one_of,
     parse_base_url,
+    parse_database_url,
     parse_email_collection,
+    parse_failover_timeout,
     parse_listen_addresses,
     parse_name,
     parse_path,
     parse_positive_duration,
     parse_rate,
+    parse_schema,
     parse_size,
     parse_state_path,
     parse_tag_keys,
@@ -147,6 +151,20 @@ class Settings(BaseSettings):
     )
     # Only in the config file.
     emails_providers: Annotated[EmailProviders, BeforeValidator(parse_providers), NoDecode] = ()
+    state_url: Annotated[InstanceOf[DatabaseUrl] | None, BeforeValidator(parse_database_url)] = _setting(
+        "",
+        "URL",
+        "PostgreSQL database for the state, instead of the state file. All exporters with the same database and schema share "
+        "their accounts. The variable with _FILE at its end names a file that contains the URL.",
+        restart=True,
+    )
+    state_schema: Annotated[str, BeforeValidator(parse_schema)] = _setting(
+        "comms_exporter", "NAME", "Schema for the tables in the database.", restart=True
+    )
+    state_failover_timeout: Annotated[float, BeforeValidator(parse_failover_timeout)] = _setting(
+        "30s", "DURATION", "How soon others poll the accounts of an exporter that died; with a database.", restart=True
+    )
+    # After the URL, which takes its place.
     state_path: Annotated[Path | None, BeforeValidator(parse_state_path)] = _setting(
         "",
         "FILE",
@@ -234,6 +252,11 @@ class Settings(BaseSettings):
         if index >= total:
             raise ValueError(f"{index} is not a shard of {total}; write a number from 0 to {total - 1}")
         return index
+
+    @field_validator("state_path")
+    @classmethod
+    def _prefer_database(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        return None if info.data.get("state_url") else path
 
     @field_validator("accounts")
     @classmethod

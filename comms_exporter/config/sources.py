@@ -39,6 +39,8 @@ _FIELD_OF_FLAG = {flag_of(name): name for name in FIELDS}
 # --config.check is a command, not a setting; a config file cannot name itself.
 _FIELD_OF_VARIABLE = {variable_of(name): name for name in FIELDS if name != "config_check"}
 _FIELD_OF_KEY = {key_of(name): name for name in FIELDS if not name.startswith("config_")}
+# The URL may contain a password, which belongs into a file.
+_STATE_URL_FILE = variable_of("state_url") + "_FILE"
 PROVIDERS_KEY = "emails.providers"
 # As in Prometheus, a path in the file is relative to the file.
 _PATHS_IN_FILE = frozenset({"api_ca_file", "record_file", "state_path", "web_config_file"})
@@ -63,6 +65,7 @@ def load(
     environment = EnvironmentSource(environ, problems)
     file = FileSource([flags, environment], problems)
     sources: list[_Source | EnvironmentSource] = [flags, environment, file, DefaultSource(environ, defaults or {})]
+    problems += _contradictions(sources[:3])
     settings, wrong = None, []
     try:
         settings = Settings(*sources[:3], AccountSource(sources[:3], file, environ, accounts, problems), sources[3])
@@ -130,7 +133,10 @@ class FlagSource(_Source):
 
 
 class EnvironmentSource(EnvSettingsSource):
-    """Settings from environment variables; empty ones count as unset, except for the state path, where empty means none."""
+    """Settings from environment variables; empty ones count as unset, except for the state path, where empty means none.
+
+    The URL of the database may be in a file.
+    """
 
     def __init__(self, environ: Mapping[str, str], problems: list[str]) -> None:
         super().__init__(Settings)
@@ -139,7 +145,14 @@ class EnvironmentSource(EnvSettingsSource):
             for variable, name in _FIELD_OF_VARIABLE.items()
             if environ.get(variable, "").strip() or (name == "state_path" and variable in environ)
         }
-        self.env_vars = {given.name.lower(): given.value for given in self.given.values()}
+        if path := environ.get(_STATE_URL_FILE, "").strip():
+            if "state_url" in self.given:
+                problems.append(f"{_STATE_URL_FILE}: {variable_of('state_url')} is set, too; remove one")
+            try:
+                self.given["state_url"] = Given(read_text(Path(path)).strip(), _STATE_URL_FILE)
+            except UnreadableError as error:
+                problems.append(f"{_STATE_URL_FILE}: {error}")
+        self.env_vars = {variable_of(name).lower(): given.value for name, given in self.given.items()}
         problems += _unknown_variables(environ)
 
 
@@ -216,6 +229,19 @@ class DefaultSource(_Source):
         super().__init__({name: Given(text, flag_of(name)) for name, text in values.items()})
 
 
+def _contradictions(sources: Sequence[_Source | EnvironmentSource]) -> Iterator[str]:
+    """Yield a problem for each setting that is given beside one that excludes it."""
+    given = {name: each for source in reversed(sources) for name, each in source.given.items() if each.value != ""}
+    url = given.get("state_url")
+    if url is None:
+        return
+    if path := given.get("state_path"):
+        yield f"{path.name}: cannot be used with {url.name}; remove one"
+    shards = given.get("shard_total")
+    if shards is not None and str(shards.value) != "1":
+        yield f"{shards.name}: cannot be used with {url.name}, which shares the accounts by itself; remove one"
+
+
 def _spelling(name: str, sources: Sequence[_Source | EnvironmentSource]) -> str:
     return next((source.given[name].name for source in sources if name in source.given), flag_of(name))
 
@@ -285,7 +311,7 @@ def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
         elif (
             text
             and variable.startswith(ENV_PREFIX)
-            and variable not in _FIELD_OF_VARIABLE
+            and variable not in {*_FIELD_OF_VARIABLE, _STATE_URL_FILE}
             and not _is_injected(variable, text)
         ):
             yield f"{variable}: unknown variable{suggestion(variable, _FIELD_OF_VARIABLE, ENV_PREFIX)}"

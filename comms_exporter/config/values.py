@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from comms_exporter.base.urls import parse_connectable_url
 
@@ -155,6 +155,67 @@ def parse_state_path(value: object) -> Path | None:
     if text.startswith("~"):
         raise ValueError(f"{shown(text)} starts with ~, which only a shell expands; write the full path")
     return parse_path(text)
+
+
+class DatabaseUrl:
+    """The URL of a database; only *secret* has its passwords."""
+
+    def __init__(self, secret: str) -> None:
+        self.secret = secret
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DatabaseUrl) and self.secret == other.secret
+
+    def __hash__(self) -> int:
+        return hash(self.secret)
+
+    def __str__(self) -> str:
+        # Up to the last @: a password may contain one that should have been encoded.
+        text = re.sub(r"(//[^:@/?]*):.*@", r"\1@", self.secret)
+        return re.sub(r"([?&][a-z]*password=)[^&]*", r"\1***", text)
+
+    def __repr__(self) -> str:
+        return f"DatabaseUrl({self})"
+
+    @property
+    def passwords(self) -> list[str]:
+        """The passwords in it, as they are sent."""
+        found = re.findall(r"//[^:@/?]*:(.*)@|[?&][a-z]*password=([^&]*)", self.secret)
+        return [unquote(password) for pair in found for password in pair if password]
+
+
+def parse_database_url(value: object) -> DatabaseUrl | None:
+    """Return the URL of a PostgreSQL database, None for an empty text."""
+    problem = "is not the URL of a database; write one such as postgresql://user@host/database"
+    # The value is never shown: it may contain a password.
+    text = parse_text(value, problem).strip()
+    if not text:
+        return None
+    if not re.match("postgres(ql)?://", text) or not text.isprintable() or " " in text:
+        raise ValueError(problem)
+    # What libpq would take for a host or a port, it would repeat in an error.
+    user, _, hosts = re.split("[/?#]", text.partition("//")[2], maxsplit=1)[0].rpartition("@")
+    if "@" in user or not all(re.fullmatch(r"(\[[^\[\]]*\]|[^:]*)(:[0-9]*)?", host) for host in hosts.split(",")):
+        raise ValueError("is not the URL of a database; percent-encode what is special in the password")
+    return DatabaseUrl(text)
+
+
+def parse_schema(value: object) -> str:
+    """Return the name of a schema in a database."""
+    text = parse_text(value).strip()
+    if not re.fullmatch("[a-z_][a-z0-9_]{0,62}", text) or text.startswith("pg_"):
+        raise ValueError(
+            f"{shown(value)} is not the name of a schema; write lower case letters, digits and underscores"
+        )
+    return text
+
+
+def parse_failover_timeout(value: object) -> float:
+    """Return the seconds in a duration that is long enough to be told from a slow network."""
+    seconds = parse_duration(value)
+    if not 5 <= seconds <= 3600:
+        raise ValueError(f"{shown(value)} is not a duration from 5s to 1h")
+    return seconds
 
 
 def parse_path(value: object) -> Path | None:

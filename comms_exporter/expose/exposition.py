@@ -13,6 +13,7 @@ from prometheus_client.core import CollectorRegistry
 from comms_exporter.base.slices import Steps, run_in_slices, run_to_completion
 from comms_exporter.collect.emails.view import EmailsView
 from comms_exporter.collect.health import Reloads
+from comms_exporter.collect.sharing import Shares
 from comms_exporter.expose.account_series import AccountSeries, AccountText, Table
 from comms_exporter.expose.blocks import Blocks
 from comms_exporter.expose.email_families import EMAIL_DELIVERIES, EMAIL_ERRORS, EMAIL_LOSSES
@@ -59,6 +60,7 @@ class Exposition:
         *,
         reloads: Reloads,
         shard: Callable[[], Shard] = Shard,
+        shares: Callable[[], Shares | None] = lambda: None,
         with_process: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,8 +73,8 @@ class Exposition:
         self._first = (
             CachedFamilies(process.collect, version=lambda: int(monotonic() / PROCESS_SECONDS)),
             CachedFamilies(
-                lambda: exporter_families(reloads, shard()),
-                version=lambda: (reloads.successful, reloads.last_success, shard()),
+                lambda: exporter_families(reloads, shard(), shares()),
+                version=lambda: (reloads.successful, reloads.last_success, shard(), shares()),
             ),
         )
         self._compressed: dict[bool, tuple[bytes, Piece]] = {}

@@ -16,6 +16,7 @@ from comms_exporter.api.request_stats import RequestStats
 from comms_exporter.collect.emails.health import EmailHealth
 from comms_exporter.collect.health import PollHealth, Reloads
 from comms_exporter.collect.recent import STAGES
+from comms_exporter.collect.sharing import Shares
 from comms_exporter.collect.state import TOTALS_WITH_EXEMPLARS, AccountState
 from comms_exporter.collect.view import View
 from comms_exporter.expose.operation_lines import CACHED
@@ -328,8 +329,8 @@ PUBLISHED = (
 )
 
 
-def exporter_families(reloads: Reloads, shard: Shard) -> Iterator[Metric]:
-    """Yield the metrics of the exporter itself: version, shard and the last configuration reload."""
+def exporter_families(reloads: Reloads, shard: Shard, shares: Shares | None = None) -> Iterator[Metric]:
+    """Yield the metrics of the exporter itself: version, shard, the last reload, and how accounts in a database are shared."""
     build = GaugeMetricFamily(
         "comms_exporter_build_info",
         "Always 1; the labels are the versions of the exporter and of Python.",
@@ -354,3 +355,17 @@ def exporter_families(reloads: Reloads, shard: Shard) -> Iterator[Metric]:
         "Time of the last successful configuration reload; the start counts as one.",
         value=reloads.last_success,
     )
+    if shares is not None:
+        accounts = GaugeMetricFamily(
+            "comms_exporter_accounts",
+            "Accounts in the database by who polls them: this exporter, another one, or nobody. Only with --state.url.",
+            labels=["owner"],
+        )
+        for owner, count in (("self", shares.own), ("other", shares.other), ("nobody", shares.nobody)):
+            accounts.add_metric([owner], count)
+        yield accounts
+        yield GaugeMetricFamily(
+            "comms_exporter_members",
+            "Exporters that share the accounts in the database, with this one. Only with --state.url.",
+            value=shares.members,
+        )

@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
 from typing import Protocol, TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
 from comms_exporter.model.records import SavedAccount, Snapshot
-from comms_exporter.store.errors import StateLostError, StoreError
+from comms_exporter.store.errors import NotOwnerError, StateLostError, StoreError
 
 T = TypeVar("T")
 
@@ -93,6 +94,16 @@ class BackgroundStore:
     async def _save(self, store: Store, account: str, snapshot: Snapshot) -> None:
         await self._run(partial(store.save, account, snapshot))
 
+    async def save_changes(self, name: str, account: StatefulAccount) -> None:
+        """Save what has changed of an *account* that is not polled any more."""
+        if self._store is not None:
+            await self._run(partial(_save_changes, self._store, name, account))
+
+    def interrupt(self) -> None:
+        """Make the current call fail soon."""
+        if self._store is not None:
+            self._store.interrupt()
+
     def stop(self) -> None:
         """Finish within CLOSING_SECONDS from now."""
         self._deadline = min(self._deadline, time.monotonic() + CLOSING_SECONDS)
@@ -107,8 +118,7 @@ class BackgroundStore:
         self._deadline = max(self._deadline, time.monotonic() + CLOSING_SECONDS / 2)
         closing = self._thread.submit(self._finish, accounts)
         while not wait([closing], timeout=max(0.1, self._deadline - time.monotonic())).done:
-            if self._store is not None:
-                self._store.interrupt()
+            self.interrupt()
         self._thread.shutdown()
         closing.result()
 
@@ -118,7 +128,8 @@ class BackgroundStore:
             return
         try:
             for name, account in accounts.items():
-                _save_changes(store, name, account)
+                with suppress(NotOwnerError):
+                    _save_changes(store, name, account)
         except StoreError as error:
             self._log.error("last save failed: the next start counts the unsaved changes again", error=str(error))
         finally:

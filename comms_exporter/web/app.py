@@ -54,6 +54,10 @@ class Format(Protocol):
     def content_type(self) -> str: ...  # noqa: D102
 
 
+async def _nothing() -> None:
+    pass
+
+
 def make_app(
     *,
     telemetry_path: str,
@@ -67,12 +71,13 @@ def make_app(
     status: Callable[[], Status],
     operation: Callable[[str, str], OperationDetail | None],
     settings: Callable[[], str],
+    verify: Callable[[], Awaitable[None]] = _nothing,
 ) -> web.Application:
     """Return the application; no request to it causes a request to the API.
 
     At most *max_requests* scrapes are answered at a time, any number if it is 0. *reload* returns an error message, or None
     after a success; *settings* returns the effective settings without secrets. *operation* returns what is known of an
-    operation by its account and id; without an account, any may have it.
+    operation by its account and id; without an account, any may have it. *verify* is awaited before *status* and *operation*.
     """
     scrapes = asyncio.Semaphore(MAX_SCRAPES)
     status_page = StatusPage(status)
@@ -98,6 +103,7 @@ def make_app(
         )
 
     async def get_status_page(request: web.Request) -> web.Response:
+        await verify()
         page = await status_page.render(Search.from_query(request.query))
         return web.Response(text=page, content_type="text/html", headers=_PAGE_HEADERS)
 
@@ -114,7 +120,7 @@ def make_app(
     # First, so that the telemetry path may be any path, even one of those below.
     app.router.add_get(telemetry_path, limit_requests(get_metrics, max_requests) if max_requests else get_metrics)
     app.router.add_get("/", get_status_page)
-    app.router.add_get("/operation", _serve_operation(operation))
+    app.router.add_get("/operation", _serve_operation(operation, verify))
     app.router.add_get("/config", get_settings)
     for asset in ASSETS:
         app.router.add_get(f"/static/{asset.name}", _serve(asset))
@@ -125,8 +131,11 @@ def make_app(
     return app
 
 
-def _serve_operation(find: Callable[[str, str], OperationDetail | None]) -> Handler:
+def _serve_operation(
+    find: Callable[[str, str], OperationDetail | None], verify: Callable[[], Awaitable[None]]
+) -> Handler:
     async def serve(request: web.Request) -> web.Response:
+        await verify()
         account, operation_id = (valid_text(request.query.get(name, "")) for name in ("account", "id"))
         detail = find(account, operation_id)
         if detail is None:

@@ -8,10 +8,10 @@ _comms_exporter() {
         --api.page-size= --api.max-requests-per-second= --api.ca-file= --collect.interval=
         --collect.active-window= --collect.operations= --collect.max-operations=
         --collect.max-tracked-operations= --collect.stats-reading= --emails.collect= --emails.interval=
-        --emails.tags= --emails.max-values= --emails.log --emails.errors --state.path= --record.file=
-        --record.max-size= --web.listen-address= --web.systemd-socket --web.telemetry-path=
-        --web.max-requests= --web.disable-exporter-metrics --web.config.file= --log.level= --log.format=
-        --shard.total= --shard.index=
+        --emails.tags= --emails.max-values= --emails.log --emails.errors --state.url= --state.schema=
+        --state.failover-timeout= --state.path= --record.file= --record.max-size= --web.listen-address=
+        --web.systemd-socket --web.telemetry-path= --web.max-requests= --web.disable-exporter-metrics
+        --web.config.file= --log.level= --log.format= --shard.total= --shard.index=
     '
     COMPREPLY=()
     # Bash splits --flag=value at the equals sign.
@@ -82,8 +82,9 @@ _comms_exporter() {
         *:--account.name | *:--api.base-url | *:--api.max-requests-per-second | *:--api.page-size | \
         *:--api.timeout | *:--collect.active-window | *:--collect.interval | *:--collect.max-operations | \
         *:--collect.max-tracked-operations | *:--emails.interval | *:--emails.max-values | *:--emails.tags | \
-        *:--record.max-size | *:--shard.index | *:--shard.total | *:--web.listen-address | \
-        *:--web.max-requests | *:--web.telemetry-path)
+        *:--record.max-size | *:--shard.index | *:--shard.total | *:--state.failover-timeout | \
+        *:--state.schema | *:--state.url | *:--web.listen-address | *:--web.max-requests | \
+        *:--web.telemetry-path)
             return
             ;;
         *:--api.ca-file | *:--config.file | *:--record.file | *:--state.path | *:--web.config.file)

@@ -13,6 +13,7 @@ from pydantic import SecretStr, ValidationError
 from comms_exporter import __version__
 from comms_exporter.config import (
     Account,
+    DatabaseUrl,
     ListenAddress,
     Settings,
     SettingsError,
@@ -98,6 +99,14 @@ SETTINGS = {
         (None, ()),
     ],
     "emails_max_values": [("1", 1), ("2", 2), ("1000", 1000), (None, 20)],
+    "state_url": [
+        ("postgresql://flag/db", DatabaseUrl("postgresql://flag/db")),
+        ("postgres://env/db", DatabaseUrl("postgres://env/db")),
+        ("postgresql://file/db?sslmode=require", DatabaseUrl("postgresql://file/db?sslmode=require")),
+        (None, None),
+    ],
+    "state_schema": [("flag", "flag"), ("env", "env"), ("file", "file"), (None, "comms_exporter")],
+    "state_failover_timeout": [("5s", 5), ("1m", 60), ("1h", 3600), (None, 30)],
     "state_path": [
         ("flag.db", Path("flag.db")),
         ("/env.db", Path("/env.db")),
@@ -908,3 +917,62 @@ class TestDescribe:
             described["web_config_file"].restart,
         )
         assert "a whole number from 1 to 1000" == described["api_page_size"].values
+
+
+class TestDatabase:
+    URL = "postgresql://exporter:canary%2Fpassword@db.example:5432,[::1]:5433/twilio?sslmode=require"
+
+    def test_the_url_may_be_in_a_file(self, tmp_path):
+        (tmp_path / "url").write_text(f"{self.URL}\n")
+
+        assert (
+            self.URL == load([], HOME | TOKEN | {"COMMS_EXPORTER_STATE_URL_FILE": f"{tmp_path}/url"}).state_url.secret
+        )
+
+    def test_its_passwords_are_never_shown(self):
+        settings = load([f"--state.url={self.URL}&sslpassword=canary2"], HOME | TOKEN)
+
+        shown = effective_settings_text(settings, settings) + repr(settings) + str(settings.state_url)
+
+        assert "canary" not in shown
+        assert "state.url: postgresql://exporter@db.example:5432,[::1]:5433/twilio?sslmode=require" in shown
+        assert ["canary/password", "canary2"] == settings.state_url.passwords
+
+    def test_there_is_no_state_file_besides(self):
+        assert load([f"--state.url={self.URL}"], HOME | TOKEN).state_path is None
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "mysql://canary@host/db",
+            "canary",
+            "postgresql://user:canary@pass@host/db",
+            "postgresql://user:canary/pass@host/db",
+            "postgresql://user:can ary@host/db",
+        ],
+    )
+    def test_a_url_that_is_wrong_is_refused_without_showing_it(self, url):
+        problem = settings_error([f"--state.url={url}"], TOKEN)
+
+        assert "--state.url: is not the URL of a database" in problem
+        assert "canary" not in problem
+
+    @pytest.mark.parametrize(
+        ("argv", "environ", "problem"),
+        [
+            (["--state.path=x.db"], {}, "--state.path: cannot be used with --state.url; remove one"),
+            ([], {"COMMS_EXPORTER_STATE_PATH": "x.db"}, "COMMS_EXPORTER_STATE_PATH: cannot be used with --state.url"),
+            (["--shard.total=2"], {}, "--shard.total: cannot be used with --state.url, which shares the accounts"),
+            (["--state.schema=Schema"], {}, '--state.schema: "Schema" is not the name of a schema'),
+            (["--state.failover-timeout=1s"], {}, '--state.failover-timeout: "1s" is not a duration from 5s to 1h'),
+            ([], {"COMMS_EXPORTER_STATE_URL_FILE": "/nowhere"}, "COMMS_EXPORTER_STATE_URL_FILE: cannot read /nowhere"),
+        ],
+    )
+    def test_what_cannot_be_combined_is_said(self, argv, environ, problem):
+        assert problem in settings_error([f"--state.url={self.URL}", *argv], TOKEN | environ)
+
+    def test_one_url_is_enough(self, tmp_path):
+        (tmp_path / "url").write_text(self.URL)
+        both = {"COMMS_EXPORTER_STATE_URL": self.URL, "COMMS_EXPORTER_STATE_URL_FILE": f"{tmp_path}/url"}
+
+        assert "COMMS_EXPORTER_STATE_URL_FILE: COMMS_EXPORTER_STATE_URL is set, too" in settings_error([], TOKEN | both)

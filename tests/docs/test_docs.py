@@ -24,8 +24,12 @@ DOCS = ROOT / "docs"
 PAGES = {path: path.read_text(encoding="utf-8") for path in sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])}
 GOLDEN = (ROOT / "tests/golden/metrics.txt").read_text(encoding="utf-8").splitlines()
 SAMPLES = [line for line in GOLDEN if not line.startswith("#")]
-# Of emails, which are not collected by default.
-MORE = (ROOT / "tests/golden/emails.txt").read_text(encoding="utf-8").splitlines()
+# Of emails, which are not collected by default, and of accounts in a database.
+MORE = [
+    line
+    for name in ("emails.txt", "shared.txt")
+    for line in (ROOT / "tests/golden" / name).read_text(encoding="utf-8").splitlines()
+]
 DAY = 86400
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -13,6 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from comms_exporter.collect.health import Reloads
+from comms_exporter.collect.sharing import Shares
 from comms_exporter.expose.email_families import EMAIL_DELIVERIES, EMAIL_ERRORS, EMAIL_LOSSES
 from comms_exporter.expose.exposition import Exposition
 
@@ -44,6 +45,18 @@ class TestPage:
         """UPDATE_GOLDEN=1 make test updates them."""
         page = "".join(families_of(page_with(mailings(), openmetrics=openmetrics), EMAIL_FAMILIES))
         golden = GOLDEN.with_name(f"emails.{'openmetrics.' if openmetrics else ''}txt")
+        if os.environ.get("UPDATE_GOLDEN"):
+            golden.write_text(page)
+
+        assert golden.read_text() == page
+
+    def test_has_the_golden_lines_of_shared_accounts(self):
+        """UPDATE_GOLDEN=1 make test updates them."""
+        shares = Shares(own=2, other=5, nobody=1, members=3)
+        exposition = Exposition(list, reloads=Reloads(NOW), shares=lambda: shares, monotonic=lambda: NOW)
+        lines = page_of(exposition).decode().splitlines(keepends=True)
+        page = "".join(line for line in lines if re.search(r"\bcomms_exporter_(accounts|members)\b", line))
+        golden = GOLDEN.with_name("shared.txt")
         if os.environ.get("UPDATE_GOLDEN"):
             golden.write_text(page)
 

@@ -24,6 +24,7 @@ from comms_exporter.web.status_page.assets import ASSETS, SCRIPT
 from comms_exporter.web.status_page.model import (
     Account,
     Emails,
+    Exporter,
     Funnel,
     HistoryPoint,
     Lost,
@@ -31,6 +32,8 @@ from comms_exporter.web.status_page.model import (
     LostBy,
     OperationDetail,
     OperationRow,
+    Owned,
+    SharedAccounts,
     Status,
 )
 from comms_exporter.web.status_page.render import (
@@ -91,6 +94,18 @@ def status(*accounts, operations=()):
 
 def page(*accounts, operations=(), **query):
     return run_to_completion(render_page(status(*accounts), find(operations, Search.from_query(query))))
+
+
+SHARED = SharedAccounts(
+    connected=True,
+    exporters=[Exporter("left (process 1)", True, 7200, 1), Exporter("right <b>", False, 60, 2)],
+    elsewhere=[Owned("news", "right <b>", 60), Owned("shop 2", "", 5)],
+)
+
+
+def shared_page(shared=SHARED, **query):
+    search = Search.from_query(query)
+    return run_to_completion(render_page(replace(status(), shared=shared), find((), search)))
 
 
 def find(operations, search):
@@ -734,3 +749,33 @@ class TestInABrowser:
                 await tab.open(str(server.make_url("/")))
             await tab.until("document.getElementById('trouble').textContent.startsWith('Update failed')")
             assert "shop" == await tab.run("document.querySelector('.account bdi').textContent")
+
+
+class TestSharedAccounts:
+    def test_the_exporters_and_the_accounts_of_others_are_listed(self):
+        text = ParsedPage(shared_page()).text
+
+        assert "2 exporters share the accounts:" in text
+        assert "left (process 1) (this one): 1 account, running for 2 h" in text
+        assert "right <b>: 2 accounts, running for 1 min" in text
+        assert "2 accounts of others: news: right <b> for 1 min shop 2: nobody" in text
+
+    def test_the_search_for_accounts_finds_those_of_others(self):
+        text = ParsedPage(shared_page(name="SHOP")).text
+
+        assert "1 account of others matches the search: shop 2: nobody" in text
+        assert "news" not in text
+
+    def test_a_database_that_does_not_answer_is_said(self):
+        assert "The database does not answer." in ParsedPage(shared_page(replace(SHARED, connected=False))).text
+
+    def test_of_many_accounts_the_first_are_listed(self):
+        many = [Owned(f"account {number}", "right", 1) for number in range(1000)]
+
+        text = ParsedPage(shared_page(replace(SHARED, elsewhere=many))).text
+
+        assert "1,000 accounts of others, the first 20 of them: account 0: right" in text
+        assert "account 20:" not in text
+
+    def test_without_a_database_there_is_nothing_of_it(self):
+        assert "Exporters" not in ParsedPage(page()).text

@@ -61,7 +61,7 @@ class EmailCollector:
         health: EmailHealth,
         interval: float,
         log_losses: bool,
-        publish: Callable[[], Awaitable[None]],
+        publish: Callable[[], Awaitable[object]],
         on_losses: Callable[[Sequence[Loss]], None],
         expect: Callable[[float], None],
         now: Callable[[], float],

@@ -185,6 +185,36 @@ def is_stuck(status: str, updated: float, now: float, *, finished: bool) -> bool
     return not finished and status != "SCHEDULED" and now - updated > STUCK_SECONDS
 
 
+class Exporter(NamedTuple):
+    """One of the exporters that share the accounts: *age_seconds* since it joined, and how many accounts it owns."""
+
+    name: str
+    this: bool
+    age_seconds: float
+    accounts: int
+
+
+class Owned(NamedTuple):
+    """An account that another exporter owns, or nobody if *owner* is empty, and for how long."""
+
+    name: str
+    owner: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedAccounts:
+    """How exporters share the accounts; not *connected* means that the database does not answer at the moment."""
+
+    connected: bool
+    exporters: Sequence[Exporter]
+    elsewhere: Sequence[Owned]
+
+    def found(self, name: str) -> list[Owned]:
+        """Return the accounts of others with *name* in their name."""
+        return [each for each in self.elsewhere if name.casefold() in each.name.casefold()]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """Everything the status page can show at the moment *now*; iterating over *accounts* and *operations* collects them."""
@@ -194,3 +224,5 @@ class Status:
     telemetry_path: str
     accounts: Iterable[Account] = ()
     operations: Iterable[OperationRow] = ()
+    # None if the accounts are not shared.
+    shared: SharedAccounts | None = None

@@ -66,6 +66,8 @@ def render_page(status: Status, result: SearchResult) -> Steps[str]:
         account_names=[*names, selected] if selected and selected not in names else names,
         health_counts=accounts.health_counts,
         hidden=accounts.hidden,
+        shared=status.shared,
+        max_elsewhere=ACCOUNTS_PAGE_SIZE,
         refresh_seconds=REFRESH_SECONDS,
     )
     html: list[str] = []

@@ -1,0 +1,1 @@
+"""Save the state of the accounts in PostgreSQL, shared by any number of exporters."""
