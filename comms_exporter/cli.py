@@ -34,6 +34,7 @@ from comms_exporter.commands import email, operation, operations
 from comms_exporter.commands.ids import why_not_found
 from comms_exporter.commands.operations import Row, list_operations
 from comms_exporter.commands.progress import Progress
+from comms_exporter.commands.state import Summary
 from comms_exporter.config import (
     Account,
     ListenAddress,
@@ -51,9 +52,18 @@ from comms_exporter.rules import command as rules
 from comms_exporter.service import Service, exporter
 from comms_exporter.signals import run_until, signal_events
 from comms_exporter.simulator.demo import STORY, demo_world
+from comms_exporter.store.errors import StoreError
 from comms_exporter.web.server import listening
 from comms_exporter.web.sockets import CannotListenError
-from comms_exporter.wiring import CannotStartError, build_client, check_settings, open_api_session, proxy_of
+from comms_exporter.wiring import (
+    CannotStartError,
+    build_client,
+    check_settings,
+    export_state,
+    import_state,
+    open_api_session,
+    proxy_of,
+)
 
 Found = TypeVar("Found")
 
@@ -72,6 +82,7 @@ commands:
   operations  list the operations that lost the most emails
   operation   show one operation, and which of its emails are lost
   email       show one email, such as one that the log names
+  state       move accounts between a state file and the database
   rules       print the alerting rules, with your thresholds and links
   demo        run the exporter on a simulated account; needs no Twilio account
   simulator   run only the simulated API
@@ -87,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "operations": _operations_command,
         "operation": _operation_command,
         "email": _email_command,
+        "state": _state_command,
         "rules": _rules_command,
         "demo": _demo_command,
         "simulator": _simulator_command,
@@ -108,8 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         # Commands that run until they are stopped handle the signal, except for a moment at the start. For others, an
         # incomplete result is a failure.
-        ends_by_itself = {_check_command, _operations_command, _operation_command, _email_command, _rules_command}
-        return 130 if run in ends_by_itself else 0
+        run_until_stopped = {_serve_command, _demo_command, _simulator_command}
+        return 0 if run in run_until_stopped else 130
 
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
@@ -120,6 +132,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
         "operations": operations_parser(),
         "operation": operation_parser(),
         "email": email_parser(),
+        "state": state_parser(),
         "rules": rules_parser(),
         "demo": demo_parser(),
         "simulator": simulator.build_parser(prog=f"{PROG} simulator"),
@@ -198,6 +211,57 @@ def email_parser() -> argparse.ArgumentParser:
     parser.usage = "%(prog)s ID [flags]"
     parser.add_argument("id", nargs="?", metavar="ID", help="The email's id.")
     parser.add_argument("--show-addresses", action="store_true", help="Show the recipients' addresses.")
+    return parser
+
+
+def _state_command(arguments: Sequence[str]) -> int:
+    parser = state_parser()
+    # The accounts are those in the file or the database, whose credentials nobody needs.
+    settings = load(arguments, os.environ, accounts=(), parser=parser)
+    own, _ = parser.parse_known_args(list(arguments))
+    if own.action not in {"import", "export"} or own.file is None:
+        raise SettingsError(["needs what to do and a file: `state import FILE` or `state export FILE`"])
+    return _transfer(own.action, Path(own.file), settings)
+
+
+def _transfer(action: str, file: Path, settings: Settings) -> int:
+    def say(text: str) -> None:
+        _print(f"{PROG}: {text}", file=sys.stderr)
+
+    def on_wait(seconds: float) -> None:
+        say(f"some accounts have an owner: watching for {seconds:g} s whether it runs")
+
+    progress = Progress(lambda text: _print(text, file=sys.stderr))
+    summary = Summary()
+    try:
+        for each in (
+            import_state(file, settings, on_wait=on_wait) if action == "import" else export_state(file, settings)
+        ):
+            summary.add(each.operations, problem=each.problem)
+            if each.problem:
+                say(f"account {each.account}: not {action}ed: {each.problem}")
+            progress(f"{summary.accounts:,} accounts ...")
+    except StoreError as error:
+        say(str(error))
+        if summary.accounts:
+            say(
+                f"stopped after {summary.accounts:,} accounts; the same command goes on with the others, and refuses these"
+            )
+        return 1
+    _print(summary.text(f"{action}ed"))
+    return 0 if summary.complete else 1
+
+
+def state_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command `state`."""
+    parser = build_parser(
+        prog=f"{PROG} state",
+        description="Move accounts between a state file and the database in --state.url. `import` writes the accounts in FILE "
+        "into the database, `export` writes those in the database into a new FILE.",
+    )
+    parser.usage = "%(prog)s import|export FILE [flags]"
+    parser.add_argument("action", nargs="?", metavar="import|export", help="What to do.")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="The state file.")
     return parser
 
 

@@ -6,7 +6,8 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -45,11 +46,15 @@ from comms_exporter.web.yaml_nodes import WebConfigError
 
 if TYPE_CHECKING:
     from comms_exporter.store.postgres.connection import Connection
+    from comms_exporter.store.postgres.transfer import Transferred
 
 T = TypeVar("T")
 
 # An index of PostgreSQL has room for it, whatever the characters are.
 _MAX_NAME_LENGTH = 500
+
+# Seconds that a disk may take to write one account while its transaction in the database waits.
+_TRANSFER_PATIENCE = 300.0
 
 _STATE_PATH_PROBLEM = "--state.path: {}; set a writable path, or leave it empty to run without a state file"
 _RECORD_FILE_PROBLEM = "--record.file: {}; set a writable path, or leave it empty to record nothing"
@@ -148,6 +153,24 @@ async def open_store(store: BackgroundStore) -> None:
         raise CannotStartError(str(error)) from None
     except StoreError as error:
         raise SettingsError([_STATE_PATH_PROBLEM.format(error)]) from None
+
+
+def import_state(path: Path, settings: Settings, *, on_wait: Callable[[float], object]) -> Iterator["Transferred"]:
+    """Import the accounts in the state file at *path* into the database that is set, see import_file()."""
+    _require_database(settings)
+    from comms_exporter.store.postgres import transfer  # noqa: PLC0415  its library is optional
+
+    with closing(_database(settings, "import", patience=_TRANSFER_PATIENCE)) as connection:
+        yield from transfer.import_file(path, connection, dead_after=settings.state_failover_timeout, on_wait=on_wait)
+
+
+def export_state(path: Path, settings: Settings) -> list["Transferred"]:
+    """Export the accounts in the database that is set to a new state file at *path*, see export_file()."""
+    _require_database(settings)
+    from comms_exporter.store.postgres import transfer  # noqa: PLC0415  its library is optional
+
+    with closing(_database(settings, "export", patience=_TRANSFER_PATIENCE, migrate=False)) as connection:
+        return transfer.export_file(path, connection)
 
 
 def open_api_session(settings: Settings) -> aiohttp.ClientSession:
@@ -293,7 +316,12 @@ def _open_state_file(path: Path, log: FilteringBoundLogger, deadline: Callable[[
 
 
 def _database(
-    settings: Settings, purpose: str, *, deadline: Callable[[], float] = lambda: float("inf")
+    settings: Settings,
+    purpose: str,
+    *,
+    deadline: Callable[[], float] = lambda: float("inf"),
+    patience: float | None = None,
+    migrate: bool = True,
 ) -> "Connection":
     """Return a connection to the database that is set, which is not opened yet."""
     from comms_exporter.store.postgres import connection, schema  # noqa: PLC0415  their library is optional
@@ -303,8 +331,8 @@ def _database(
         "" if url is None else url.secret,
         schema=settings.state_schema,
         name=f"comms-exporter {purpose}",
-        patience=settings.state_failover_timeout / 6,
-        prepare=schema.migrate,
+        patience=settings.state_failover_timeout / 6 if patience is None else patience,
+        prepare=schema.migrate if migrate else schema.require,
         deadline=deadline,
     )
 
@@ -331,6 +359,12 @@ def _open_database(
         emails=settings.emails_collect != "off",
         on_unreadable=log_unreadable,
     )
+
+
+def _require_database(settings: Settings) -> None:
+    if settings.state_url is None:
+        raise SettingsError(["--state.url: is required: set it to the PostgreSQL database of the exporters"])
+    _check_database(settings)
 
 
 def _check_database(settings: Settings) -> None:

@@ -3,10 +3,12 @@
 import errno
 import fcntl
 import os
+import shutil
 import stat
 import struct
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from comms_exporter.store.errors import StateInUseError, StoreError, UnreadableError
@@ -28,6 +30,32 @@ def check_path(path: Path) -> None:
     else:
         return
     raise StoreError(f"{path}: {os.strerror(number).lower()}")
+
+
+@contextmanager
+def copy_unused(path: Path, copy: Path) -> Iterator[None]:
+    """Copy the database at *path* to *copy*, and keep other processes from using it until the end of the context.
+
+    Creates and changes nothing beside *path*. StateInUseError means that another process uses it.
+    """
+    with ExitStack() as files:
+        with suppress(FileNotFoundError):
+            # The only lock of 0.1.0.
+            beside = files.enter_context(Path(f"{path}.lock").open("rb"))
+            try:
+                fcntl.flock(beside, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _in_use(path) from None
+        if path.exists() and not path.is_file():
+            # To open a named pipe would wait for its other end.
+            raise StoreError(f"{path} is not a regular file")
+        file = files.enter_context(path.open("rb"))
+        if not _lock_byte(file.fileno(), shared=True):
+            raise _in_use(path)
+        for suffix in ("", "-wal", "-journal"):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(f"{os.path.realpath(path)}{suffix}", f"{copy}{suffix}")
+        yield
 
 
 class StateFile:
@@ -56,7 +84,7 @@ class StateFile:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise self._in_use() from None
+            raise _in_use(self.path) from None
 
     def unlock(self) -> None:
         """Release the lock on the file beside the database."""
@@ -78,7 +106,7 @@ class StateFile:
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             raise StoreError(f"{self.path} is not a regular file")
         if not _lock_byte(self._file):
-            raise self._in_use()
+            raise _in_use(self.path)
         keep_private(self._file)
         return new
 
@@ -143,9 +171,6 @@ class StateFile:
         """The path without symbolic links; SQLite keeps its log beside it."""
         return os.path.realpath(self.path)
 
-    def _in_use(self) -> StateInUseError:
-        return StateInUseError(f"{self.path} is in use by another process; each process needs its own state file")
-
 
 def make_directory(path: Path) -> None:
     """Create the directory *path* and its missing parents, accessible only to us."""
@@ -162,14 +187,19 @@ def keep_private(file: int) -> None:
             os.fchmod(file, 0o600)
 
 
-def _lock_byte(file: int) -> bool:
-    """Lock *file* until it is closed; return False if another process has locked it.
+def _in_use(path: Path) -> StateInUseError:
+    return StateInUseError(f"{path} is in use by another process; each process needs its own state file")
+
+
+def _lock_byte(file: int, *, shared: bool = False) -> bool:
+    """Lock *file* until it is closed; return False if another process has locked it. A *shared* lock needs no right to write.
 
     Not with flock(), which some file systems implement as a lock on the whole file, and so on SQLite's bytes.
     """
     try:
         # The lock of an open file, unlike that of a process, is not lost when SQLite closes the file.
-        fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _LOCKED_BYTE, 1, 0))
+        kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, _LOCKED_BYTE, 1, 0))
     except BlockingIOError:
         return False
     except (AttributeError, OSError) as error:
@@ -177,7 +207,7 @@ def _lock_byte(file: int) -> bool:
             raise
         # Only Linux has locks of open files.
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _LOCKED_BYTE)
+            fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB, 1, _LOCKED_BYTE)
         except (BlockingIOError, PermissionError):
             return False
     return True

@@ -108,6 +108,20 @@ class SqliteStore:
         self._complete |= saved.keys()
         return saved
 
+    def names(self) -> list[str]:
+        """Return the names of all saved accounts."""
+        with self._reading() as connection:
+            return _names(connection)
+
+    def load_each(self) -> Iterator[tuple[str, SavedAccount]]:
+        """Yield every saved account with its name, one at a time."""
+        with self._reading() as connection:
+            _check_accounts(connection)
+            for name in _names(connection):
+                account = _load(connection, name, emails=self._emails)
+                if account is not None:
+                    yield name, account
+
     def save(self, account: str, snapshot: Snapshot) -> None:
         """Write *snapshot* as a whole or not at all; when this returns, it is on disk.
 
@@ -245,6 +259,15 @@ class SqliteStore:
             time.sleep(_LOCK_RETRY_SECONDS)
 
     @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """Begin a transaction that leaves a damaged file where it is: a StoreError says what is wrong."""
+        try:
+            with self._transaction() as connection:
+                yield connection
+        except _DAMAGE as error:
+            raise StoreError(f"{self.path}: {error}") from None
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         connection = self._connection
         if connection is None or time.monotonic() > self._deadline():
@@ -261,7 +284,7 @@ class SqliteStore:
 
 def _check_accounts(connection: sqlite3.Connection) -> None:
     """Raise an UnreadableError if an account has lost its name, and so its totals."""
-    rows.read_names(connection.execute("SELECT name FROM accounts").fetchall())
+    _names(connection)
     for table, known in (
         ("operations", "SELECT name FROM accounts"),
         ("email_totals", "SELECT name FROM accounts"),
@@ -270,6 +293,10 @@ def _check_accounts(connection: sqlite3.Connection) -> None:
         orphan = f"SELECT 1 FROM {table} WHERE account NOT IN ({known}) LIMIT 1"  # noqa: S608  constants
         if connection.execute(orphan).fetchone() is not None:
             raise UnreadableError("some operations or emails belong to no account")
+
+
+def _names(connection: sqlite3.Connection) -> list[str]:
+    return rows.read_names(connection.execute("SELECT name FROM accounts ORDER BY name").fetchall())
 
 
 def _load(connection: sqlite3.Connection, account: str, *, emails: bool = False) -> SavedAccount | None:

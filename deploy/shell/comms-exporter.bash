@@ -2,7 +2,7 @@
 
 _comms_exporter() {
     local cur=${COMP_WORDS[COMP_CWORD]} flag=${COMP_WORDS[COMP_CWORD - 1]} command=serve words=
-    local commands='serve check operations operation email rules demo simulator'
+    local commands='serve check operations operation email state rules demo simulator'
     local settings='
         --help --version --account.name= --config.file= --config.check --api.base-url= --api.timeout=
         --api.page-size= --api.max-requests-per-second= --api.ca-file= --collect.interval=
@@ -131,6 +131,9 @@ _comms_exporter() {
                 ;;
             email)
                 words="$settings --account= --json --show-addresses"
+                ;;
+            state)
+                words="$settings "
                 ;;
             rules)
                 words="--help --config= --only= --output= --check="

@@ -6,6 +6,7 @@ complete -c comms-exporter -n __fish_use_subcommand -a check -d 'test whether ea
 complete -c comms-exporter -n __fish_use_subcommand -a operations -d 'list the operations that lost the most emails'
 complete -c comms-exporter -n __fish_use_subcommand -a operation -d 'show one operation, and which of its emails are lost'
 complete -c comms-exporter -n __fish_use_subcommand -a email -d 'show one email, such as one that the log names'
+complete -c comms-exporter -n __fish_use_subcommand -a state -d 'move accounts between a state file and the database'
 complete -c comms-exporter -n __fish_use_subcommand -a rules -d 'print the alerting rules, with your thresholds and links'
 complete -c comms-exporter -n __fish_use_subcommand -a demo -d 'run the exporter on a simulated account; needs no Twilio account'
 complete -c comms-exporter -n __fish_use_subcommand -a simulator -d 'run only the simulated API'

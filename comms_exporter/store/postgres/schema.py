@@ -70,11 +70,21 @@ MIGRATIONS = (
 _MIGRATION_LOCK = 0x434F4D53
 
 
+def require(transaction: Transaction, schema: str) -> None:
+    """Refuse a *schema* whose tables are not of this version; change nothing."""
+    _require_postgres(transaction)
+    version = _version(transaction, schema)
+    if version == 0:
+        raise StoreRefusedError(f"--state.schema: there are no tables of the exporter in {schema}")
+    if version != len(MIGRATIONS):
+        raise StoreRefusedError(
+            f"--state.schema: the tables in {schema} have version {version}, but this version of the exporter has {len(MIGRATIONS)}"
+        )
+
+
 def migrate(transaction: Transaction, schema: str) -> None:
     """Bring the tables in *schema* to the latest version, and create the schema if it is missing."""
-    ((server,),) = transaction.execute("SELECT version()")
-    if "PostgreSQL" not in server or "Cockroach" in server:
-        raise StoreRefusedError(f"--state.url: is not a PostgreSQL database; it says: {server[:60]}")
+    _require_postgres(transaction)
     if _version(transaction, schema) == len(MIGRATIONS):
         return
     transaction.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
@@ -89,6 +99,12 @@ def migrate(transaction: Transaction, schema: str) -> None:
     for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
         transaction.run_script(script)
         transaction.execute("UPDATE {}.schema_version SET version = %s", [number])
+
+
+def _require_postgres(transaction: Transaction) -> None:
+    ((server,),) = transaction.execute("SELECT version()")
+    if "PostgreSQL" not in server or "Cockroach" in server:
+        raise StoreRefusedError(f"--state.url: is not a PostgreSQL database; it says: {server[:60]}")
 
 
 def _version(transaction: Transaction, schema: str) -> int:

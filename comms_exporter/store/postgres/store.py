@@ -21,7 +21,8 @@ T = TypeVar("T")
 # Rows in one statement: its parameters take a few megabytes.
 _LOT = 5000
 _FENCE = "id = %s AND owner = %s AND epoch = %s"
-_ACCOUNT_COLUMNS = "first_look, horizon, seen, totals, durations"
+# In the order of rows.account_row().
+ACCOUNT_COLUMNS = "first_look, horizon, seen, totals, durations"
 _TABLES = ("operations", "email_totals", "email_counts", "emails", "email_errors")
 
 
@@ -115,7 +116,7 @@ class PostgresStore:
 
     def _load(self, transaction: Transaction, claim: Claim) -> tuple[SavedAccount, int] | None:
         found = transaction.execute(
-            f"SELECT saves, {_ACCOUNT_COLUMNS} FROM {{}}.accounts WHERE {_FENCE}",  # noqa: S608  constants
+            f"SELECT saves, {ACCOUNT_COLUMNS} FROM {{}}.accounts WHERE {_FENCE}",  # noqa: S608  constants
             [claim.id, claim.member, claim.epoch],
         )
         if not found:
@@ -129,7 +130,7 @@ class PostgresStore:
 def _prove(transaction: Transaction, account: str, claim: Claim, snapshot: Snapshot) -> int:
     """Write the account's row, which stays locked until the COMMIT, and return how many saves it has had."""
     found = transaction.execute(
-        f"UPDATE {{}}.accounts SET saves = saves + 1, ({_ACCOUNT_COLUMNS}) = (%s, %s, %s, %s, %s)"  # noqa: S608  constants
+        f"UPDATE {{}}.accounts SET saves = saves + 1, ({ACCOUNT_COLUMNS}) = (%s, %s, %s, %s, %s)"  # noqa: S608  constants
         f" WHERE {_FENCE} RETURNING saves",
         [*rows.account_row(snapshot), claim.id, claim.member, claim.epoch],
     )
