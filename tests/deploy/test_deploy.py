@@ -382,8 +382,9 @@ class TestChart:
     def test_settings_are_valid_for_the_exporter(self, case, tmp_path):
         """Flags, variables and the config file, with a Secret for every account."""
         container = pod_of(rendered(4, case))["containers"][0]
-        for folder in ("config", "secrets", "web"):
+        for folder in ("config", "database", "secrets", "web"):
             (tmp_path / folder).mkdir()
+        (tmp_path / "database/url").write_text("postgresql://comms:canary@db.example/comms\n", encoding="utf-8")
         for key in ("account-sid", "auth-token", "api-key", "api-secret", "shop", "newsletter"):
             (tmp_path / "secrets" / key).write_text("canary\n", encoding="utf-8")
         (tmp_path / "web/web-config.yml").touch()
@@ -398,9 +399,17 @@ class TestChart:
         flags = [here(flag) for flag in container["args"]]
         settings = settings_from(flags, {key: value for key, value in environ.items() if not key.endswith("_PROXY")})
 
-        assert Path("/var/lib/comms-exporter/state.db") == settings.state_path
+        if case == "database":
+            assert (None, "postgresql://comms:canary@db.example/comms") == (
+                settings.state_path,
+                settings.state_url.secret,
+            )
+            stored_at = "/etc/comms-exporter/database"
+        else:
+            assert Path("/var/lib/comms-exporter/state.db") == settings.state_path
+            stored_at = "/var/lib/comms-exporter"
         assert settings.accounts
-        assert {"/var/lib/comms-exporter"} < {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert {stored_at} < {mount["mountPath"] for mount in container["volumeMounts"]}
 
     @every_case
     def test_probes_use_the_health_endpoints(self, case):
@@ -434,6 +443,45 @@ class TestChart:
         assert ["state"] == [claim["metadata"]["name"] for claim in stateful["volumeClaimTemplates"]]
         assert "None" == one(objects, "Service")["spec"]["clusterIP"]
         assert "PersistentVolumeClaim" not in {each["kind"] for each in objects}
+
+    def test_replicas_share_a_database(self):
+        """There is no volume, and a new pod is ready before an old one stops."""
+        objects = rendered(4, "database")
+        deployment = one(objects, "Deployment")["spec"]
+        disruption = one(objects, "PodDisruptionBudget")["spec"]
+
+        assert 3 == deployment["replicas"]
+        assert {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}} == deployment[
+            "strategy"
+        ]
+        assert {"PersistentVolumeClaim", "StatefulSet"}.isdisjoint(each["kind"] for each in objects)
+        assert {"secrets", "config", "database"} == {volume["name"] for volume in pod_of(objects)["volumes"]}
+        assert {"maxUnavailable": 1, "selector": deployment["selector"]} == disruption
+        assert "None" == one(objects, "Service")["spec"]["clusterIP"]
+        assert [53, 53, 443, 5432] == [
+            port["port"] for rule in one(objects, "NetworkPolicy")["spec"]["egress"] for port in rule["ports"]
+        ]
+
+    def test_replicas_are_spread_unless_the_values_say_how(self):
+        spread = pod_of(rendered(4, "database"))["topologySpreadConstraints"]
+        own = {"maxSkew": 2, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}
+        flags = ("--set-json", f"topologySpreadConstraints={json.dumps([own])}")
+
+        assert ["kubernetes.io/hostname", "topology.kubernetes.io/zone"] == [each["topologyKey"] for each in spread]
+        assert {"ScheduleAnyway"} == {each["whenUnsatisfiable"] for each in spread}
+        assert [own] == pod_of(rendered(4, "database", *flags))["topologySpreadConstraints"]
+        assert "topologySpreadConstraints" not in pod_of(rendered(4, "default"))
+
+    def test_one_replica_needs_no_disruption_budget(self):
+        """It would keep nodes from being drained."""
+        for case, flags in (("default", ()), ("database", ("--set", "replicas=1"))):
+            assert "PodDisruptionBudget" not in {each["kind"] for each in rendered(4, case, *flags)}
+
+    def test_the_url_of_the_database_is_in_no_object(self):
+        """Only the name of the Secret and where it is mounted."""
+        (url,) = [each for each in pod_of(rendered(4, "database"))["containers"][0]["env"] if "URL" in each["name"]]
+
+        assert {"name": "COMMS_EXPORTER_STATE_URL_FILE", "value": "/etc/comms-exporter/database/url"} == url
 
     def test_rules_are_those_of_the_repository(self):
         """Those in the values come after them."""
@@ -526,6 +574,21 @@ class TestChart:
             ),
             pytest.param(["shards=0"], "shards", id="no shards"),
             pytest.param(["shards=2", "persistence.existingClaim=x"], "shards cannot share a claim", id="one claim"),
+            pytest.param(
+                ["shards=2", "database.existingSecret=x"], "leave it at 1, and set replicas", id="shards of a database"
+            ),
+            pytest.param(["replicas=2"], "replicas: more than 1 need a database", id="replicas without a database"),
+            pytest.param(
+                ["persistence.existingClaim=x", "database.existingSecret=x"],
+                "persistence.existingClaim: the counters are in the database",
+                id="claim and database",
+            ),
+            pytest.param(["config.state.url=postgresql://x:canary@y/z"], "url", id="URL in a ConfigMap"),
+            pytest.param(
+                ["config.state\\.url=postgresql://x:canary@y/z"], "state.url", id="URL in a ConfigMap, as one word"
+            ),
+            pytest.param(["database.url=postgresql://x:canary@y/z"], "url", id="URL in the values"),
+            pytest.param(["podDisruptionBudget.maxUnavailable=0"], "maxUnavailable", id="no drain"),
             pytest.param(["service.prot=1"], "prot", id="unknown value"),
             pytest.param(["image.tag=latest"], "tag", id="moving tag"),
             pytest.param(["config.accounts[0].auth_token=canary"], "auth_token", id="secret in a ConfigMap"),

@@ -61,6 +61,23 @@ labels:
 {{- if gt (int .Values.shards) 1 }}yes{{ end }}
 {{- end }}
 
+{{- define "comms-exporter.database" -}}
+{{- if .Values.database.existingSecret }}yes{{ end }}
+{{- end }}
+
+{{/* Fails if values contradict each other. */}}
+{{- define "comms-exporter.validate" -}}
+{{- if and (include "comms-exporter.database" .) (include "comms-exporter.sharded" .) }}
+{{- fail "shards: the pods share the accounts in the database by themselves; leave it at 1, and set replicas" }}
+{{- end }}
+{{- if and (include "comms-exporter.database" .) .Values.persistence.existingClaim }}
+{{- fail "persistence.existingClaim: the counters are in the database; leave it empty" }}
+{{- end }}
+{{- if and (gt (int .Values.replicas) 1) (not (include "comms-exporter.database" .)) }}
+{{- fail "replicas: more than 1 need a database; set database.existingSecret, or set shards instead" }}
+{{- end }}
+{{- end }}
+
 {{/* With TLS or authentication, an HTTP probe would fail. */}}
 {{- define "comms-exporter.probe" -}}
 {{- if .root.Values.webConfig.existingSecret -}}
@@ -125,8 +142,16 @@ spec:
         - {{ . | quote }}
         {{- end }}
       env:
+        {{- if include "comms-exporter.database" . }}
+        # The image sets it.
+        - name: COMMS_EXPORTER_STATE_PATH
+          value: ""
+        - name: COMMS_EXPORTER_STATE_URL_FILE
+          value: /etc/comms-exporter/database/{{ .Values.database.urlKey }}
+        {{- else }}
         - name: COMMS_EXPORTER_STATE_PATH
           value: /var/lib/comms-exporter/state.db
+        {{- end }}
         {{- if include "comms-exporter.sharded" . }}
         - name: POD_INDEX
           valueFrom:
@@ -178,8 +203,14 @@ spec:
         {{- toYaml . | nindent 8 }}
       {{- end }}
       volumeMounts:
+        {{- if include "comms-exporter.database" . }}
+        - name: database
+          mountPath: /etc/comms-exporter/database
+          readOnly: true
+        {{- else }}
         - name: state
           mountPath: /var/lib/comms-exporter
+        {{- end }}
         - name: secrets
           mountPath: /etc/comms-exporter/secrets
           readOnly: true
@@ -215,7 +246,12 @@ spec:
         secretName: {{ . }}
         defaultMode: 0440
     {{- end }}
-    {{- if not .Values.persistence.enabled }}
+    {{- if include "comms-exporter.database" . }}
+    - name: database
+      secret:
+        secretName: {{ .Values.database.existingSecret }}
+        defaultMode: 0440
+    {{- else if not .Values.persistence.enabled }}
     - name: state
       emptyDir: {}
     {{- else if not (include "comms-exporter.sharded" .) }}
@@ -238,9 +274,21 @@ spec:
   tolerations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- with .Values.topologySpreadConstraints }}
+  {{- if .Values.topologySpreadConstraints }}
   topologySpreadConstraints:
-    {{- toYaml . | nindent 4 }}
+    {{- toYaml .Values.topologySpreadConstraints | nindent 4 }}
+  {{- else if gt (int .Values.replicas) 1 }}
+  topologySpreadConstraints:
+    {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+    - maxSkew: 1
+      topologyKey: {{ . }}
+      whenUnsatisfiable: ScheduleAnyway
+      labelSelector:
+        matchLabels:
+          {{- include "comms-exporter.selectorLabels" $ | nindent 10 }}
+      # During an upgrade, the old pods do not count.
+      matchLabelKeys: [pod-template-hash]
+    {{- end }}
   {{- end }}
 {{- end }}
 
