@@ -20,12 +20,17 @@ from urllib.request import Request, urlopen
 
 import bcrypt
 import messages
+import postgres
+import process
+import psycopg
 import pytest
 import yaml
 from aiohttp.test_utils import TestServer
 from alerts.judge import __main__ as judge
 from deploy.test_deploy import fetched, output
 from prometheus import error_output
+from sharing.fleet import Fleet
+from sharing.world import World
 
 from comms_exporter import __version__, cli, simulator
 from comms_exporter.config import load
@@ -162,6 +167,9 @@ def is_valid(words, variables):
         load(flags, {**CREDENTIALS, **variables}, parser=cli.operation_parser())
     elif command == "email":
         load(flags, {**CREDENTIALS, **variables}, parser=cli.email_parser())
+    elif command == "state":
+        assert flags[:1] in (["import"], ["export"])
+        load(flags, variables, accounts=(), parser=cli.state_parser())
     else:
         assert command in {"serve", "check", "demo"}
         load([flag for flag in flags if flag != "--json"], {**CREDENTIALS, **variables})
@@ -236,6 +244,7 @@ PROOFS = {
     r"(install|openssl) .+": "TestCompose",
     r"promtool check web-config": "TestYaml",
     r"(python3 -c|sqlite3) .+": docs.TestTrue.test_backup,
+    r"pg_(dump|restore) .+": "TestDatabase",
 }
 
 
@@ -259,7 +268,7 @@ class TestEveryCommand:
             proof(words, variables)
 
     def test_every_kind_of_block_is_examined(self):
-        assert {"sh", "promql", "yaml", "text"} == {block.language for block in BLOCKS}
+        assert {"sh", "promql", "sql", "yaml", "text"} == {block.language for block in BLOCKS}
         assert 40 < len(COMMANDS)
 
     def test_every_proof_is_used(self):
@@ -307,6 +316,71 @@ class TestPip:
 
         assert "The settings are valid: 1 account(s).\n" == printed
         assert (tmp_path / "comms/bin/comms-exporter").exists()
+
+
+@pytest.mark.timeout(120)
+@postgres.needs_postgres
+class TestDatabase:
+    SECTION = "Several exporters, one database"
+
+    async def test_commands(self, tmp_path):
+        """The role owns the schema and nothing else, which is enough; a restored backup is caught up with."""
+        with postgres.running() as server:
+            with psycopg.connect(server.url, autocommit=True) as admin:
+                admin.execute(under("docs/operating.md", self.SECTION, "sql"))
+                own = server.url.replace("comms@", "comms_exporter@")
+                async with World(7) as world:
+                    fleet = Fleet(
+                        tmp_path, world=world, database=own, schema="comms_exporter", accounts=["shop"], interval="1s"
+                    )
+                    async with fleet:
+                        await self.count(fleet, world)
+                        self.run("pg_dump", server, tmp_path)
+                        await self.count(fleet, world)
+                        await self.stop(fleet)
+                        self.run("pg_restore", server, tmp_path)
+                        await self.count(fleet, world)
+                        await self.stop(fleet)
+                        self.run("comms-exporter state export", server, tmp_path)
+                        admin.execute("TRUNCATE comms_exporter.accounts, comms_exporter.operations")
+                        self.run("comms-exporter state import", server, tmp_path)
+                        await self.count(fleet, world)
+                owned = admin.execute(
+                    "SELECT count(*) FILTER (WHERE nspname = 'comms_exporter'), count(*) FROM pg_class c"
+                    " JOIN pg_namespace n ON n.oid = relnamespace WHERE relowner = 'comms_exporter'::regrole"
+                    " AND nspname !~ '^pg_'"
+                ).fetchone()
+            with psycopg.connect(own, autocommit=True) as role:
+                for statement in ("CREATE SCHEMA more", "CREATE TABLE public.more (n integer)"):
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                        role.execute(statement)
+
+        assert owned[0] == owned[1] > 0
+
+    def run(self, command, server, folder):
+        """Run a command of the section on *server*."""
+        (line,) = [each for each in lines(under("docs/operating.md", self.SECTION)) if each.startswith(command)]
+        line = re.sub(
+            r"postgresql://(\w+)@db\.example\.com/monitoring",
+            rf"postgresql://\1@127.0.0.1:{server.port}/postgres",
+            line,
+        )
+        stand_in = f'comms-exporter() {{ {sys.executable} -m comms_exporter "$@"; }}'
+        path = f"{postgres.programs()}:{os.environ['PATH']}"
+        bash(line.replace("//admin@", "//comms@"), folder, stand_in, PATH=path, PYTHONPATH=str(ROOT), HOME=str(folder))
+
+    async def count(self, fleet, world):
+        """Let something happen, and wait until it is counted."""
+        if not fleet.exporters:
+            await fleet.start("a")
+            await fleet.settle(30, lambda shown: shown["a"] == {"shop"} and world.requests["shop"] > 0)
+            await process.until(fleet.exporters["a"].url, r'^comms_up\{account="shop"\} 1')
+        world.send("shop", 10)
+        world.progress("shop")
+        await fleet.settle(30, lambda _: [] == fleet.differences())
+
+    async def stop(self, fleet):
+        assert 0 == await fleet.stop("a")
 
 
 class TestCompose:

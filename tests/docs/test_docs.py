@@ -163,7 +163,9 @@ class TestTrue:
         assert set() == named - set(re.findall(r"`([A-Z_]+)`", PAGES[DOCS / "configuration.md"]))
 
     @pytest.mark.parametrize(
-        "command", [text for _, text in blocks(page("operating.md"))], ids=lambda text: text.split()[0]
+        "command",
+        [text for _, text in blocks(page("operating.md")) if "backup.db" in text],
+        ids=lambda text: text.split()[0],
     )
     def test_backup(self, tmp_path, command):
         """The commands copy a state file that is in use, including its write-ahead log."""
