@@ -52,6 +52,11 @@ class Sizes:
     growth_block: int
     accounts: tuple[tuple[int, float], ...]  # and the interval between polls in seconds
     accounts_operations: int
+    churn_senders: tuple[int, ...]  # in operations per week
+    churn_history: int  # in seconds
+    churn_polls: int  # twice
+    churn_limit: int
+    churn_interval: str
 
 
 FULL = Sizes(
@@ -82,6 +87,11 @@ FULL = Sizes(
     growth_block=20,
     accounts=((50, 30), (1_000, 30), (5_000, 60)),
     accounts_operations=10,
+    churn_senders=(1_000, 50_000, 1_000_000),
+    churn_history=3 * 3600,
+    churn_polls=120,
+    churn_limit=1000,
+    churn_interval="500ms",
 )
 
 QUICK = Sizes(
@@ -112,4 +122,9 @@ QUICK = Sizes(
     growth_block=2,
     accounts=((2, 1), (20, 1)),
     accounts_operations=3,
+    churn_senders=(10_000,),
+    churn_history=3600,
+    churn_polls=10,
+    churn_limit=50,
+    churn_interval="100ms",
 )

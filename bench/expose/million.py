@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from urllib.request import Request, urlopen
 
 from bench.exporters import Exporter
@@ -25,16 +25,18 @@ _SCRAPES_TIMEOUT_SECONDS = 150
 class Prometheus(Child):
     """A Prometheus 3 that scrapes the exporter at *url*."""
 
-    def __init__(self, program, folder, url, interval):
+    def __init__(self, program, folder, url, interval, *flags):
         self._file = folder / "prometheus.json"
-        self._target = url.removeprefix("http://")
+        self._database = folder / "tsdb"
+        self._target = urlsplit(url)
         self.configure(interval)
         super().__init__(
             program,
             f"--config.file={self._file}",
             "--web.listen-address=127.0.0.1:0",
-            f"--storage.tsdb.path={folder}/tsdb",
+            f"--storage.tsdb.path={self._database}",
             "--web.enable-lifecycle",
+            *flags,
         )
         self.url = ""
 
@@ -46,7 +48,11 @@ class Prometheus(Child):
     def configure(self, interval):
         """Set the scrape interval and the scrape timeout to *interval*."""
         scraping = {"scrape_interval": interval, "scrape_timeout": interval}
-        jobs = [{"job_name": "bench", "static_configs": [{"targets": [self._target]}], **scraping}]
+        target = {
+            "metrics_path": self._target.path or "/metrics",
+            "static_configs": [{"targets": [self._target.netloc]}],
+        }
+        jobs = [{"job_name": "bench", **target, **scraping}]
         # JSON is YAML.
         self._file.write_text(json.dumps({"scrape_configs": jobs}), encoding="utf-8")
 
@@ -58,6 +64,11 @@ class Prometheus(Child):
         """Return all samples of the series *name*."""
         answer = json.loads(fetch(f"{self.url}/api/v1/query?query={quote(name)}[1h]"))
         return [float(value) for series in answer["data"]["result"] for _, value in series["values"]]
+
+    def size_of_blocks(self):
+        """Write all samples to blocks, and return their bytes; needs --web.enable-admin-api."""
+        urlopen(Request(f"{self.url}/api/v1/admin/tsdb/snapshot", method="POST"), timeout=TIMEOUT_SECONDS).close()
+        return sum(each.stat().st_size for each in (self._database / "snapshots").rglob("*") if each.is_file())
 
     def wait_for_scrapes(self, count):
         """Wait for *count* scrapes, and return the seconds of each."""

@@ -160,6 +160,30 @@ class TestQuickRun:
         assert [] == files
 
 
+@pytest.mark.timeout(300)
+class TestChurn:
+    """What the series of operations cost, for docs/operating.md."""
+
+    def test_fewer_operations_with_series_make_fewer_new_series(self, tmp_path):
+        need("Prometheus 3", million.find())
+        bench = start(tmp_path, "--quick", "churn")
+        try:
+            printed, log = bench.communicate(timeout=240)
+        finally:
+            bench.kill()
+            bench.wait()
+        assert 0 == bench.returncode, log
+        columns, rows, _ = tables(printed)["What series of operations cost"]
+
+        assert ["`active`", "`troubled`", "`none`"] == [row[1] for row in rows]
+        for name in ("operations with series", "new series per hour", "samples per hour", "series in the head"):
+            figures = [int(row[columns.index(name)].replace(",", "")) for row in rows]
+            assert figures == sorted(figures, reverse=True)
+            assert figures[0] > figures[2]
+        assert [] == list(tmp_path.iterdir())
+        assert [] == running(tmp_path)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_stops_all_children(tmp_path, number):
     """Unless it is killed, temporary files are removed, too."""
