@@ -23,7 +23,7 @@ PAGE = ROOT / "docs/messages.md"
 PICTURE = ROOT / "docs/images/mail.png"
 ALERTS = ROOT / "deploy/prometheus/tests/messages.test.yml"
 # What `comms-exporter rules` puts before the paths in annotations, if its configuration says so.
-LINKS = {"runbook_url": "https://git.example.org/comms-exporter/", "dashboard_url": "https://grafana.example.org"}
+LINKS = {"runbook_url": "https://git.acme.example/comms-exporter/", "dashboard_url": "https://grafana.acme.example"}
 BEGAN, ENDED = "2026-11-27T08:31:00Z", "2026-11-27T09:14:00Z"
 
 

@@ -191,7 +191,7 @@ def is_built(words, _):
     """With a tag that other commands use."""
     match words[1:]:
         case ["build", "-t", tag, "."] | ["push", tag]:
-            assert tag in {IMAGE, f"registry.example.com/{IMAGE}"}
+            assert tag in {IMAGE, f"registry.acme.example/{IMAGE}"}
         case _:
             pytest.fail("unknown form of docker build")
 
@@ -445,7 +445,7 @@ class TestKubernetes:
     @deploy.both_helms
     def test_commands(self, helm):
         """The chart accepts every flag, and uses the Secret and the image of the commands before it."""
-        (build,) = quick_start("docker build -t registry.example.com")
+        (build,) = quick_start("docker build -t registry.acme.example")
         (create,) = quick_start("kubectl")
         (install,) = quick_start("helm")
         words = shlex.split(install)
@@ -683,7 +683,7 @@ class TestYaml:
         config = web_config.parse((tmp_path / "web.yml").read_bytes(), tmp_path)
 
         assert "" == error_output(prometheus_three.promtool, "check", "web-config", tmp_path / "web.yml")
-        assert frozenset({"prometheus.example.com"}) == config.tls.allowed_sans
+        assert frozenset({"prometheus.acme.example"}) == config.tls.allowed_sans
         assert tls.create_context(config.tls)
 
 
