@@ -11,13 +11,14 @@ from bench.collect import accounts, emails, memory, poll
 from bench.expose import churn, growth, million, scrape, stall
 from bench.processes import raise_keyboard_interrupt
 from bench.sizes import FULL, QUICK
-from bench.store import saving
+from bench.store import databases, saving
 
 PARTS = {
     "scrape": scrape.measure,
     "stall": stall.measure,
     "poll": poll.measure,
     "saving": saving.measure,
+    "databases": databases.measure,
     "memory": memory.measure,
     "emails": emails.measure,
     "million": million.measure,

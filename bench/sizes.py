@@ -39,6 +39,7 @@ class Sizes:
     saving_operations: int
     saving_changed: tuple[int, ...]
     saving_interval: str
+    databases_operations: int
     million_operations: int
     million_first_interval: str
     million_interval_seconds: int
@@ -74,6 +75,7 @@ FULL = Sizes(
     saving_operations=200_000,
     saving_changed=(1_000, 10_000, 100_000),
     saving_interval="2s",
+    databases_operations=1_000_000,
     million_operations=60_000,
     million_first_interval="60s",
     million_interval_seconds=8,
@@ -109,6 +111,7 @@ QUICK = Sizes(
     saving_operations=300,
     saving_changed=(10, 100),
     saving_interval="100ms",
+    databases_operations=2_000,
     million_operations=100,
     million_first_interval="1s",
     million_interval_seconds=1,

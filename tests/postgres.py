@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -67,9 +67,13 @@ class Server:
     def stop(self, mode="fast"):
         self.run("pg_ctl", "-D", self.folder / "data", "-w", "-m", mode, "stop")
 
-    @property
-    def pid(self):
-        return int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+    def send(self, number):
+        """Send a signal to the server and to all its sessions: SIGSTOP makes it hang, as a stalled disk does."""
+        server = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        for each in [server, *map(int, children)]:
+            with suppress(ProcessLookupError):
+                os.kill(each, number)
 
     def schema(self):
         """Return the name of a schema that nobody else uses."""

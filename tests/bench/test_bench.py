@@ -26,6 +26,7 @@ TITLES = [
     "Event loop latency",
     "Polls",
     "Saving",
+    "Databases",
     "Memory",
     "Emails",
     MILLION,

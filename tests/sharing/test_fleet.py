@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import signal
 
 import pytest
 from postgres import needs_postgres
@@ -98,6 +99,23 @@ async def test_without_the_database_what_was_committed_is_served(fleet, world, s
 
     await fleet.settle(30, lambda _: not fleet.differences())
     assert [] == fleet.fallen
+
+
+async def test_a_database_that_hangs_delays_no_page_for_long(fleet, world, server):
+    await fleet.start("a")
+    await fleet.settle(30, evenly(1))
+    await fleet.ready()
+    server.send(signal.SIGSTOP)
+    try:
+        # The fleet waits for a page for 8 seconds.
+        for _ in range(5):
+            assert everything_once(await fleet.scrape())
+            await asyncio.sleep(2)
+        world.send(ACCOUNTS[0], 5)
+    finally:
+        server.send(signal.SIGCONT)
+
+    await fleet.settle(30, lambda _: not fleet.differences())
 
 
 async def test_whatever_happens_every_total_is_exact_and_never_falls(fleet, world, server):
