@@ -130,6 +130,7 @@ def _incident(
     others_too: bool = False,
     young: bool = False,
     interval: float = INTERVAL,
+    fine: float = FINE,
     **effect,
 ) -> Case:
     """Return an incident of *sender* that begins at *hour* of *weekday*, after weeks of its usual mail."""
@@ -149,7 +150,7 @@ def _incident(
         if not any(isinstance(event, Exporter) and event.time <= start for event in extra):
             extra.append(Exporter(start, "up", "a", tuple(each.name for each in (sender, *others))))
         everything = sorted([*changes, *extra], key=lambda event: event.time)
-        return History(start, stop, everything, interval, interval, begin - FINE), begin, end
+        return History(start, stop, everything, interval, interval, begin - fine), begin, end
 
     return Case(name, about, expected, make)
 
@@ -471,6 +472,8 @@ def incidents() -> list[Case]:
             "scheduled operations wait on at their time",
             Expectation(TELL, 2 * HOUR),
             lasting=10 * HOUR,
+            # How many leave in an hour is not seen in a look every five minutes.
+            fine=8 * DAY,
             schedules=False,
         ),
         _incident(
@@ -739,6 +742,39 @@ def incidents() -> list[Case]:
             others_too=True,
             fail=1.0,
             lead=2 * DAY,
+        ),
+        *(
+            _incident(
+                f"twelve-{name}",
+                dozen[0],
+                f"{about}, of twelve accounts",
+                expected,
+                lasting=3 * HOUR,
+                others=dozen[1:],
+                others_too=True,
+                lead=lead,
+                **how,
+            )
+            for name, about, expected, lead, how in (
+                ("fail-30", "30% of the emails fail", Expectation(PAGE, HOUR), 2 * DAY, {"fail": 0.3}),
+                ("bounce-100", "all emails bounce", Expectation(PAGE, HOUR), 2 * DAY, {"bounce": 1.0}),
+                ("stuck", "nothing is handled", Expectation(PAGE, 30 * MINUTE), 2 * DAY, {"pace": 0.0}),
+                (
+                    "undelivered-100",
+                    "all outcomes are missing",
+                    Expectation(PAGE, 40 * MINUTE),
+                    2 * DAY,
+                    {"outcomes": 0.0},
+                ),
+                ("traffic-0", "no email is asked for", Expectation(TELL, 4 * HOUR), 10 * DAY, {"traffic": 0.0}),
+                (
+                    "empty",
+                    "the API answers with empty lists",
+                    Expectation(TELL, 2 * HOUR),
+                    2 * DAY,
+                    {"events": _api("empty")},
+                ),
+            )
         ),
         _incident(
             "one-of-twelve-fails",
