@@ -1,7 +1,9 @@
-"""The real vmalert, which replays rules over samples of the past in a VictoriaMetrics."""
+"""The real vmalert, which replays rules over samples of the past in a VictoriaMetrics, or evaluates them now."""
 
 import json
 import subprocess
+import time
+import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +13,7 @@ import yaml
 from alerts.judge.player import Series
 from alerts.judge.promstore import VictoriaMetrics
 from alerts.judge.rules import levels
+from process import unused_port
 
 
 def fired(
@@ -36,6 +39,66 @@ def fired(
             _replay(vmalert, database, folder / f"turn-{turn}.yml", some, begin=begin, end=end, step=step)
         firing = f'group by (alertname, severity) (max_over_time(ALERTS{{alertstate="firing"}}[{end - begin + step}s]))'
         return {(labels["alertname"], labels["severity"]) for labels, _ in database.query(firing, end)}
+
+
+def said(
+    vmalert: Path, database: VictoriaMetrics, file: Path, alerts: Path
+) -> list[tuple[str, dict[str, str], dict[str, str]]]:
+    """Return the name, the labels and the annotations of every alert whose expression is true now, without any wait."""
+    groups = yaml.safe_load(alerts.read_text(encoding="utf-8"))["groups"]
+    for group in groups:
+        group["rules"] = [
+            {key: value for key, value in rule.items() if key not in {"for", "keep_firing_for"}}
+            for rule in group["rules"]
+        ]
+    file.write_text(json.dumps({"groups": groups}), encoding="utf-8")
+    address = f"127.0.0.1:{unused_port()}"
+    with file.with_suffix(".log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                vmalert,
+                f"-rule={file}",
+                f"-datasource.url={database.url}",
+                "-notifier.blackhole",
+                f"-httpListenAddr={address}",
+                "-evaluationInterval=1s",
+                "-rule.evalDelay=0s",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        until = time.monotonic() + 30
+        while not _evaluated(address):
+            assert time.monotonic() < until, file.with_suffix(".log").read_text()
+            time.sleep(0.1)
+        found = _get(address, "alerts")["alerts"]
+    finally:
+        process.terminate()
+        process.wait(10)
+    return [
+        (
+            each["name"],
+            {key: value for key, value in each["labels"].items() if key not in {"alertname", "alertgroup"}},
+            each["annotations"],
+        )
+        for each in found
+    ]
+
+
+def _evaluated(address: str) -> bool:
+    """Return whether every rule has been evaluated; none may have failed."""
+    try:
+        rules = [rule for group in _get(address, "rules")["groups"] for rule in group["rules"]]
+    except OSError:
+        return False
+    assert not [rule for rule in rules if rule.get("lastError")]
+    return bool(rules) and not any(rule["lastEvaluation"].startswith("0001") for rule in rules)
+
+
+def _get(address: str, path: str) -> Any:
+    with urllib.request.urlopen(f"http://{address}/api/v1/{path}", timeout=10) as response:
+        return json.load(response)["data"]
 
 
 def _replay(

@@ -6,8 +6,9 @@ import json
 import pytest
 import yaml
 from deploy.test_deploy import CHART, DASHBOARDS, both_helms, fetched, missing, one, output
-from rules.configurations import CONFIGURATIONS, INVALID
+from rules.configurations import CHANGED, CONFIGURATIONS, INVALID
 
+from comms_exporter import cli
 from comms_exporter.rules import config, source
 from comms_exporter.rules.render import render
 
@@ -60,6 +61,14 @@ class TestChart:
         content = {"accounts": {"shop": {}}, "thresholds": {}, "labels": {}, "disabled": []}
 
         assert chart_groups(helm, tmp_path, {}) == chart_groups(helm, tmp_path, content)
+
+    def test_its_object_can_be_checked(self, capsys, tmp_path):
+        """As kubectl prints it."""
+        file = tmp_path / "objects.yml"
+        file.write_text(helm_template(4, tmp_path, CONFIGURATIONS["changed"]), encoding="utf-8")
+
+        assert 0 == cli.main(["rules", "--config", str(CHANGED), "--check", str(file)])
+        assert "no differences\n" == capsys.readouterr().out
 
     # Helm makes texts of the keys in its values.
     @pytest.mark.parametrize("written", [written for written, _ in INVALID if not written.startswith("accounts: {7:")])
