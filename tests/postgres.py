@@ -83,7 +83,9 @@ class Server:
 @contextmanager
 def running():
     """Run a server within the context."""
-    with tempfile.TemporaryDirectory(prefix="comms-postgres-", ignore_cleanup_errors=True) as folder:
+    # Where its user can reach it, which a TMPDIR of root's may prevent.
+    place = "/tmp" if os.getuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="comms-postgres-", dir=place, ignore_cleanup_errors=True) as folder:
         server = Server(folder)
         if os.getuid() == 0:
             shutil.chown(folder, _USER)
