@@ -346,8 +346,8 @@ class Poller:
 
     def _save_failed(self, error: StoreError) -> None:
         if isinstance(error, NotOwnerError):
-            # The poll loop is about to be stopped.
-            self._log.warning("another exporter owns the account")
+            # The poll loop is about to be stopped; see Sharing, which logs it once for all accounts.
+            self._log.debug("another exporter owns the account")
             return
         if isinstance(error, StateLostError):
             self.state.requeue_all()

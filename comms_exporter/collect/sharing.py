@@ -136,6 +136,8 @@ class Sharing:
         self._names: frozenset[str] = frozenset()
         self._registered = False
         self._beating: asyncio.Task[None] | None = None
+        # How many accounts were taken over by others, as far as that was logged.
+        self._taken = 0
         # Whether it was logged that the database does not answer.
         self._away = False
         self._trusted_until = float("-inf")
@@ -226,7 +228,6 @@ class Sharing:
         try:
             if not self._registered:
                 await self._register()
-            before = self.claims.all()
             members = await self._call(self._membership.beat)
         except StoreError as error:
             # Nobody can be asked: go on with what was committed.
@@ -241,8 +242,9 @@ class Sharing:
             self._log.info("the database answers", members=len(members))
         self.connected = True
         self._trusted_until = began + _TRUSTED * self._dead_after
-        if lost := [name for name, claim in before.items() if self.claims.get(name) != claim]:
-            self._log.warning("other exporters own accounts that were ours", accounts=len(lost))
+        if taken := self.claims.taken - self._taken:
+            self._taken += taken
+            self._log.warning("other exporters have taken accounts over from this one", accounts=taken)
         self.members = members
         self._fewest = min((each.accounts for each in members if each.id != self.id), default=None)
         self._dead = [each for each in self._watch.look(members, self._monotonic()) if each.id != self.id]

@@ -50,6 +50,8 @@ class Claims:
         self._refused: set[Claim] = set()
         # Grows with every account that is lost: what was read before may show one.
         self.losses = 0
+        # How many of them others have taken.
+        self.taken = 0
 
     def get(self, name: str) -> Claim | None:
         """Return the claim to the account *name*, None if this exporter does not own it."""
@@ -70,26 +72,38 @@ class Claims:
             self._refused &= set(claims.values())
             claims = {name: claim for name, claim in claims.items() if claim not in self._refused}
             before, self._claims = self._claims, claims
-            self.losses += any(claims.get(name) != claim for name, claim in before.items())
+            taken = sum(claims.get(name) != claim for name, claim in before.items())
+            self.taken += taken
+            self.losses += taken
 
     def add(self, claims: dict[str, Claim]) -> None:
         """Own *claims*, too."""
         with self._lock:
-            self._claims = {**self._claims, **claims}
+            self._claims.update(claims)
 
     def loaded(self, name: str, claim: Claim) -> None:
         """Hold the account *name* as long as *claim* is the claim to it."""
         self._loaded[name] = claim
 
     def lose(self, name: str, claim: Claim) -> None:
+        """Note that another exporter owns the account *name*, unless it was claimed again since."""
+        with self._lock:
+            self.taken += self._remove(name, claim)
+
+    def give_up(self, name: str, claim: Claim) -> None:
         """Stop owning the account *name*, unless it was claimed again since."""
         with self._lock:
-            if self._claims.get(name) == claim:
-                self._claims = {key: value for key, value in self._claims.items() if key != name}
-                self.losses += 1
+            self._remove(name, claim)
 
     def refuse(self, name: str, claim: Claim) -> None:
         """Never hold the account *name* under *claim*: it cannot be read."""
         with self._lock:
             self._refused.add(claim)
-        self.lose(name, claim)
+            self._remove(name, claim)
+
+    def _remove(self, name: str, claim: Claim) -> bool:
+        if self._claims.get(name) != claim:
+            return False
+        del self._claims[name]
+        self.losses += 1
+        return True

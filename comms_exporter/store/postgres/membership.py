@@ -112,7 +112,7 @@ class Membership:
         """Stop owning the accounts *names*."""
         claims = {name: claim for name in names if (claim := self._claims.get(name))}
         for name, claim in claims.items():
-            self._claims.lose(name, claim)
+            self._claims.give_up(name, claim)
 
         def work(transaction: Transaction) -> None:
             transaction.execute(
@@ -146,7 +146,8 @@ class Membership:
                 [self.id],
             )
 
-        self._claims.replace({})
+        for name, claim in self._claims.all().items():
+            self._claims.give_up(name, claim)
         if self._joined:
             self._connection.run_again(work)
 
