@@ -32,8 +32,8 @@ def fired(
     rules = [rule for group in groups for rule in group["rules"]]
     # A replay evaluates a rule at all times before the next one: what rules are made of has to be there.
     turns = [*levels([rule for rule in rules if "record" in rule]), [rule for rule in rules if "alert" in rule]]
-    # A replay does not say where a recorded series ends, so nothing may last longer than the slowest group needs.
-    with VictoriaMetrics(victoria_metrics, folder / "victoria-metrics", lookback="2m") as database:
+    # A replay does not say where a recorded series ends, so nothing may last until the next step.
+    with VictoriaMetrics(victoria_metrics, folder / "victoria-metrics", lookback=f"{step - 1}s") as database:
         database.write(series)
         for turn, some in enumerate(turns):
             _replay(vmalert, database, folder / f"turn-{turn}.yml", some, begin=begin, end=end, step=step)
