@@ -269,6 +269,12 @@ class TestCompose:
 
         assert "" == error_output(prometheus_binaries.promtool, "check", "config", tmp_path / "prometheus.yml")
 
+    def test_rules_can_be_those_of_another_folder(self, tmp_path):
+        service = composed(TWILIO_ACCOUNT_SID="AC1", RULES_DIR=str(tmp_path))["services"]["prometheus"]
+        sources = {Path(mount["target"]).name: Path(mount["source"]) for mount in service["volumes"]}
+
+        assert [tmp_path / path.name for path in RULES] == [sources[path.name] for path in RULES]
+
     def test_services_reach_each_other_by_name(self):
         config = yaml.safe_load((DEPLOY / "compose/prometheus.yml").read_text(encoding="utf-8"))
         example = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text(encoding="utf-8"))
