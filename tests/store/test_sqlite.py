@@ -118,7 +118,7 @@ class TestVersions:
     """State files of other versions, and of other programs."""
 
     def test_a_file_of_0_1_0_is_loaded(self, tmp_path):
-        path = shutil.copy(GOLDEN / "state-0.1.0.db", tmp_path / "state.db")
+        path = shutil.copy(GOLDEN / "0.1.0/state.db", tmp_path / "state.db")
 
         states, renamed_to = loaded(path)
 

@@ -21,7 +21,7 @@ from comms_exporter.store.postgres.claims import Claims
 from comms_exporter.store.postgres.membership import Membership
 from comms_exporter.store.sqlite import SqliteStore
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "state-0.1.0.db"
+GOLDEN = Path(__file__).parents[1] / "golden/0.1.0/state.db"
 OPTIONS = EmailOptions(all_stages=True, tags=("campaign",), errors=True)
 pytestmark = postgres.needs_postgres
 
