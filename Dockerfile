@@ -34,7 +34,7 @@ RUN install -d -o 65532 -g 65532 -m 0700 /var/lib/comms-exporter
 # Set the listen address for `demo` too, whose default is 127.0.0.1.
 ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
-    COMMS_EXPORTER_STATE_PATH=/var/lib/comms-exporter/state.db \
+    XDG_STATE_HOME=/var/lib \
     COMMS_EXPORTER_WEB_LISTEN_ADDRESS=:10067
 USER 65532:65532
 VOLUME /var/lib/comms-exporter

@@ -145,7 +145,7 @@ class TestImage:
         output("bash", "-n", DEPLOY / "image/build-and-test")
 
     def test_environment_is_valid_for_the_exporter(self):
-        environ = dict(re.findall(r"(COMMS_EXPORTER_\w+)=(\S+)", DOCKERFILE))
+        environ = dict(re.findall(r"(COMMS_EXPORTER_\w+|XDG_STATE_HOME)=(\S+)", DOCKERFILE))
         settings = settings_from([], {**environ, "TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "canary"})
 
         assert Path("/var/lib/comms-exporter/state.db") == settings.state_path

@@ -361,7 +361,7 @@ class TestDatabase:
         """Run a command of the section on *server*."""
         (line,) = [each for each in lines(under("docs/operating.md", self.SECTION)) if each.startswith(command)]
         line = re.sub(
-            r"postgresql://(\w+)@db\.example\.com/monitoring",
+            r"postgresql://(\w+)@db\.example/monitoring",
             rf"postgresql://\1@127.0.0.1:{server.port}/postgres",
             line,
         )

@@ -143,9 +143,6 @@ spec:
         {{- end }}
       env:
         {{- if include "comms-exporter.database" . }}
-        # The image sets it.
-        - name: COMMS_EXPORTER_STATE_PATH
-          value: ""
         - name: COMMS_EXPORTER_STATE_URL_FILE
           value: /etc/comms-exporter/database/{{ .Values.database.urlKey }}
         {{- else }}
