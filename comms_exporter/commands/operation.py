@@ -101,6 +101,9 @@ class ReportReader:
             self.report.malformed = 0
             async for emails in self._list(None):
                 yield emails
+                if self._addresses is not None:
+                    # Those of emails that were listed before.
+                    self._addresses.by_email.clear()
 
     async def read_receipts(self, email_ids: Iterable[str]) -> dict[str, list[Receipt]]:
         """Return the receipts of emails, which have several recipients; what the API does not have is left out."""
