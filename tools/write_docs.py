@@ -70,7 +70,7 @@ def chart_schema():
     of_rules = rules_config.json_schema()
     schema["$defs"] = of_rules.pop("$defs")
     schema["properties"]["prometheusRule"]["properties"]["config"] = of_rules
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(schema, indent=2) + "\n"
 
 
 # Settings.

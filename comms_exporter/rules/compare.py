@@ -22,12 +22,12 @@ class NotRulesError(ValueError):
 def groups_in(text: str) -> list[Mapping[str, Any]]:
     """Return the rule groups in *text*: rule files, or objects of Kubernetes that hold some."""
     try:
-        documents = list(yaml.load_all(text, Loader=_LOADER))
-    except (yaml.YAMLError, ValueError) as error:
+        return list(_groups(list(yaml.load_all(text, Loader=_LOADER))))
+    # The values of tags such as !!int raise anything, and a list can contain itself.
+    except Exception as error:  # noqa: BLE001
         mark = getattr(error, "problem_mark", None)
         message = "not valid YAML" if mark is None else f"not valid YAML; see line {mark.line + 1}"
         raise NotRulesError(message) from None
-    return list(_groups(documents))
 
 
 def differences(
@@ -56,7 +56,7 @@ def _groups(value: object) -> Iterator[Mapping[str, Any]]:
     elif isinstance(value, dict):
         groups = value.get("groups")
         if isinstance(groups, list):
-            yield from (group for group in groups if isinstance(group, dict))
+            yield from (group for group in groups if isinstance(group, dict) and isinstance(group.get("name"), str))
         yield from _groups(value.get("spec"))
         yield from _groups(value.get("items"))
 
@@ -64,7 +64,8 @@ def _groups(value: object) -> Iterator[Mapping[str, Any]]:
 def _of_group(expected: Mapping[str, Any], deployed: Mapping[str, Any]) -> Iterator[str]:
     where = f"group {expected['name']}"
     yield from _of_keys(where, expected, deployed, ignored=("name", "rules"))
-    rules = [rule for rule in deployed.get("rules") or () if isinstance(rule, dict)]
+    rules = deployed.get("rules")
+    rules = [rule for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
     wanted, there = _by_name(expected["rules"]), _by_name(rules)
     for name, rule in wanted.items():
         if name in there:
@@ -94,12 +95,12 @@ def _name(rule: _Rule) -> str:
     labels = labels if isinstance(labels, dict) else {}
     if "alert" in rule:
         return f"{rule['alert']} {labels.get('severity', '')}".rstrip()
-    told = ",".join(f"{name}={labels[name]}" for name in sorted(labels))
+    told = ",".join(f"{name}={labels[name]}" for name in sorted(labels, key=str))
     return f"{rule.get('record')}{{{told}}}" if told else f"{rule.get('record')}"
 
 
 def _of_keys(where: str, expected: _Rule, deployed: _Rule, *, ignored: Sequence[str] = ()) -> Iterator[str]:
-    for key in sorted({*expected, *deployed} - {*ignored}):
+    for key in sorted({*expected, *deployed} - {*ignored}, key=str):
         wanted, there = expected.get(key), deployed.get(key)
         if isinstance(wanted, dict) and isinstance(there, dict):
             yield from _of_keys(f"{where}: {key}", wanted, there)

@@ -25,7 +25,8 @@ RESERVED_LABELS = (
 _JOB = r"""^[^\s"'\\{}][^"'\\{}\x00-\x1f\x7f]*$"""
 _URL = r"""^https?://[^\s"'\\{}<>?#\x00-\x1f\x7f]+$"""
 _LABEL = r"^[a-zA-Z][a-zA-Z0-9_]*$"
-_PRINTABLE = r"^[^\x00-\x1f\x7f]+$"
+# No control characters, and nothing else that YAML takes for the end of a line.
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f" "\u2028\u2029" r"]+$"
 _TEMPLATE = r"\{\{"
 _LARGEST = 1_000_000_000
 
@@ -112,8 +113,9 @@ def _problem(error: Any) -> str:
 
 
 def _unknown(key: str, above: list[str]) -> str:
-    if above and above[-1] == "thresholds":
-        return _unknown_threshold(key, of_account=len(above) > 1)
+    # An account can be called thresholds.
+    if above == ["thresholds"] or len(above) == 3:
+        return _unknown_threshold(key, of_account=len(above) == 3)
     known = _ACCOUNT_KEYS if above else _KEYS
     return f"unknown key{suggestion(key, known)}; valid keys are {', '.join(known)}"
 
@@ -243,8 +245,10 @@ def _parse_labels(value: object) -> object:
             raise ValueError(f"{shown(name)} is not a name of a label; write letters, digits and _")
         if name in RESERVED_LABELS:
             raise ValueError(f"{name} is a label that alerts have already; choose another name")
-        if not isinstance(text, str) or not re.fullmatch(_PRINTABLE.removesuffix("$"), text):
-            raise ValueError(f"{name}: {shown(text)} is not a string; put it in quotes")
+        if not isinstance(text, str):
+            raise ValueError(f"{name}: {shown(text)} is not a string; put it in quotes")  # noqa: TRY004  pydantic's rule
+        if not re.fullmatch(_PRINTABLE.removesuffix("$"), text):
+            raise ValueError(f"{name}: {shown(text)} is empty or contains control characters; write one line of text")
         if re.search(_TEMPLATE, text):
             raise ValueError(f"{name}: {shown(text)} contains {{{{, which begins a template; remove it")
     return value

@@ -334,6 +334,18 @@ class TestCheck:
 
         assert (0, "no differences\n", "") == run(capsys, "--check", self.deploy(tmp_path / "rules", texts))
 
+    @pytest.mark.parametrize(
+        "rules", ["7", "[7]", "{}", "[{}]", "[{alert: [x], labels: 7}]", "[{record: x, labels: {1: a, b: c}, 7: d}]"]
+    )
+    def test_what_is_no_rule_is_a_difference(self, capsys, tmp_path, rules):
+        file = tmp_path / source.RECORDINGS
+        file.write_text(f"groups: [{{name: comms-data, 1: x, rules: {rules}}}]")
+        code, out, err = run(capsys, "--check", file)
+
+        assert (1, "") == (code, err)
+        assert 'group comms-data: 1 is "x" and should be nothing' in out.splitlines()
+        assert "account:comms_data:fresh: is missing" in out.splitlines()
+
     def test_finds_files_and_groups_that_should_be_there_or_should_not(self, capsys, tmp_path):
         file = tmp_path / "rules.yml"
         file.write_text("disabled: [CommsRulesMissing, CommsWatchdog]")
@@ -352,6 +364,9 @@ class TestCheck:
             ("a: b", "there are no rule groups in it"),
             ("", "there are no rule groups in it"),
             ("groups: [7]", "there are no rule groups in it"),
+            ("groups: [{name: [a]}]", "there are no rule groups in it"),
+            ("groups: [{name: !!int x}]", "not valid YAML"),
+            ("&a [*a]", "not valid YAML"),
         ],
     )
     def test_says_what_is_no_rule_file(self, capsys, tmp_path, text, problem):
