@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack dashboards docs test smoke soak judge bench tools wheel sbom image lint lock clean
+.PHONY: help demo stack dashboards docs test smoke soak judge bench tools wheel sbom image deb lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ sbom: wheel ## write a CycloneDX SBOM of the wheel and its dependencies to dist/
 
 image: $(VENV)/.dev ## build, run and check the image with buildah; needs root and Debian
 	deploy/image/build-and-test
+
+deb: $(VENV)/.dev ## build, install and check the package for Debian 12; needs root, debhelper and debootstrap
+	deploy/debian/build-and-test
 
 lint: $(VENV)/.dev ## check style and types
 	$(RUN)ruff check .

@@ -143,6 +143,7 @@ class TestImage:
 
     def test_build_script_has_valid_syntax(self):
         output("bash", "-n", DEPLOY / "image/build-and-test")
+        output("bash", "-n", DEPLOY / "debian/build-and-test")
 
     def test_environment_is_valid_for_the_exporter(self):
         environ = dict(re.findall(r"(COMMS_EXPORTER_\w+|XDG_STATE_HOME)=(\S+)", DOCKERFILE))
@@ -655,6 +656,23 @@ class TestUnit:
         systemd = program("systemd-analyze", remedy="install systemd")
 
         assert "" == error_output(systemd, "security", "--offline=true", "--threshold=15", "--no-pager", UNIT)
+
+    def test_is_valid_and_hardened_in_the_debian_package(self, tmp_path):
+        """With the drop-in that the package adds. deploy/debian/build-and-test runs the service."""
+        drop_in = (DEPLOY / "debian/package/debian.conf").read_text(encoding="utf-8")
+        folder = tmp_path / f"{UNIT.name}.d"
+        folder.mkdir()
+        shutil.copy(UNIT, tmp_path)
+        program_of_package = re.findall(r"^ExecStart=(.+)$", drop_in, re.MULTILINE)
+        (folder / "debian.conf").write_text(drop_in.replace(*program_of_package, sys.executable), encoding="utf-8")
+        systemd = program("systemd-analyze", remedy="install systemd")
+        environ = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
+        done = subprocess.run(
+            [systemd, "verify", "--man=no", UNIT.name], env=environ, capture_output=True, text=True, check=False
+        )
+
+        assert ["/usr/bin/comms-exporter"] == program_of_package
+        assert (0, "") == (done.returncode, done.stderr)
 
     def test_settings_are_valid_for_the_exporter(self, tmp_path):
         (tmp_path / "auth_token").write_text("canary\n", encoding="utf-8")

@@ -179,7 +179,8 @@ def is_benchmark(words, _):
     """The benchmark has these parts and flags."""
     known = output(sys.executable, *words[1:3], "--help")
 
-    assert set(words[3:]) <= set(re.findall(r"[\w-]+", known))
+    given = {word for word in words[3:] if not (ROOT / word).is_file()}
+    assert given <= set(re.findall(r"[\w-]+", known))
 
 
 def exists(words, _):
@@ -240,6 +241,7 @@ PROOFS = {
     r"(kubectl create|helm install) .+": "TestKubernetes",
     r"kubectl get prometheusrule .+": "TestAlerts",
     r"sudo .+|echo \S+": "TestSystemd",
+    r"apt install .+|(cp|chgrp|chmod|echo|systemctl enable) .*(--now|auth_token).*": "TestDebian",
     r"python3 -m venv comms|\. comms/bin/activate|pip install \.|export .+": "TestPip",
     r"(install|openssl) .+": "TestCompose",
     r"promtool check web-config": "TestYaml",
@@ -295,8 +297,8 @@ def bash(text, folder, functions="", **environ):
 
 
 def quick_start(*first_words):
-    """Return the lines of the README's section on production that start with *first_words*."""
-    section = under("README.md", "Run it in production")
+    """Return the lines of the README's section on installation that start with *first_words*."""
+    section = under("README.md", "Install")
     return [line for line in lines(section) if line.startswith(first_words)]
 
 
@@ -481,7 +483,7 @@ class TestSystemd:
         (tmp_path / "etc/systemd/system").mkdir(parents=True)
         (tmp_path / "token").write_text("canary\n", encoding="utf-8")
         shutil.copytree(ROOT / "deploy/systemd", tmp_path / "deploy/systemd")
-        text = "\n".join(quick_start("sudo", "echo"))
+        text = "\n".join(quick_start("sudo", "echo TWILIO"))
         below = re.sub(r"(?<= )(sudo )?/(opt|etc)/", rf"\1{tmp_path}/\2/", text)
 
         printed = bash(below, tmp_path, stand_ins)
@@ -495,6 +497,31 @@ class TestSystemd:
         assert "%d/" + credential in unit["Environment"]
         environment = (tmp_path / unit["EnvironmentFile"][1:]).read_text()
         load([], {**dict([environment.strip().split("=")]), "TWILIO_AUTH_TOKEN": "canary"})
+
+
+class TestDebian:
+    def test_commands(self, tmp_path):
+        """They configure the service of the package. The test runs them below another root."""
+        package = tmp_path / "etc/comms-exporter"
+        package.mkdir(parents=True)
+        shutil.copy(ROOT / "deploy/debian/package/comms-exporter.yml", package)
+        (tmp_path / "token").write_text("canary\n", encoding="utf-8")
+        text = "\n".join(quick_start("apt", "cp", "chgrp", "chmod", "echo 'accounts", "systemctl"))
+        below = text.replace("/etc/", f"{tmp_path}/etc/")
+
+        printed = bash(below, tmp_path, 'apt() { echo "$2"; }; chgrp() { echo "$1"; }; systemctl() { echo "$*"; }')
+
+        architecture = output("dpkg", "--print-architecture").strip() if shutil.which("dpkg") else "amd64"
+        assert [
+            f"./dist/comms-exporter_{__version__}_{architecture}.deb",
+            "comms-exporter",
+            "enable --now comms-exporter",
+        ] == printed.splitlines()
+        assert 0o640 == (package / "auth_token").stat().st_mode & 0o777
+        (account,) = load([f"--config.file={package / 'comms-exporter.yml'}"], {"HOME": "/"}).accounts
+        assert ("AC...", "canary") == account.credentials()[:2]
+        drop_in = (ROOT / "deploy/debian/package/debian.conf").read_text(encoding="utf-8")
+        assert "COMMS_EXPORTER_CONFIG_FILE=/etc/comms-exporter/comms-exporter.yml\n" in drop_in
 
 
 def configured(path):
