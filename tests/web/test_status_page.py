@@ -760,6 +760,13 @@ class TestSharedAccounts:
         assert "right <b>: 2 accounts, running for 1 min" in text
         assert "2 accounts of others: news: right <b> for 1 min shop 2: nobody" in text
 
+    def test_an_exporter_without_accounts_says_so(self):
+        shown = replace(status(), shared=SHARED, accounts=())
+
+        text = ParsedPage(run_to_completion(render_page(shown, find((), Search())))).text
+
+        assert "This exporter polls no account at the moment." in text
+
     def test_the_search_for_accounts_finds_those_of_others(self):
         text = ParsedPage(shared_page(name="SHOP")).text
 
