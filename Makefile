@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help demo stack dashboards docs test smoke soak judge bench tools wheel sbom image deb lint lock clean
+.PHONY: help demo stack dashboards docs test smoke soak judge bench tools wheel sbom image compose deb lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ image: $(VENV)/.dev ## build, run and check the image with buildah; needs root a
 
 deb: $(VENV)/.dev ## build, install and check the package for Debian 12; needs root, debhelper and debootstrap
 	deploy/debian/build-and-test
+
+compose: tools ## bring the Compose file up with podman and check it; needs root and Debian
+	deploy/compose/build-and-test
 
 lint: $(VENV)/.dev ## check style and types
 	$(RUN)ruff check .

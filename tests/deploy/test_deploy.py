@@ -176,18 +176,34 @@ class TestImage:
 
 
 @cache
-def composed(*flags, **environ):
+def composed(*flags, files=(COMPOSE,), **environ):
     compose = fetched("docker-compose", "compose")
     environ = {"HOME": "/nonexistent", **environ}
-    return json.loads(output(compose, *flags, "--file", COMPOSE, "config", "--format", "json", environ=environ))
+    files = [word for file in files for word in ("--file", file)]
+    return json.loads(output(compose, *flags, *files, "config", "--format", "json", environ=environ))
 
 
 def demo():
     return composed("--env-file", DEPLOY / "compose/demo.env")
 
 
+def shared():
+    """Return the demo with PostgreSQL."""
+    return composed("--env-file", DEPLOY / "compose/demo.env", files=(COMPOSE, DEPLOY / "compose/postgresql.yaml"))
+
+
 def own():
     return composed(TWILIO_ACCOUNT_SID="AC1")
+
+
+def targets(name):
+    """Return what Prometheus scrapes with this configuration; the rest is always the same."""
+    config = yaml.safe_load((DEPLOY / "compose" / name).read_text(encoding="utf-8"))
+    (scraped,) = config["scrape_configs"][0].pop("static_configs")
+    first = yaml.safe_load((DEPLOY / "compose/prometheus.yml").read_text(encoding="utf-8"))
+    del first["scrape_configs"][0]["static_configs"]
+    assert first == config
+    return scraped["targets"]
 
 
 class TestCompose:
@@ -206,15 +222,16 @@ class TestCompose:
             in error_message
         )
 
-    def test_mounted_files_exist_and_are_read_only(self):
+    @pytest.mark.parametrize(("project", "state"), [(demo, "state"), (shared, "postgresql")])
+    def test_mounted_files_exist_and_are_read_only(self, project, state):
         """Docker creates a folder in place of a missing file."""
-        mounts = [mount for service in demo()["services"].values() for mount in service.get("volumes", [])]
+        mounts = [mount for service in project()["services"].values() for mount in service.get("volumes", [])]
         sources = [Path(mount["source"]) for mount in mounts if mount["type"] == "bind"]
-        secrets = [Path(secret["file"]) for secret in demo()["secrets"].values()]
+        secrets = [Path(secret["file"]) for secret in project()["secrets"].values()]
 
         assert [] == [path for path in sources + secrets if not path.exists()]
         assert all(mount.get("read_only") for mount in mounts if mount["type"] == "bind")
-        assert {"state", "prometheus", "alertmanager", "grafana"} == {
+        assert {state, "prometheus", "alertmanager", "grafana"} == {
             mount["source"] for mount in mounts if mount["type"] == "volume"
         }
 
@@ -226,16 +243,16 @@ class TestCompose:
 
     def test_services_are_hardened(self):
         """Images are pinned, ports are local, health is checked, and there are no capabilities."""
-        for name, service in demo()["services"].items():
-            assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), name
+        for name, service in shared()["services"].items():
+            assert re.search(r":(v?\d+\.)?\d+\.\d+$", service["image"]), name
             assert {"127.0.0.1"} >= {port["host_ip"] for port in service.get("ports", [])}, name
-            assert "healthcheck" in service or name == "exporter", name  # its image has one
+            assert "healthcheck" in service or name.startswith("exporter"), name  # its image has one
             assert ["ALL"] == service["cap_drop"], name
             assert ["no-new-privileges:true"] == service["security_opt"], name
 
     def test_the_exporter_has_the_current_version_and_a_read_only_root(self):
-        for name in ("exporter", "simulator"):
-            service = demo()["services"][name]
+        for name in ("exporter", "exporter-2", "simulator"):
+            service = shared()["services"][name]
 
             assert f"comms-exporter:{__version__}" == service["image"]
             assert __version__ == service["build"]["args"]["VERSION"]
@@ -249,6 +266,25 @@ class TestCompose:
         assert "http://simulator:10068/v1" == settings.api_base_url
         assert "ACdemo" == settings.accounts[0].name
         assert ("all", tuple(TAGS)) == (settings.emails_collect, settings.emails_tags)
+
+    def test_two_exporters_share_a_database(self):
+        services, secrets = shared()["services"], shared()["secrets"]
+        url = settings_from(
+            [],
+            {
+                **services["exporter"]["environment"],
+                "TWILIO_AUTH_TOKEN_FILE": secrets["twilio_auth_token"]["file"],
+                "COMMS_EXPORTER_STATE_URL_FILE": secrets["state_url"]["file"],
+            },
+        ).state_url
+        password = Path(secrets["postgresql_password"]["file"]).read_text(encoding="utf-8").strip()
+
+        assert services["exporter"]["environment"] == services["exporter-2"]["environment"]
+        assert f"postgresql://{services['postgresql']['environment']['POSTGRES_USER']}:{password}@postgresql/comms" == (
+            url.secret
+        )
+        assert {"exporter:10067", "exporter-2:10067"} == set(targets("postgresql-prometheus.yml"))
+        assert {"exporter:10067"} == set(targets("prometheus.yml"))
 
     def test_emails_are_collected_in_the_demo_only(self):
         environment = own()["services"]["exporter"]["environment"]
