@@ -325,7 +325,7 @@ def test_short_form(name):
 
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("prometheus_three")
-@pytest.mark.parametrize("name", ["fail-50-small500", "surge-10-small500", "one-operation-stuck", "api-key-revoked"])
+@pytest.mark.parametrize("name", ["fail-50-small500", "surge-10-small500", "slow-50-mid5k", "api-key-revoked"])
 def test_vmalert_fires_the_same(name, victoria_metrics):
     """VictoriaMetrics evaluates the rules; it answers almost as Prometheus does, but not everywhere."""
     history, begin, _ = case_named(name).make(1, 9 * DAY)
