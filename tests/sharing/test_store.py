@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import psycopg
 import pytest
@@ -74,6 +75,22 @@ class TestSaving:
         exporter.membership.leave()
 
         assert memory(state) == memory(restored(other.own()["shop"]))
+
+    def test_a_database_without_an_encoding_works(self, server, schema, state):
+        """As of a cluster that was created without a locale: PostgreSQL then says nothing about the bytes that it sends."""
+        with psycopg.connect(server.url, autocommit=True) as session:
+            session.execute(f"CREATE DATABASE {schema} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+        plain = SimpleNamespace(url=server.url.replace("/postgres", f"/{schema}"))
+        exporter, other = Exporter(plain, schema, "shop"), Exporter(plain, schema, "shop")
+        try:
+            exporter.own()
+            save(exporter.store, state)
+            exporter.membership.leave()
+
+            assert memory(state) == memory(restored(other.own()["shop"]))
+        finally:
+            exporter.close()
+            other.close()
 
     def test_only_changes_are_written_and_forgotten_operations_are_removed(self, exporters, state, server, schema):
         exporter, other = exporters(), exporters()

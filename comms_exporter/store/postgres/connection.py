@@ -152,7 +152,10 @@ class Connection:
             raise type(self._refusal)(str(self._refusal))
         try:
             with self._errors():
-                session = psycopg.connect(**self._parameters, autocommit=True, prepare_threshold=None)
+                # Otherwise text is bytes if the database has no encoding of its own.
+                session = psycopg.connect(
+                    **{**self._parameters, "client_encoding": "utf8"}, autocommit=True, prepare_threshold=None
+                )
                 # Before anything that may hang, so that interrupt() finds it.
                 self._session = session
                 with session.transaction():
