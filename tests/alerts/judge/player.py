@@ -283,28 +283,32 @@ class Player:
         instance.reloads = Reloads(self.now)
         phase = PHASE * (1 + sorted(self._instances).index(instance.name))
         for name in instance.accounts:
-            state = restored(instance.records.get(name))
-            poller = Poller(
-                name,
-                client=Client(self._accounts[name], self.clock),
-                state=state,
-                health=PollHealth(interval_seconds=self.history.poll_interval),
-                view=state.view_of_totals(),
-                interval=self.history.poll_interval,
-                active_window=ACTIVE_WINDOW,
-                max_operations=1000,
-                max_tracked_operations=10_000_000,
-                log=Log(),
-                mask=str,
-                save=_keep,
-                clock=self.clock,
-                monotonic=self.clock,
-                sleep=self._sleep,
-            )
-            instance.pollers[name] = poller
-            loop = poller.run()
-            instance.loops.append(loop)
-            self._at(self.now + phase, self._turn(instance, instance.started, loop))
+            self._poll(instance, name, instance.records.get(name), self.now + phase)
+
+    def _poll(self, instance: Instance, name: str, record: Any, moment: float) -> None:
+        """Let *instance* show the account *name* as *record* has it, and poll it from *moment* on."""
+        state = restored(record)
+        poller = Poller(
+            name,
+            client=Client(self._accounts[name], self.clock),
+            state=state,
+            health=PollHealth(interval_seconds=self.history.poll_interval),
+            view=state.view_of_totals(),
+            interval=self.history.poll_interval,
+            active_window=ACTIVE_WINDOW,
+            max_operations=1000,
+            max_tracked_operations=10_000_000,
+            log=Log(),
+            mask=str,
+            save=_keep,
+            clock=self.clock,
+            monotonic=self.clock,
+            sleep=self._sleep,
+        )
+        instance.pollers[name] = poller
+        loop = poller.run()
+        instance.loops.append(loop)
+        self._at(moment, self._turn(instance, instance.started, loop))
 
     def _stop(self, instance: Instance) -> None:
         if instance.pollers is None:
