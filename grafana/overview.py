@@ -296,6 +296,50 @@ def _decisions() -> Iterator[Panel]:
             f"max by (account) ({recorded('account:comms_emails_queued:usual_turns')})", "usual, {{account}}", "green"
         ),
     )
+    days = 'window=~"1d|3d"'
+    yield panels.graph(
+        "Lost, at least",
+        f"Of the emails that began to be sent within 1 or 3 days, {least}. CommsEmailDeliveryBudgetBurn warns above 5 %.",
+        Query(
+            f"max by (account) ({recorded('account:comms_emails_lost:lower', days)})",
+            "{{account}}",
+            COLORS["undelivered"],
+        ),
+        unit="percentunit",
+        steps=((None, "transparent"), (0.05, WARNING)),
+    )
+    yield panels.graph(
+        "Canceled operations, at least",
+        "Of the operations created or canceled in an hour, the lowest share that may be meant, allowing for chance. "
+        "CommsEmailBulkCancellation warns above 10 %, from 10 operations on.",
+        Query(
+            f"max by (account) ({recorded('account:comms_email_operations_canceled:lower1h')})",
+            "{{account}}",
+            COLORS["canceled"],
+        ),
+        unit="percentunit",
+        steps=((None, "transparent"), (0.1, WARNING)),
+    )
+    scheduled = "account:comms_email_operations_scheduled"
+    hours = 'window="2h"'
+    yield panels.graph(
+        "Scheduled operations that left",
+        "How often the number of scheduled operations fell in 2 hours, and the least of that on the last days. "
+        "CommsEmailScheduleStuck warns if none left where 6 or more are usual.",
+        Query(f"max by (account) ({recorded(f'{scheduled}:left', hours)})", "{{account}}", COLORS["created"]),
+        Query(f"max by (account) ({recorded(f'{scheduled}:usual_left', hours)})", "usual, {{account}}", "green"),
+    )
+    yield panels.graph(
+        "Age of the oldest operation that is being sent",
+        "Time since the oldest operation in PROCESSING began to be sent. CommsEmailOperationOld warns after a day.",
+        Query(
+            age(once(account("comms_email_oldest_processing_operation_began_timestamp_seconds"))),
+            "{{account}}",
+            COLORS["queued"],
+        ),
+        unit="s",
+        steps=((None, "transparent"), (86400, WARNING)),
+    )
 
 
 def _oldest(status: str = "") -> str:

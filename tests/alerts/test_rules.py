@@ -4,10 +4,13 @@ import json
 import re
 import subprocess
 from collections import Counter
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
+from alerts.judge.rules import seconds
 from prometheus import error_output
 
 ROOT = Path(__file__).parents[2]
@@ -75,8 +78,14 @@ known = metrics_on_the_page() | NOT_ON_THE_PAGE | {rule["record"] for rule in re
 every_alert = pytest.mark.parametrize("alert", alerts, ids=by_id)
 
 
+# They are about nothing in particular, so nothing else can stay silent.
+ALWAYS_THE_SAME = {"CommsRulesMissing", "CommsWatchdog"}
+
+
+@cache
 def promtool_tests():
-    return [test for path in TESTS for test in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]]
+    files = [yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader) for path in TESTS]
+    return [{**test, "evaluation_interval": file["evaluation_interval"]} for file in files for test in file["tests"]]
 
 
 def promtool_passes(binaries, file):
@@ -84,6 +93,65 @@ def promtool_passes(binaries, file):
     done = subprocess.run([binaries.promtool, "test", "rules", file], capture_output=True, text=True, check=False)
 
     assert 0 == done.returncode, done.stdout + done.stderr
+
+
+@cache
+def panel_queries():
+    """Return the queries of all panels, without the variables of Grafana."""
+    pages = [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "grafana/dashboards").glob("*.json")]
+    panels = [panel for page in pages for panel in page["panels"]]
+    return [re.sub(r"\$\w+", "1m", target["expr"]) for panel in panels for target in panel.get("targets", ())]
+
+
+def deciding(expr):
+    """Return the series that *expr* compares with a limit: its own, and what those are made of, but not whether data is fresh."""
+    names, more = (
+        set(),
+        {name for name in names_in(expr) if not re.match(r"threshold:|account:(threshold_|comms_data:)", name)},
+    )
+    while more:
+        names |= more
+        made_of = {name for rule in recordings if rule["record"] in more for name in names_in(rule["expr"])}
+        # Counters and gauges of the exporter say nothing about a limit, but for an alert that compares them itself.
+        more = {name for name in made_of if re.match(r"account:comms_email", name)} - names
+    return {name for name in names if not name.endswith((":total", ":count"))} - {
+        "comms_exporter_last_poll_success_timestamp_seconds"
+    }
+
+
+def limit_of(alert, test):
+    """Return when *alert* begins to fire in *test*, None if the test lacks the moment before or has nothing that stays silent."""
+    name, severity = alert["alert"], alert["labels"]["severity"]
+    fires = {}
+    ever = []
+    for case in test.get("alert_rule_test", ()):
+        if case["alertname"] == name:
+            fires[seconds(case["eval_time"])] = [entity(each["exp_labels"]) for each in case["exp_alerts"]
+                                                 if each["exp_labels"]["severity"] == severity]  # fmt: skip
+    for query in test.get("promql_expr_test", ()):
+        if f'alertname="{name}"' not in query["expr"]:
+            continue
+        labels = [dict(re.findall(r'(\w+)="([^"]*)"', sample["labels"])) for sample in query["exp_samples"]]
+        found = [entity(each) for each in labels if each.get("severity") == severity]
+        if "max_over_time(" in query["expr"]:
+            ever.append(found)
+        else:
+            fires.setdefault(seconds(query["eval_time"]), found)
+    present = {entity(dict(re.findall(r'(\w+)="([^"]*)"', each["series"]))) for each in test["input_series"]}
+    stays_silent = name in ALWAYS_THE_SAME or any(present - set(found) for found in ever)
+    for before, now in pairwise(sorted(fires)):
+        if (
+            stays_silent
+            and now - before <= 2 * seconds(test["evaluation_interval"])
+            and set(fires[now]) - set(fires[before])
+        ):
+            return now
+    return None
+
+
+def entity(labels):
+    """Return what an alert is about: an account, an instance or a job."""
+    return labels.get("account") or labels.get("instance") or labels.get("job") or ""
 
 
 class TestTools:
@@ -271,6 +339,20 @@ class TestAlerts:
         assert any(severity in case for case in cases)
         assert any(severity not in case for case in cases)
         assert any(always in query["expr"] for test in promtool_tests() for query in test.get("promql_expr_test", ()))
+
+    @every_alert
+    def test_is_tested_on_both_sides_of_its_limit(self, alert):
+        """In one test, it is silent and fires at most two evaluations later, and something else never makes it fire."""
+        moments = [found for test in promtool_tests() if (found := limit_of(alert, test))]
+
+        assert moments, "no test with the last silent moment, the first firing one, and what stays silent"
+
+    @pytest.mark.parametrize("alert", [each for each in alerts if "CommsEmail" in each["alert"]], ids=by_id)
+    def test_dashboards_show_what_it_decides_on(self, alert):
+        """A panel has the recorded series of the alert, or one that it is made of, or the same metric."""
+        shown = {name for expr in panel_queries() for name in names_in(expr)}
+
+        assert deciding(alert["expr"]) & shown
 
     @every_alert
     def test_is_documented(self, alert):
