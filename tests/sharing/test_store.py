@@ -404,6 +404,19 @@ class TestFailures:
         assert raised.value.__cause__ is None
 
 
+def test_the_environment_of_libpq_counts_and_the_url_first(monkeypatch, schema):
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "7")
+
+    def parameters(url):
+        return connection(type("Server", (), {"url": url}), schema)._parameters
+
+    assert "connect_timeout" not in parameters("postgresql://host/db")
+    assert "9" == parameters("postgresql://host/db?connect_timeout=9")["connect_timeout"]
+    assert "read-write" == parameters("postgresql://host/db")["target_session_attrs"]
+    monkeypatch.delenv("PGCONNECT_TIMEOUT")
+    assert "3" == parameters("postgresql://host/db")["connect_timeout"]
+
+
 class TestSchema:
     def test_several_exporters_create_it_at_the_same_time(self, server, schema):
         problems = []

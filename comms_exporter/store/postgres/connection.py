@@ -1,10 +1,10 @@
 """A connection to PostgreSQL that is opened when it is needed, and again after it broke."""
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from os import dup
 from typing import Any, TypeVar
 
 import psycopg
@@ -31,6 +31,7 @@ _DEFAULTS = {
 }
 # Locks are held for milliseconds, unless their owner was stopped.
 _LOCK_TIMEOUT = "3s"
+_VARIABLES = {"connect_timeout": "PGCONNECT_TIMEOUT", "target_session_attrs": "PGTARGETSESSIONATTRS"}
 # After failing to connect, the next attempt waits for so many seconds, doubled up to the second number.
 _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.5, 5.0
 # What the server says while it starts, stops or has no connection left. These pass by themselves.
@@ -90,7 +91,8 @@ class Connection:
             raise StoreError(
                 "is not a URL that libpq understands; percent-encode what is special in the password"
             ) from None
-        self._parameters: dict[str, Any] = {**_DEFAULTS, "application_name": name, **given}
+        defaults = {key: value for key, value in _DEFAULTS.items() if _VARIABLES.get(key, "") not in os.environ}
+        self._parameters: dict[str, Any] = {**defaults, "application_name": name, **given}
         self._limits = sql.SQL(
             "SET LOCAL lock_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {}"
         ).format(_LOCK_TIMEOUT, f"{max(1000, round(1000 * patience))}ms")
@@ -133,7 +135,7 @@ class Connection:
         session = self._session
         if session is None:
             return
-        with suppress(psycopg.Error, OSError), socket.socket(fileno=dup(session.fileno())) as connected:
+        with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(session.fileno())) as connected:
             connected.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
