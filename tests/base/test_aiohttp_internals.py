@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -89,5 +90,6 @@ class TestOurModules:
         imported -= sys.stdlib_module_names | {"comms_exporter"}
 
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        declared = {text.partition(">")[0].replace("-", "_") for text in project["dependencies"]}
+        optional = [text for texts in project["optional-dependencies"].values() for text in texts]
+        declared = {re.split("[>[]", text)[0].replace("-", "_") for text in (*project["dependencies"], *optional)}
         assert imported == {{"pyyaml": "yaml"}.get(name, name) for name in declared}
