@@ -1,5 +1,6 @@
 """A state in PostgreSQL survives restarts; whoever does not own an account can write nothing of it."""
 
+import itertools
 import threading
 import time
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from comms_exporter.store.errors import (
     StoreError,
     StoreRefusedError,
 )
+from comms_exporter.store.postgres import connection as postgres_connection
 from comms_exporter.store.postgres import schema as tables
 from comms_exporter.store.postgres import store as postgres_store
 
@@ -373,19 +375,20 @@ class TestFailures:
         assert [(1,)] == database.run(lambda transaction: transaction.execute("SELECT 1"))
         database.close()
 
-    def test_after_failing_to_connect_others_need_not_wait(self, server, schema, unused_tcp_port):
+    def test_after_failing_to_connect_others_need_not_wait(self, server, schema, unused_tcp_port, monkeypatch):
         database = connection(server, schema)
         database._parameters["port"] = unused_tcp_port
-        attempts = []
-        database._prepare = lambda *_: attempts.append(1)
+        attempts, now = [], [1000.0]
+        connect = psycopg.connect
+        monkeypatch.setattr(psycopg, "connect", lambda **parameters: attempts.append(now[0]) or connect(**parameters))
+        monkeypatch.setattr(postgres_connection.time, "monotonic", lambda: now[0])
 
-        problems = []
-        for _ in range(100):
-            with pytest.raises(DatabaseAwayError) as raised:
+        for _ in range(200):
+            with pytest.raises(DatabaseAwayError, match="onnection refused"):
                 database.run(lambda _: None)
-            problems.append(str(raised.value))
+            now[0] += 0.1
 
-        assert all("onnection refused" in problem for problem in problems)
+        assert [0.5, 1, 2, 4, 5] == [round(b - a, 1) for a, b in itertools.pairwise(attempts)][:5]
 
     def test_a_wrong_password_is_refused_without_showing_it(self, server, schema):
         database = connection(server, schema)
