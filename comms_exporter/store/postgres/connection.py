@@ -29,9 +29,10 @@ _DEFAULTS = {
     # A standby accepts connections, but no writes.
     "target_session_attrs": "read-write",
 }
+# The variables of libpq that come before them; the others have none.
+_VARIABLES = {"connect_timeout": "PGCONNECT_TIMEOUT", "target_session_attrs": "PGTARGETSESSIONATTRS"}
 # Locks are held for milliseconds, unless their owner was stopped.
 _LOCK_TIMEOUT = "3s"
-_VARIABLES = {"connect_timeout": "PGCONNECT_TIMEOUT", "target_session_attrs": "PGTARGETSESSIONATTRS"}
 # After failing to connect, the next attempt waits for so many seconds, doubled up to the second number.
 _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.5, 5.0
 # What the server says while it starts, stops or has no connection left. These pass by themselves.
