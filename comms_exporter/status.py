@@ -38,11 +38,12 @@ _NOTHING = (0,) * len(STAGES)
 
 def current_status(pollers: Sequence[Poller], *, telemetry_path: str, sharing: Sharing | None = None) -> Status:
     """Return the status of all accounts and of their active operations at this moment."""
+    owned = {} if sharing is None else {each.account: each.since for each in sharing.owners if each.owner == sharing.id}
     return Status(
         version=__version__,
         now=time.time(),
         telemetry_path=telemetry_path,
-        accounts=map(account_card, pollers),
+        accounts=(account_card(poller, owned_since=owned.get(poller.name)) for poller in pollers),
         operations=(row for poller in pollers for row in operation_rows(poller)),
         shared=None if sharing is None else _shared(sharing),
     )
@@ -71,8 +72,8 @@ def _shared(sharing: Sharing) -> SharedAccounts:
     )
 
 
-def account_card(poller: Poller) -> Account:
-    """Return how polling goes for one account."""
+def account_card(poller: Poller, *, owned_since: float | None = None) -> Account:
+    """Return how polling goes for one account, owned by this exporter since *owned_since* if accounts are shared."""
     health = poller.health
     problem = health.problem
     return Account(
@@ -88,6 +89,7 @@ def account_card(poller: Poller) -> Account:
         tracked=poller.view.tracked,
         hidden=poller.view.not_shown,
         emails=_emails(poller),
+        owned_seconds=None if owned_since is None else max(0.0, time.time() - owned_since),
     )
 
 

@@ -121,11 +121,11 @@ async def scrape(url, path="/metrics"):
         return await response.text()
 
 
-async def until(url, pattern, seconds=20):
-    """Scrape *url* until the metrics match *pattern*, and return them."""
+async def until(url, pattern, seconds=20, path="/metrics"):
+    """Scrape *url* until the page at *path* matches *pattern*, and return it."""
     deadline = time.monotonic() + seconds
     while True:
-        page = await scrape(url)
+        page = await scrape(url, path)
         if re.search(pattern, page, re.MULTILINE):
             return page
         assert time.monotonic() < deadline, f"no {pattern!r} in:\n{page}"

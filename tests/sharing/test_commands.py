@@ -60,7 +60,7 @@ async def test_the_status_page_says_who_shares_the_accounts(server, schema):
     environ = {"COMMS_EXPORTER_STATE_URL": server.url, "COMMS_EXPORTER_STATE_SCHEMA": schema}
     async with exporter(API, environ=environ) as process:
         await until(process.url, r'^comms_exporter_accounts{owner="self"} 1')
-        page = await scrape(process.url, "/")
+        page = await until(process.url, "^This exporter has owned the account for", path="/")
 
     assert "1 exporter polls the accounts" in page
     assert f"(process {process.pid})</bdi> (this one): 1 account, running for" in page

@@ -760,6 +760,12 @@ class TestSharedAccounts:
         assert "right <b>: 2 accounts, running for 1 min" in text
         assert "2 accounts of others: news: right <b> for 1 min shop 2: nobody" in text
 
+    def test_an_account_says_for_how_long_it_has_been_owned(self):
+        text = ParsedPage(page(replace(HEALTHY, owned_seconds=7200))).text
+
+        assert "This exporter has owned the account for 2 h." in text
+        assert "has owned" not in ParsedPage(page(HEALTHY)).text
+
     def test_an_exporter_without_accounts_says_so(self):
         shown = replace(status(), shared=SHARED, accounts=())
 

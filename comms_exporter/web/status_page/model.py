@@ -67,6 +67,8 @@ class Account:
     tracked: int = 0
     hidden: int = 0
     emails: Emails | None = None
+    # None if the accounts are not shared.
+    owned_seconds: float | None = None
 
     @property
     def health(self) -> Health:
