@@ -7,7 +7,7 @@ clocks nor an outage of the database make anybody look dead.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -320,8 +320,7 @@ class Sharing:
 
     async def _call(self, call: Callable[[], T]) -> T:
         """Return what *call* returns in the background thread; one that takes too long is interrupted."""
-        running = self._thread.submit(call)
-        done = asyncio.wrap_future(running)
+        done = asyncio.wrap_future(self._thread.submit(call))
         done.add_done_callback(_retrieved)
         while not (await asyncio.wait([done], timeout=_CALL_SECONDS))[0]:
             self._membership.interrupt()
@@ -329,7 +328,7 @@ class Sharing:
         return done.result()
 
 
-def _retrieved(done: "asyncio.Future[T] | Future[T]") -> None:
+def _retrieved(done: asyncio.Future[T]) -> None:
     """Take note of the exception: whoever waited for it may have been cancelled."""
     if not done.cancelled():
         done.exception()
