@@ -321,13 +321,13 @@ def _decisions() -> Iterator[Panel]:
         steps=((None, "transparent"), (0.1, WARNING)),
     )
     scheduled = "account:comms_email_operations_scheduled"
-    hours = 'window="2h"'
+    window = 'window="90m"'
     yield panels.graph(
         "Scheduled operations that left",
-        "How often the number of scheduled operations fell in 2 hours, and the least of that on the last days. "
-        "CommsEmailScheduleStuck warns if none left where 6 or more are usual.",
-        Query(f"max by (account) ({recorded(f'{scheduled}:left', hours)})", "{{account}}", COLORS["created"]),
-        Query(f"max by (account) ({recorded(f'{scheduled}:usual_left', hours)})", "usual, {{account}}", "green"),
+        "How often the number of scheduled operations fell in 90 minutes, and the least of that on the last days. "
+        "CommsEmailScheduleStuck warns if none left where 10 or more are usual.",
+        Query(f"max by (account) ({recorded(f'{scheduled}:left', window)})", "{{account}}", COLORS["created"]),
+        Query(f"max by (account) ({recorded(f'{scheduled}:usual_left', window)})", "usual, {{account}}", "green"),
     )
     yield panels.graph(
         "Age of the oldest operation that is being sent",
