@@ -2,6 +2,7 @@
 
 import os
 import ssl
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -38,12 +39,13 @@ def client_tls(ca_file: Path | None) -> ssl.SSLContext:
 def proxy_for(base_url: str, redactor: Redactor) -> URL | None:
     """Return the proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY set for *base_url*, and mask its password.
 
+    There is none for this machine, whose own servers a proxy elsewhere would not reach, as in Prometheus and other Go programs.
     Raise a ValueError that names the variable if its value is not the URL of a proxy.
     """
     # aiohttp's trust_env would also send credentials from a .netrc.
     url = urlsplit(base_url)
     text = getproxies().get(url.scheme)
-    if text is None or proxy_bypass(url.netloc):
+    if text is None or proxy_bypass(url.netloc) or _is_loopback(url.hostname or ""):
         return None
     try:
         proxy = parse_proxy_url(text)
@@ -55,6 +57,13 @@ def proxy_for(base_url: str, redactor: Redactor) -> URL | None:
         redactor.add(filter(None, [proxy.raw_password, proxy.password]))
         return proxy
     raise ValueError(problem)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def parse_proxy_url(text: str) -> URL:

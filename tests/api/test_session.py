@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from process import CREDENTIALS, exporter, run_to_end, scrape, until
 
-from comms_exporter.api.session import parse_proxy_url
+from comms_exporter.api.session import parse_proxy_url, proxy_for
+from comms_exporter.base.redaction import Redactor
 from comms_exporter.simulator import World, make_app
 
 
@@ -54,6 +55,29 @@ class TestProxyUrl:
         except ValueError as error:
             taken = str(error).startswith("is not the URL of an HTTP proxy")
         assert taken
+
+
+class TestProxyFor:
+    @pytest.mark.parametrize(
+        ("base_url", "host"),
+        [
+            ("https://comms.example/v1", "proxy"),
+            ("http://10.0.0.1/v1", "proxy"),
+            ("http://localhost.example/v1", "proxy"),
+            ("http://127.0.0.1:8080/v1", None),
+            ("http://127.9.9.9/v1", None),
+            ("http://[::1]:8080/v1", None),
+            ("http://LOCALHOST/v1", None),
+        ],
+    )
+    def test_this_machine_is_asked_without_a_proxy(self, monkeypatch, base_url, host):
+        for variable in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(variable, "http://proxy:3128")
+        monkeypatch.setenv("no_proxy", "")
+
+        proxy = proxy_for(base_url, Redactor())
+
+        assert host == (proxy and proxy.host)
 
 
 @pytest.fixture
