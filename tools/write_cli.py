@@ -31,6 +31,14 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Operand:
+    """What a command takes beside flags: *takes* is "file", "text", or a tuple of words."""
+
+    metavar: str
+    takes: object
+
+
+@dataclass(frozen=True)
 class Command:
     """A command: *flags* are all that it takes, *own* those that are no settings."""
 
@@ -38,7 +46,11 @@ class Command:
     summary: str
     flags: list[Flag]
     own: list[Flag]
-    operand: str
+    operands: list[Operand]
+
+    @property
+    def synopsis(self):
+        return " ".join([self.name, *(each.metavar for each in self.operands)])
 
 
 def main():
@@ -75,9 +87,16 @@ def commands():
     for name, parser in cli.parsers().items():
         flags = list(flags_of(parser))
         own = [flag for flag in flags if flag.name not in settings or name in {"rules", "simulator"}]
-        operands = [each.metavar for each in parser._actions if not each.option_strings]
-        found.append(Command(name, summaries[name], flags, own, " ".join(operands)))
+        operands = [operand_of(each.metavar) for each in parser._actions if not each.option_strings]
+        found.append(Command(name, summaries[name], flags, own, operands))
     return found
+
+
+def operand_of(metavar):
+    """Return the operand that the help calls *metavar*."""
+    if "|" in metavar:
+        return Operand(metavar, tuple(metavar.split("|")))
+    return Operand(metavar, "file" if metavar == "FILE" else "text")
 
 
 def flags_of(parser):
@@ -191,9 +210,8 @@ def man_page(found):
         settings += [man_setting(each) for each in described.values() if each.area == area]
     own = []
     for command in found:
-        operand = f" {command.operand}" if command.operand else ""
         if flags := [flag for flag in command.own if flag.name not in {"--help", "--version"}]:
-            own.append(f'.SS "{command.name}{operand}"')
+            own.append(f'.SS "{command.synopsis}"')
             own += [man_own_flag(flag) for flag in flags]
     return MAN_PAGE.lstrip().format(
         notice=NOTICE,
@@ -261,6 +279,11 @@ _comms_exporter() {{
     case $command:$flag in
 {values}
     esac
+    if [[ $cur != -* ]]; then
+        case $command:$COMP_CWORD in
+{operands}
+        esac
+    fi
     if ((COMP_CWORD == 1)) && [[ $cur != -* ]]; then
         words=$commands
     else
@@ -283,17 +306,9 @@ def bash(found):
     for command in found:
         for flag in command.flags:
             shared = flag not in command.own
-            if flag.takes == "text":
-                action = "return"
-            elif flag.takes in {"file", "folder"}:
-                kind = "-f" if flag.takes == "file" else "-d"
-                action = f'compopt -o filenames\n            mapfile -t COMPREPLY < <(compgen {kind} -- "$cur")\n            return'
-            elif flag.takes == "nothing":
+            if flag.takes == "nothing":
                 continue
-            else:
-                action = (
-                    f"mapfile -t COMPREPLY < <(compgen -W '{' '.join(flag.takes)}' -- \"$cur\")\n            return"
-                )
+            action = bash_action(flag.takes, 12)
             pattern = f"{'*' if shared else command.name}:{flag.name}"
             cases.setdefault(action, {})[pattern] = None
     # What concerns a single command comes first.
@@ -309,13 +324,31 @@ def bash(found):
         settings = "$settings " if len(command.own) < len(command.flags) else ""
         own = wrapped(" ".join(map(with_equals, command.own)), 16).strip()
         flags.append(f'            {command.name})\n                words="{settings}{own}"\n                ;;')
+    operands = [
+        f"            {command.name}:{place})\n                {bash_action(operand.takes, 16)}\n                ;;"
+        for command in found
+        for place, operand in enumerate(command.operands, start=2)
+        if operand.takes != "text"
+    ]
     return BASH.lstrip().format(
         notice=NOTICE,
         commands=" ".join(each.name for each in found),
         settings=wrapped(" ".join(map(with_equals, serve.flags)), 8),
         values="\n".join(values),
+        operands="\n".join(operands),
         flags="\n".join(flags),
     )
+
+
+def bash_action(takes, indent):
+    """Return the commands that complete a value, and leave the function."""
+    lines = ["return"]
+    if takes in {"file", "folder"}:
+        kind = "-f" if takes == "file" else "-d"
+        lines = ["compopt -o filenames", f'mapfile -t COMPREPLY < <(compgen {kind} -- "$cur")', *lines]
+    elif takes != "text":
+        lines = [f"mapfile -t COMPREPLY < <(compgen -W '{' '.join(takes)}' -- \"$cur\")", *lines]
+    return f"\n{' ' * indent}".join(lines)
 
 
 def wrapped(text, indent, ending=""):
@@ -360,7 +393,7 @@ def zsh(found):
     cases = []
     for command in found:
         specs = [zsh_flag(flag) for flag in command.flags]
-        specs += [f"'1:{command.operand}:_guard \"^-*\" {command.operand}'"] if command.operand else []
+        specs += [zsh_operand(place, operand) for place, operand in enumerate(command.operands, start=1)]
         lines = " \\\n".join(f"                {spec}" for spec in specs)
         cases.append(f"        {command.name})\n            _arguments \\\n{lines}\n            ;;")
     return ZSH.lstrip().format(
@@ -375,11 +408,20 @@ def zsh_flag(flag):
     many = "*" if flag.repeatable else ""
     if flag.takes == "nothing":
         return f"'{many}{flag.name}[{text}]'"
-    values = {"file": "_files", "folder": "_files -/", "text": " "}.get(
-        flag.takes if isinstance(flag.takes, str) else "", ""
-    )
-    values = values or f"({' '.join(flag.takes)})"
-    return f"'{many}{flag.name}=[{text}]:{flag.metavar}:{values}'"
+    return f"'{many}{flag.name}=[{text}]:{flag.metavar}:{zsh_values(flag.takes)}'"
+
+
+def zsh_operand(place, operand):
+    # A text is only described, and not in the place of a flag.
+    values = f'_guard "^-*" {operand.metavar}' if operand.takes == "text" else zsh_values(operand.takes)
+    return f"'{place}:{operand.metavar}:{values}'"
+
+
+def zsh_values(takes):
+    """Return what completes a value."""
+    if isinstance(takes, str):
+        return {"file": "_files", "folder": "_files -/", "text": " "}[takes]
+    return f"({' '.join(takes)})"
 
 
 def fish(found):
@@ -388,6 +430,13 @@ def fish(found):
         f"complete -c comms-exporter -n __fish_use_subcommand -a {each.name} -d '{quoted(each.summary)}'"
         for each in found
     ]
+    for command in found:
+        seen = f"__fish_seen_subcommand_from {command.name}"
+        for place, operand in enumerate(command.operands):
+            test = f"{seen}; and test (count (commandline -opc)) -eq {place + 2}"
+            if operand.takes != "text":
+                action = "-F" if operand.takes == "file" else f"-a '{' '.join(operand.takes)}'"
+                lines.append(f"complete -c comms-exporter -n '{test}' {action}")
     names = {}
     flags = {}
     for command in found:

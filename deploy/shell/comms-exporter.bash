@@ -113,6 +113,19 @@ _comms_exporter() {
             return
             ;;
     esac
+    if [[ $cur != -* ]]; then
+        case $command:$COMP_CWORD in
+            state:2)
+                mapfile -t COMPREPLY < <(compgen -W 'import export' -- "$cur")
+                return
+                ;;
+            state:3)
+                compopt -o filenames
+                mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+                return
+                ;;
+        esac
+    fi
     if ((COMP_CWORD == 1)) && [[ $cur != -* ]]; then
         words=$commands
     else

@@ -10,6 +10,8 @@ complete -c comms-exporter -n __fish_use_subcommand -a state -d 'move accounts b
 complete -c comms-exporter -n __fish_use_subcommand -a rules -d 'print the alerting rules, with your thresholds and links'
 complete -c comms-exporter -n __fish_use_subcommand -a demo -d 'run the exporter on a simulated account; needs no Twilio account'
 complete -c comms-exporter -n __fish_use_subcommand -a simulator -d 'run only the simulated API'
+complete -c comms-exporter -n '__fish_seen_subcommand_from state; and test (count (commandline -opc)) -eq 2' -a 'import export'
+complete -c comms-exporter -n '__fish_seen_subcommand_from state; and test (count (commandline -opc)) -eq 3' -F
 complete -c comms-exporter -n 'true' -l help -d 'Show this help message and exit'
 complete -c comms-exporter -n 'not __fish_seen_subcommand_from rules simulator' -l version -d 'Print the version and exit'
 complete -c comms-exporter -n 'not __fish_seen_subcommand_from rules simulator' -l account.name -x -d 'Name of the account'

@@ -82,27 +82,27 @@ class TestManPage:
 
 # What is typed before the Tab key, and the words on the line after it.
 EVERY_SHELL = [
-    ("", ("che",), ["check"]),
-    ("", ("--collect.oper",), ["--collect.operations="]),
-    ("", ("--web.dis",), ["--web.disable-exporter-metrics"]),
-    ("", ("--collect.operations=tr",), ["--collect.operations=troubled"]),
-    ("", ("--log.format", "js"), ["--log.format", "json"]),
-    ("", ("--config.file", "a.y"), ["--config.file", "a.yml"]),
-    ("", ("--config.file=a.y",), ["--config.file=a.yml"]),
-    ("", ("check", "--js"), ["check", "--json"]),
-    ("", ("check", "--log.le"), ["check", "--log.level="]),
-    ("", ("operation", "--show"), ["operation", "--show-addresses"]),
-    ("", ("rules", "--output", "fol"), ["rules", "--output", "folder/"]),
-    ("", ("rules", "--only=al"), ["rules", "--only=alerts"]),
-    ("", ("simulator", "--reading=ex"), ["simulator", "--reading=exclusive"]),
+    (("che",), ["check"]),
+    (("--collect.oper",), ["--collect.operations="]),
+    (("--web.dis",), ["--web.disable-exporter-metrics"]),
+    (("--collect.operations=tr",), ["--collect.operations=troubled"]),
+    (("--log.format", "js"), ["--log.format", "json"]),
+    (("--config.file", "a.y"), ["--config.file", "a.yml"]),
+    (("--config.file=a.y",), ["--config.file=a.yml"]),
+    (("check", "--js"), ["check", "--json"]),
+    (("check", "--log.le"), ["check", "--log.level="]),
+    (("operation", "--show"), ["operation", "--show-addresses"]),
+    (("rules", "--output", "fol"), ["rules", "--output", "folder/"]),
+    (("rules", "--only=al"), ["rules", "--only=alerts"]),
+    (("simulator", "--reading=ex"), ["simulator", "--reading=exclusive"]),
+    (("state", "im"), ["state", "import"]),
+    (("state", "export", "a.y"), ["state", "export", "a.yml"]),
     # Flags of other commands, and values that only their owner knows.
-    ("", ("--js",), ["--js"]),
-    ("", ("rules", "--collect"), ["rules", "--collect"]),
-    ("", ("--account.name=a.y",), ["--account.name=a.y"]),
+    (("--js",), ["--js"]),
+    (("rules", "--collect"), ["rules", "--collect"]),
+    (("--account.name=a.y",), ["--account.name=a.y"]),
 ]
-typed = pytest.mark.parametrize(
-    ("words", "expected"), [each[1:] for each in EVERY_SHELL], ids=[" ".join(each[1]) for each in EVERY_SHELL]
-)
+typed = pytest.mark.parametrize(("words", "expected"), EVERY_SHELL, ids=[" ".join(words) for words, _ in EVERY_SHELL])
 
 
 @pytest.fixture
