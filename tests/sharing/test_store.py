@@ -94,6 +94,17 @@ class TestSaving:
             exporter.close()
             other.close()
 
+    def test_a_libpq_that_reads_only_single_rows_is_enough(self, exporters, state, monkeypatch):
+        """As before version 17."""
+        stream = psycopg.Cursor.stream
+        monkeypatch.setattr(psycopg.capabilities, "has_stream_chunked", lambda: False)
+        monkeypatch.setattr(psycopg.Cursor, "stream", lambda self, *args, size: stream(self, *args, size={1: 1}[size]))
+        exporter, other = exporters(), exporters()
+        exporter.own()
+        save(exporter.store, state)
+
+        assert memory(state) == memory(restored(taken_over(exporter, other)["shop"]))
+
     def test_only_changes_are_written_and_forgotten_operations_are_removed(self, exporters, state, server, schema):
         exporter, other = exporters(), exporters()
         exporter.own()
@@ -310,6 +321,23 @@ class TestOwnership:
         assert ["shop"] == [name for name, _ in reports]
         other.membership.beat()
         assert {} == other.claims.all()
+
+    @pytest.mark.parametrize("damaged", ["operation 0", "operation 6999"])
+    def test_an_account_with_one_damaged_operation_delays_no_other(self, exporters, server, schema, damaged):
+        """Whether the database has sent all rows by then, or not."""
+        reports = []
+        exporter = exporters("shop", "letter", on_unreadable=lambda *report: reports.append(report))
+        exporter.own()
+        state = AccountState()
+        apply(state, listing(sweep=True, at=NOW - 60))
+        apply(state, listing(*[operation(f"operation {n}", total=1) for n in range(7000)]))
+        save(exporter.store, state)
+        rows(server, schema, f"UPDATE {{}}.operations SET marks = 'x' WHERE id = '{damaged}' RETURNING true")
+
+        assert {} == exporter.store.load(["shop", "letter"])
+
+        assert ["shop"] == [name for name, _ in reports]
+        assert exporter.claims.held("letter") is not None
 
 
 class TestFailures:

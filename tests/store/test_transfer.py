@@ -300,13 +300,20 @@ def test_an_export_shows_one_moment(tmp_path, server, database, monkeypatch):
     assert content(tmp_path / "state.db") == content(tmp_path / "new.db")
 
 
-def test_an_unreadable_account_is_left_out_of_an_export(tmp_path, server, database):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param("accounts SET totals = 'none' WHERE name = 'first'", id="totals"),
+        pytest.param("operations SET marks = 'x' WHERE account = 1", id="operation"),
+    ],
+)
+def test_an_unreadable_account_is_left_out_of_an_export(tmp_path, server, database, damage):
     name = database[1].partition("=")[2]
     write(tmp_path / "state.db", first=account(), second=account())
     shared = connection.Connection(server.url, schema=name, name="test", prepare=schema.migrate)
     list(transfer.import_file(tmp_path / "state.db", shared, dead_after=0, on_wait=lambda _: None))
     with psycopg.connect(server.url) as session:
-        session.execute(f"UPDATE {name}.accounts SET totals = 'none' WHERE name = 'first'")
+        session.execute(f"UPDATE {name}.{damage}")
 
     first, second = transfer.export_file(tmp_path / "new.db", shared)
     shared.close()

@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -55,10 +56,21 @@ class Transaction:
         """Run *statements*, which take no parameters and return no rows."""
         self._session.execute(self._composed(statements))
 
-    def stream(self, statement: str, parameters: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-        """Run *statement* and yield its rows: a million of them do not fit into memory twice."""
+    @contextmanager
+    def stream(self, statement: str, parameters: Sequence[Any]) -> Iterator[Iterator[tuple[Any, ...]]]:
+        """Run *statement* and give its rows one by one: a million of them do not fit into memory twice.
+
+        The transaction goes on after the context, however many rows were read; within it, no other statement can run.
+        """
         with self._session.cursor(binary=True) as cursor:
-            yield from cursor.stream(self._composed(statement), parameters, size=_STREAMED)
+            # Before version 17, libpq reads one row at a time.
+            size = _STREAMED if psycopg.capabilities.has_stream_chunked() else 1
+            found = cursor.stream(self._composed(statement), parameters, size=size)
+            try:
+                yield found
+            finally:
+                # The session stays locked until the last row was read. To close the cursor would cancel the whole transaction.
+                deque(found, maxlen=0)
 
     def _composed(self, statement: str) -> sql.Composed:
         return sql.SQL(statement).format(*[self._schema] * statement.count("{}"))

@@ -141,11 +141,12 @@ def _prove(transaction: Transaction, account: str, claim: Claim, snapshot: Snaps
 
 def read_account(transaction: Transaction, account: int, columns: Sequence[Any], *, emails: bool) -> SavedAccount:
     """Return the account with this id, whose row has these *columns*; an UnreadableError means that somebody has edited it."""
-    operations = transaction.stream(
+    saved_emails = _read_emails(transaction, account) if emails else None
+    with transaction.stream(
         "SELECT id, status, created, updated, reading, marks, gone::int, stats, began FROM {}.operations WHERE account = %s",
         [account],
-    )
-    return rows.read_account(columns, operations, _read_emails(transaction, account) if emails else None)
+    ) as operations:
+        return rows.read_account(columns, operations, saved_emails)
 
 
 def _read_emails(transaction: Transaction, account: int) -> SavedEmails | None:
