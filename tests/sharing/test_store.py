@@ -268,6 +268,39 @@ class TestOwnership:
         assert 0 == dead.membership.claim(1)
         assert 1 == other.membership.claim(1)
 
+    def test_whoever_is_buried_while_claiming_leaves_nothing_owned(self, server, schema, exporters):
+        """Whatever isolation the database has by default: the burial has to see what was claimed while it waited."""
+        with psycopg.connect(server.url, autocommit=True) as admin:
+            admin.execute(f"CREATE ROLE {schema} LOGIN SUPERUSER")
+            admin.execute(f"ALTER ROLE {schema} SET default_transaction_isolation = 'repeatable read'")
+        strict = SimpleNamespace(url=server.url.replace("comms@", f"{schema}@"))
+        dead, other = Exporter(strict, schema, "shop"), Exporter(strict, schema, "shop")
+        (member,) = [each for each in other.membership.beat() if each.id == dead.membership.id]
+        claiming = threading.Event()
+        run = dead.connections[0].run
+
+        def claim_slowly(work):
+            def slow(transaction):
+                claimed = work(transaction)
+                claiming.set()
+                give_up_at = time.monotonic() + 2
+                while not rows(server, schema, "SELECT 1 FROM pg_locks WHERE NOT granted"):
+                    assert time.monotonic() < give_up_at
+                return claimed
+
+            return run(slow)
+
+        dead.connections[0].run = claim_slowly
+        claim = threading.Thread(target=dead.membership.claim, args=[1])
+        claim.start()
+        claiming.wait(10)
+        assert other.membership.bury(member)
+        claim.join()
+
+        assert [(None,)] == rows(server, schema, "SELECT owner FROM {}.accounts")
+        dead.close()
+        other.close()
+
     def test_a_member_with_another_beat_is_not_buried(self, exporters):
         living, other = exporters(), exporters()
         living.own()

@@ -173,6 +173,8 @@ class Connection:
                 )
                 # Before anything that may hang, so that interrupt() finds it.
                 self._session = session
+                # Whatever is the default there: a statement has to see what was committed while it waited for a lock.
+                session.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
                 with session.transaction():
                     session.execute(self._limits)
                     self._prepare(Transaction(session, self._schema), self._schema)
