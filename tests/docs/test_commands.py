@@ -240,7 +240,8 @@ PROOFS = {
     r"curl .+|": "TestSimulator",
     r"(kubectl create|helm install) .+": "TestKubernetes",
     r"kubectl get prometheusrule .+": "TestAlerts",
-    r"sudo .+|echo \S+": "TestSystemd",
+    r"(docker|kubectl) exec .+|sudo (-u|env) .+|docker volume rm .+|helm uninstall .+": "TestDeployed",
+    r"sudo (?!-u|env).+|echo \S+": "TestSystemd",
     r"apt install .+|(cp|chgrp|chmod|echo|systemctl enable) .*(--now|auth_token).*": "TestDebian",
     r"python3 -m venv comms|\. comms/bin/activate|pip install \.|export .+": "TestPip",
     r"(install|openssl) .+": "TestCompose",
@@ -530,6 +531,61 @@ def configured(path):
     for name, value in re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE):
         found.setdefault(name, value)
     return found
+
+
+class TestDeployed:
+    def commands(self):
+        """Return the commands for a deployed exporter, each as a list of words."""
+        section = under("docs/operating.md", "Commands on a deployed exporter")
+        return [words for line in lines(section) for words, _ in simple(line)]
+
+    def test_names_are_those_of_the_installation(self):
+        """Of the container, of the service of the Compose file, and of the release of the chart."""
+        container, compose, kubernetes, _, _ = self.commands()
+        (run,) = quick_start("docker run -d")
+        (install,) = quick_start("helm")
+        composed = deploy.own()
+
+        assert ["--name", container[2]] == shlex.split(run)[3:5]
+        assert f"{composed['name']}-exporter-1" == compose[2]
+        assert "exporter" in composed["services"]
+        assert f"deployment/{shlex.split(install)[2]}" == kubernetes[2]
+        for words in (container, compose, kubernetes):
+            assert "comms-exporter check" == " ".join(words[words.index("--") + 1 :] if "--" in words else words[3:])
+
+    @deploy.both_helms
+    def test_config_file_is_that_of_the_chart(self, helm):
+        words = ("template", "comms-exporter", deploy.CHART, "--set", "existingSecret=twilio", "--set")
+        text = output(fetched("helm", f"helm-{helm}"), *words, "config.collect.interval=1m")
+        objects = list(filter(None, yaml.load_all(text, Loader=yaml.CSafeLoader)))
+        (container,) = deploy.pod_of(objects)["containers"]
+        (given,) = [each for each in container["args"] if each.startswith("--config.file=")]
+
+        assert "comms-exporter" == deploy.one(objects, "Deployment")["metadata"]["name"]
+        assert f"`{given}`" in docs.page("operating.md")
+
+    def test_files_are_those_of_the_units(self):
+        *_, debian, systemd = self.commands()
+        unit = configured(ROOT / "deploy/systemd/comms-exporter.service")
+        credential, _, source = unit["LoadCredential"].partition(":")
+        drop_in = (ROOT / "deploy/debian/package/debian.conf").read_text(encoding="utf-8")
+        (config,) = re.findall(r"COMMS_EXPORTER_CONFIG_FILE=(.+)", drop_in)
+
+        assert f"User={debian[2]}\n" in drop_in
+        assert ["comms-exporter", "check", f"--config.file={config}"] == debian[3:]
+        assert f"TWILIO_AUTH_TOKEN_FILE=%d/{credential}" == unit["Environment"]
+        assert [
+            "$(cat", f"{unit['EnvironmentFile']})", f"TWILIO_AUTH_TOKEN_FILE={source}", unit["ExecStart"], "check",
+        ] == systemd[2:]  # fmt: skip
+
+    def test_what_is_removed_is_what_was_installed(self):
+        """The volume of the container, and the release of the chart."""
+        (run,) = quick_start("docker run -d")
+        (install,) = quick_start("helm")
+        text = docs.page("operating.md")
+
+        assert f"-v {re.search('`docker volume rm (.+?)`', text)[1]}:/var/lib/" in run
+        assert re.search("`helm uninstall (.+?)`", text)[1] == shlex.split(install)[2]
 
 
 class TestSimulator:
