@@ -100,16 +100,16 @@ Entries of `accounts` can also have {others}.
 
 ## accounts_dir
 
-Only in the config file: a folder with one YAML file for each account, for those who have too many for one list. It can
-stand beside `accounts`.
+Only in the config file: a folder with one YAML file for each account, if there are too many accounts for one list. It can be used
+together with `accounts`.
 
 ```yaml
 accounts_dir: accounts.d
 ```
 
-Each file in it whose name ends in `.yml` or `.yaml` has the keys of an entry of `accounts`; hidden files are ignored. Without
-a `name`, the account is called like its file: `accounts.d/shop.yml` is the account `shop`. A reload adds accounts whose file is
-new, and removes those whose file is gone; if any file is wrong, it changes nothing, and names the file.
+Each file in it whose name ends in `.yml` or `.yaml` has the keys of an entry of `accounts`; hidden files are ignored. An account
+without a `name` is named after its file: `accounts.d/shop.yml` is the account `shop`. A reload adds the accounts of new files and
+removes those of deleted files. If any file is invalid, the reload fails with an error that names the file, and nothing changes.
 
 ```yaml
 account_sid: AC...
@@ -134,6 +134,7 @@ emails:
 | --- | --- |
 | `HTTP_PROXY` `HTTPS_PROXY` `NO_PROXY` | proxy for requests to Twilio, see [Proxies](operating.md#proxies) |
 | `XDG_STATE_HOME` | base directory of the default state file |
+| `COMMS_EXPORTER_STATE_URL_FILE` | path of a file that contains the URL in [`--state.url`](#--stateurl) |
 
 The exporter exits if it finds an unknown `COMMS_EXPORTER_` variable. It ignores the variables that Kubernetes injects for
 a Service called `comms-exporter`.
@@ -206,15 +207,14 @@ returns them.
 explains each `reason`.
 
 `sender_domain` has up to [`--emails.max-values`](configuration.md#--emailsmax-values) values for each account, and `value` as many
-for each `tag`: the first to lose emails, those with the most losses before the others. Up to half of the places go to values
-that have lost nothing. A value that was admitted stays, and all others are counted as `other`. So one account has at most 18 + 21 +
-21 series for each stage with one tag key and the defaults. An email without a tag is not in the metrics of that tag.
+for each `tag`: the first to lose emails, and of these, the ones with the most losses first. Values that have lost nothing get at
+most half of the places. A value that has series keeps them, and all others are counted as `other`. With one tag key and the defaults, an
+account has at most 17 + 21 + 21 series for each stage. An email without a tag is not in the metrics of that tag.
 
 ## Mailbox providers
 
-[`emails.providers`](configuration.md#emailsproviders) in the config file adds to these. The domains of each mailbox provider, with
-the domains below them. All other domains belong to `other`, also those of companies
-whose mail a provider hosts.
+Each provider has these domains and all their subdomains. [`emails.providers`](configuration.md#emailsproviders) in the config file
+adds more. All other domains belong to `other`, even if a provider hosts the mail of a company.
 
 | provider | domains |
 | --- | --- |

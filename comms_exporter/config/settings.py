@@ -107,7 +107,7 @@ class Settings(BaseSettings):
         "NUMBER",
         "Maximum number of operations per account that have their own series, 17 per operation, and that the status page lists. "
         "If there are more, those in progress come first, then those that lost the most emails, then those that wait for their "
-        "scheduled time, then those that changed last. "
+        "scheduled time, then those that changed most recently. "
         "0 disables these series.",
     )
     collect_max_tracked_operations: Annotated[int, BeforeValidator(whole_number(1, 1_000_000_000))] = _setting(
@@ -132,7 +132,9 @@ class Settings(BaseSettings):
         restart=True,
     )
     emails_interval: Duration = _setting(
-        "5m", "DURATION", "Interval between two rounds of listing emails; nothing is listed where no counter has moved."
+        "5m",
+        "DURATION",
+        "Interval between rounds of listing emails. Emails of operations whose counters have not changed are not listed.",
     )
     emails_tags: Annotated[tuple[str, ...], BeforeValidator(parse_tag_keys), NoDecode] = _setting(
         "", "KEYS", "Keys of the tags to count emails by, separated by commas."
@@ -141,13 +143,13 @@ class Settings(BaseSettings):
         "20",
         "NUMBER",
         "Maximum number of sender domains, and of values of each tag, to count emails by, per account. The first to lose "
-        "emails are admitted, and stay; all others are counted as other.",
+        "emails get series and keep them; all others are counted as other.",
     )
     emails_log: bool = _setting(default=False, placeholder="", description="Log a line for each lost email.")
     emails_errors: bool = _setting(
         default=False,
         placeholder="",
-        description="Ask for the errors of operations whose emails failed, to count them by code.",
+        description="Request the errors of operations with failed emails, and count them by code.",
     )
     # Only in the config file.
     emails_providers: Annotated[EmailProviders, BeforeValidator(parse_providers), NoDecode] = ()
@@ -155,14 +157,17 @@ class Settings(BaseSettings):
         "",
         "URL",
         "PostgreSQL database for the state, instead of the state file. All exporters with the same database and schema share "
-        "their accounts. The variable with _FILE at its end names a file that contains the URL.",
+        "their accounts. COMMS_EXPORTER_STATE_URL_FILE is the path of a file that contains the URL.",
         restart=True,
     )
     state_schema: Annotated[str, BeforeValidator(parse_schema)] = _setting(
         "comms_exporter", "NAME", "Schema for the tables in the database.", restart=True
     )
     state_failover_timeout: Annotated[float, BeforeValidator(parse_failover_timeout)] = _setting(
-        "30s", "DURATION", "How soon others poll the accounts of an exporter that died; with a database.", restart=True
+        "30s",
+        "DURATION",
+        "With a database, the time within which others take over the accounts of an exporter that died.",
+        restart=True,
     )
     # After the URL, which takes its place.
     state_path: Annotated[Path | None, BeforeValidator(parse_state_path)] = _setting(
@@ -202,8 +207,8 @@ class Settings(BaseSettings):
     web_disable_exporter_metrics: bool = _setting(
         default=False,
         placeholder="",
-        description="Exclude metrics about the exporter's process (process_*, python_*). Panels of CPU, memory and restarts stay "
-        "empty without them, and CommsExporterCrashLooping sees only missed scrapes, no restarts.",
+        description="Exclude metrics about the exporter's process (process_*, python_*). Without them, panels of CPU, "
+        "memory and restarts stay empty, and CommsExporterCrashLooping detects missed scrapes, but no restarts.",
         restart=True,
     )
     web_config_file: MaybePath = _setting(
@@ -275,9 +280,9 @@ AREAS = {
     "config": "The config file: required for several accounts, optional for everything else.",
     "api": "Access to Twilio's API.",
     "collect": "What to collect, and how often.",
-    "emails": "Single emails: which mailbox providers, senders and tags lose how many.",
+    "emails": "Single emails: how many are lost, by mailbox provider, sender domain and tag.",
     "state": "What is kept across restarts.",
-    "record": "What the API returned, to play it again.",
+    "record": "A recording of what the API returns, to replay it later.",
     "shard": "Splitting the accounts across several exporters.",
     "web": "How Prometheus and people reach the exporter.",
     "log": "What is logged to stderr, and how.",

@@ -111,13 +111,13 @@ EMAIL_LOSSES = (
     AccountMetric(
         "comms_exporter_emails_up",
         "gauge",
-        "1 if all emails that were asked for last could be listed, 0 otherwise and before that. It does not affect comms_up.",
+        "1 if the last round listed all emails that it asked for, 0 if it did not, and before the first round. Does not affect comms_up.",
         lambda a, _: a.email_health.up,
     ),
     AccountMetric(
         "comms_exporter_emails_last_success_timestamp_seconds",
         "gauge",
-        "Time when all emails that were asked for could last be listed; 0 before the first time.",
+        "Time of the last round that listed all emails that it asked for; 0 before the first.",
         lambda a, _: a.email_health.last_success,
     ),
     AccountMetric(
@@ -129,8 +129,8 @@ EMAIL_LOSSES = (
     AccountMetric(
         "comms_exporter_emails_unattributed",
         "gauge",
-        "Lost emails that operations count and that were not found among the emails; returns to 0 once they are listed, within "
-        f"a day at most, unless the API does not list them. {CACHED}",
+        "Lost emails that operations count but that were not found among the listed emails; returns to 0 within a day, unless "
+        f"the API does not list them. {CACHED}",
         _unattributed,
         label="outcome",
         label_values=OUTCOMES,
@@ -158,7 +158,7 @@ EMAIL_ERRORS = (
         "comms_email_errors",
         "counter",
         "Errors that Twilio lists for operations with failed emails, by code (up to 20 codes, and other), of operations created "
-        f"since errors are collected. {CACHED}",
+        f"since errors have been collected. {CACHED}",
         _errors,
         label="code",
     ),

@@ -174,14 +174,14 @@ LIVE = (
     AccountMetric(
         "comms_exporter_operations_listed",
         "gauge",
-        f"Operations in the last listing that had any, or should have had. {CACHED}",
+        f"Operations in the last listing that was not empty, or should not have been. {CACHED}",
         lambda a, _: a.view.listed,
     ),
     AccountMetric(
         "comms_exporter_operations_unlisted",
         "gauge",
-        "Tracked operations that the same listing should have had and did not: 0, or few for a moment, unless the API "
-        f"returns incomplete or empty lists. {CACHED}",
+        "Tracked operations that are missing from the same listing: 0, or a few for a moment, unless the API returns "
+        f"incomplete or empty lists. {CACHED}",
         lambda a, _: a.view.unlisted,
     ),
     AccountMetric(
@@ -315,7 +315,7 @@ PUBLISHED = (
     AccountMetric(
         "comms_email_oldest_processing_operation_began_timestamp_seconds",
         "gauge",
-        "When the operation began to be sent that has been in PROCESSING for longest: its creation, or the end of its time in "
+        "When sending began for the operation that has been in PROCESSING the longest: its creation, or the end of its time in "
         f"SCHEDULED; absent if there is none. {CACHED}",
         lambda a, _: a.view.oldest_processing,
     ),
@@ -366,6 +366,6 @@ def exporter_families(reloads: Reloads, shard: Shard, shares: Shares | None = No
         yield accounts
         yield GaugeMetricFamily(
             "comms_exporter_members",
-            "Exporters that share the accounts in the database, with this one. Only with --state.url.",
+            "Exporters that share the accounts in the database, including this one. Only with --state.url.",
             value=shares.members,
         )
