@@ -191,9 +191,10 @@ class Service:
         async with self._reloading:
             try:
                 settings = await asyncio.to_thread(self._load)
-                if self._sharing is not None:
-                    await self._sharing.register(account.name for account in settings.accounts)
                 assignments = await self._assignments(settings)
+                if self._sharing is not None:
+                    # The last step that can fail: others may get what it frees.
+                    await self._sharing.register(account.name for account in settings.accounts)
             except (SettingsError, StoreError) as error:
                 self.reloads.successful = False
                 self._log.error("reload failed, keeping the current settings", error=str(error))

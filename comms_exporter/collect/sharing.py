@@ -156,14 +156,19 @@ class Sharing:
 
     async def prepare(self, names: Iterable[str]) -> None:
         """Register *names*, or note that this has to be done once the database answers."""
+        self._share(names)
         with suppress(StoreError):
-            await self.register(names)
+            await self._register()
 
     async def register(self, names: Iterable[str]) -> None:
-        """Share the accounts *names*, and no others, with the exporters that do so, too."""
-        self._names = frozenset(names)
-        self._registered = False
-        await self._register()
+        """Share the accounts *names*, and no others, with the exporters that do so, too; if that fails, go on with those before."""
+        before = self._names
+        self._share(names)
+        try:
+            await self._register()
+        except BaseException:
+            self._share(before)
+            raise
 
     def shares(self) -> Shares:
         """Return how the accounts are shared, as of a few seconds ago."""
@@ -226,7 +231,7 @@ class Sharing:
     async def _beat_once(self) -> None:
         began = self._monotonic()
         try:
-            if not self._registered:
+            while not self._registered:
                 await self._register()
             members = await self._call(self._membership.beat)
         except StoreError as error:
@@ -248,6 +253,10 @@ class Sharing:
         self.members = members
         self._fewest = min((each.accounts for each in members if each.id != self.id), default=None)
         self._dead = [each for each in self._watch.look(members, self._monotonic()) if each.id != self.id]
+
+    def _share(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._registered = False
 
     async def _register(self) -> None:
         names = self._names
@@ -317,6 +326,9 @@ class Sharing:
         if self._monotonic() > self._owners_until:
             self.owners = await self._call(self._membership.ownerships)
             self._owners_until = self._monotonic() + _OWNERS_SECONDS
+            if {each.account for each in self.owners} != self._names:
+                # A backup that was restored may not know all accounts, or know them under other ids.
+                self._registered = False
 
     async def _call(self, call: Callable[[], T]) -> T:
         """Return what *call* returns in the background thread; one that takes too long is interrupted."""

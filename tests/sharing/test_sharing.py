@@ -312,6 +312,26 @@ class TestShares:
 
         assert 30 == len(exporters[0].polled)
 
+    async def test_a_change_of_the_accounts_that_fails_has_no_effect_later(self, exporters, clock, database):
+        await exporters[0].start()
+        await clock.run(5)
+        database.away = True
+        with pytest.raises(DatabaseAwayError):
+            await exporters[0].sharing.register(["account 0", "new"])
+        database.away = False
+        await clock.run(30)
+
+        assert "new" not in database.owners
+        assert 30 == exporters[0].sharing.shares().own + exporters[0].sharing.shares().other
+
+    async def test_an_account_that_a_restored_backup_lacks_is_registered_again(self, exporters, clock, database):
+        await exporters[0].start()
+        await clock.run(5)
+        del database.owners["account 7"]
+        await clock.run(30)
+
+        assert 30 == len(exporters[0].polled)
+
 
 class TestVerification:
     async def test_after_a_pause_nothing_is_trusted_before_the_database_was_asked(self, exporters, clock, database):

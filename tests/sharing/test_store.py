@@ -340,6 +340,7 @@ class TestOwnership:
         exporter.membership.beat()
 
         assert {"b"} == set(exporter.claims.all())
+        assert (1, 0) == (exporter.claims.losses, exporter.claims.taken)
         assert 1 == other.membership.claim(5)
 
     def test_an_account_that_cannot_be_read_is_not_polled(self, exporters, state, server, schema):

@@ -69,6 +69,10 @@ class Membership:
 
         members, claims = self._connection.run_again(work)
         self._joined = True
+        for name, claim in self._claims.all().items():
+            if name not in self._ids:
+                # Nobody has taken it.
+                self._claims.give_up(name, claim)
         self._claims.replace(claims)
         return members
 
