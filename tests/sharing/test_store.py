@@ -373,6 +373,33 @@ class TestOwnership:
         assert ["shop"] == [name for name, _ in reports]
         assert exporter.claims.held("letter") is not None
 
+    def test_an_account_that_the_database_fails_to_read_delays_no_other(
+        self, exporters, state, server, schema, monkeypatch
+    ):
+        """As with a damaged page, or a statement timeout that is too short for the largest account. It is tried again later."""
+        reports = []
+        exporter = exporters("a", "b", on_unreadable=lambda *report: reports.append(report))
+        exporter.membership.claim(1)
+        exporter.store.load(["a"])
+        save(exporter.store, state, "a")
+        exporter.membership.release(["a"])
+        exporter.membership.claim(2)
+        rows(server, schema, "ALTER TABLE {}.operations RENAME TO damaged")
+        now = [1000.0]
+        monkeypatch.setattr(postgres_store.time, "monotonic", lambda: now[0])
+
+        for _ in range(2):
+            assert {} == exporter.store.load(["a", "b"])
+            assert (None, True) == (exporter.claims.held("a"), exporter.claims.held("b") is not None)
+        rows(server, schema, "ALTER TABLE {}.damaged RENAME TO operations")
+        assert {} == exporter.store.load(["a"])
+        now[0] += postgres_store._RETRY_SECONDS
+
+        assert memory(state) == memory(restored(exporter.store.load(["a"])["a"]))
+        ((name, problem),) = reports
+        assert "a" == name
+        assert 'operations" does not exist' in problem
+
 
 class TestFailures:
     def test_a_restored_backup_is_rewritten_completely(self, exporters, state, server, schema):

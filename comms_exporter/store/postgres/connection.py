@@ -70,7 +70,8 @@ class Transaction:
                 yield found
             finally:
                 # The session stays locked until the last row was read. To close the cursor would cancel the whole transaction.
-                deque(found, maxlen=0)
+                if self._session.info.transaction_status is psycopg.pq.TransactionStatus.ACTIVE:
+                    deque(found, maxlen=0)
 
     def _composed(self, statement: str) -> sql.Composed:
         return sql.SQL(statement).format(*[self._schema] * statement.count("{}"))

@@ -4,6 +4,7 @@ Every transaction first proves that the account is still owned: it updates the a
 epoch are the claimed ones. Whoever takes the account over changes both, and waits for that row.
 """
 
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,7 +13,14 @@ from typing import Any, TypeVar
 from comms_exporter.model.email_records import EmailsSnapshot, SavedEmails
 from comms_exporter.model.records import SavedAccount, Snapshot
 from comms_exporter.store import rows
-from comms_exporter.store.errors import NotOwnerError, StateLostError, UnreadableError
+from comms_exporter.store.errors import (
+    DatabaseAwayError,
+    NotOwnerError,
+    StateLostError,
+    StoreError,
+    StoreRefusedError,
+    UnreadableError,
+)
 from comms_exporter.store.postgres.claims import Claim, Claims
 from comms_exporter.store.postgres.connection import Connection, Transaction
 
@@ -20,6 +28,8 @@ T = TypeVar("T")
 
 # Rows in one statement: its parameters take a few megabytes.
 _LOT = 5000
+# An account that the database fails to read is tried again after so many seconds.
+_RETRY_SECONDS = 30.0
 _FENCE = "id = %s AND owner = %s AND epoch = %s"
 # In the order of rows.account_row().
 ACCOUNT_COLUMNS = "first_look, horizon, seen, totals, durations"
@@ -45,13 +55,18 @@ class PostgresStore:
         # How many saves the row of an account has had: two numbers if it is unknown whether a COMMIT succeeded. An account that
         # is missing here has to be saved completely.
         self._saves: dict[str, set[int]] = {}
+        # When to try again to load the accounts that the database failed to read.
+        self._retry_at: dict[str, float] = {}
 
     def load(self, names: Collection[str]) -> dict[str, SavedAccount]:
-        """Return the saved accounts among *names*; one that is not owned, or unreadable, is given up and missing."""
+        """Return the saved accounts among *names*; one that is not owned, or unreadable, is given up and missing.
+
+        One that the database fails to read is missing, too, and not held: the others need not wait for it.
+        """
         saved: dict[str, SavedAccount] = {}
         for name in names:
             claim = self._claims.get(name)
-            if claim is None:
+            if claim is None or time.monotonic() < self._retry_at.get(name, 0.0):
                 continue
             self._saves.pop(name, None)
             try:
@@ -63,6 +78,14 @@ class PostgresStore:
                 self._claims.refuse(name, claim)
                 self._on_unreadable(name, str(error)[:200])
                 continue
+            except (DatabaseAwayError, StoreRefusedError):
+                raise
+            except StoreError as error:
+                if name not in self._retry_at:
+                    self._on_unreadable(name, str(error)[:200])
+                self._retry_at[name] = time.monotonic() + _RETRY_SECONDS
+                continue
+            self._retry_at.pop(name, None)
             self._claims.loaded(name, claim)
             if found is not None:
                 saved[name], saves = found
