@@ -417,6 +417,25 @@ class TestFailures:
 
         assert memory(state) == memory(restored(taken_over(exporter, other)["shop"]))
 
+    def test_without_emails_a_complete_save_leaves_those_in_the_database(self, exporters, server, schema):
+        """An exporter that collects emails may own the account again."""
+        state = account_with_emails(**EMAILS)
+        apply(state, listing(operation("a", total=3, failed=1)))
+        learn(state, email("x", status="FAILED", of="a"))
+        exporter, other = exporters(emails=True), exporters()
+        exporter.own()
+        save(exporter.store, state)
+        again = restored(taken_over(exporter, other)["shop"])
+        rows(server, schema, "UPDATE {}.accounts SET saves = 0 RETURNING true")
+
+        apply(again, listing(operation("a", updated=NOW + 50, total=4, failed=1)))
+        with pytest.raises(StateLostError):
+            save(other.store, again)
+        again.requeue_all()
+        save(other.store, again)
+
+        assert [(1,)] == rows(server, schema, "SELECT count(*) FROM {}.emails")
+
     def test_a_session_that_the_server_ended_is_replaced(self, exporters, state, server, schema):
         exporter = exporters()
         exporter.own()

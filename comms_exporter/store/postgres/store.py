@@ -33,7 +33,7 @@ _RETRY_SECONDS = 30.0
 _FENCE = "id = %s AND owner = %s AND epoch = %s"
 # In the order of rows.account_row().
 ACCOUNT_COLUMNS = "first_look, horizon, seen, totals, durations"
-_TABLES = ("operations", "email_totals", "email_counts", "emails", "email_errors")
+_EMAIL_TABLES = ("email_totals", "email_counts", "emails", "email_errors")
 
 
 class PostgresStore:
@@ -110,7 +110,7 @@ class PostgresStore:
             nonlocal saves
             saves = _prove(transaction, account, claim, snapshot)
             if expected is None:
-                for table in _TABLES:
+                for table in ("operations", *(_EMAIL_TABLES if self._emails else ())):
                     transaction.execute(f"DELETE FROM {{}}.{table} WHERE account = %s", [claim.id])  # noqa: S608  constants
             elif saves - 1 not in expected:
                 del self._saves[account]
