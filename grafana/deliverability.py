@@ -92,7 +92,7 @@ def _numbers() -> Iterator[Panel]:
     )
     yield panels.number(
         "Not found",
-        "Lost emails that operations count and that were not found among the emails yet. The numbers below are too low by as many. "
+        "Lost emails that operations count and that were not found among the emails yet. The numbers below are too low by that number. "
         "It returns to 0 within a day.",
         Query(total(account("comms_exporter_emails_unattributed"), "outcome")),
         mapping=NONE,

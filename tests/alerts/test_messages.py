@@ -152,7 +152,7 @@ class TestMessages:
         began = datetime.now(UTC).isoformat()
         alerts = [
             alert(
-                f"Prometheus gets no metrics from exporter-{number:02}: nobody watches the email.",
+                f"Prometheus gets no metrics from exporter-{number:02}: no email alert can fire.",
                 labels={"alertname": "CommsExporterDown", "instance": f"exporter-{number:02}"},
             )
             | {"startsAt": began}
@@ -161,7 +161,7 @@ class TestMessages:
         async with delivering(prometheus_binaries, tmp_path) as send:
             message = await send(*alerts)
 
-        assert message.subject.endswith("nobody watches the email. (12 alerts)")
+        assert message.subject.endswith("no email alert can fire. (12 alerts)")
         assert 10 == message.attachment["text"].count("Since: ")
         assert message.attachment["text"].endswith("12 alerts are firing. Alertmanager shows the others.")
         assert 10 == message.html.count("Since</td>")

@@ -289,13 +289,13 @@ class TestCheck:
 
     def test_shows_where_long_texts_begin_to_differ(self, capsys, tmp_path):
         texts = shipped()
-        texts[source.ALERTS] = texts[source.ALERTS].replace("its operations are no longer seen", "nobody sees them")
+        texts[source.ALERTS] = texts[source.ALERTS].replace("the account is not monitored", "nobody sees them")
         code, out, _ = run(capsys, "--check", self.deploy(tmp_path / "rules", texts))
 
         assert 1 == code
         assert (
             'CommsExporterCredentialsRefused critical: annotations: description is "...minutes): nobody sees them. First run '
-            '`comms-exporter ..." and should be "...minutes): its operations are no longer seen. First run..."\n'
+            '`comms-exporter ..." and should be "...minutes): the account is not monitored. First run `com..."\n'
         ) == out
 
     @pytest.mark.parametrize(
