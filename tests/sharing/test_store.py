@@ -1,8 +1,11 @@
 """A state in PostgreSQL survives restarts; whoever does not own an account can write nothing of it."""
 
 import itertools
+import re
+import socket
 import threading
 import time
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import psycopg
@@ -60,6 +63,34 @@ def state():
     )
     state.mark_gone("c" * 128)
     return state
+
+
+def packet(kind, content):
+    """Return a message of PostgreSQL's protocol."""
+    return kind + (len(content) + 4).to_bytes(4) + content
+
+
+@contextmanager
+def answering(*packets):
+    """Give the URL of a server that answers a login with *packets*, and then nothing any more."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer():
+            with suppress(OSError):
+                while True:
+                    client, _ = listening.accept()
+                    with client:
+                        client.settimeout(20)
+                        client.recv(4096)
+                        client.sendall(b"".join(packets))
+                        while client.recv(4096):
+                            pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"postgresql://comms@127.0.0.1:{listening.getsockname()[1]}/x?sslmode=disable&gssencmode=disable"
+        listening.shutdown(socket.SHUT_RDWR)
+    thread.join()
 
 
 def taken_over(exporter, other):
@@ -497,6 +528,38 @@ class TestFailures:
             now[0] += 0.1
 
         assert [0.5, 1, 2, 4, 5] == [round(b - a, 1) for a, b in itertools.pairwise(attempts)][:5]
+
+    def test_a_pooler_without_a_database_is_not_waited_for(self, schema, monkeypatch):
+        """As pgbouncer does: the login succeeds, and the first statement waits for minutes."""
+        monkeypatch.setattr(postgres_connection, "_ANSWER_SECONDS", 0.2)
+
+        welcome = [
+            packet(b"R", bytes(4)),
+            packet(b"S", b"server_version\x0015.0\0"),
+            packet(b"S", b"in_hot_standby\0off\0"),
+            packet(b"S", b"default_transaction_read_only\0off\0"),
+            packet(b"Z", b"I"),
+        ]
+        with answering(*welcome) as url:
+            database = connection(SimpleNamespace(url=url), schema)
+            began = time.monotonic()
+            with pytest.raises(DatabaseAwayError):
+                database.check()
+            assert time.monotonic() - began < 5
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            "server login has been failing, cached error: connect failed (server_login_retry)",
+            "server login has been failing, try again later (server_login_retry)",
+            "no more connections allowed (max_client_conn)",
+            "the database system is starting up",
+        ],
+    )
+    def test_what_passes_by_itself_is_waited_for(self, schema, message):
+        error = packet(b"E", b"SFATAL\0C08P01\0M" + message.encode() + b"\0\0")
+        with answering(error) as url, pytest.raises(DatabaseAwayError, match=re.escape(message)):
+            connection(SimpleNamespace(url=url), schema).check()
 
     def test_a_wrong_password_is_refused_without_showing_it(self, server, schema):
         database = connection(server, schema)

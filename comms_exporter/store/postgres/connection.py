@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -32,12 +33,23 @@ _DEFAULTS = {
 }
 # The variables of libpq that come before them; the others have none.
 _VARIABLES = {"connect_timeout": "PGCONNECT_TIMEOUT", "target_session_attrs": "PGTARGETSESSIONATTRS"}
+# A pooler accepts a connection even if no database is behind it, and then makes its client wait for minutes.
+_ANSWER_SECONDS = 3.0
 # Locks are held for milliseconds, unless their owner was stopped.
 _LOCK_TIMEOUT = "3s"
 # After failing to connect, the next attempt waits for so many seconds, doubled up to the second number.
 _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.5, 5.0
-# What the server says while it starts, stops or has no connection left. These pass by themselves.
-_PASSING = ("the database system is", "too many", "remaining connection slots", "Connection refused", "timeout")
+# What the server, or a pooler before it, says while it starts, stops or has no connection left. These pass by themselves.
+_PASSING = (
+    "the database system is",
+    "too many",
+    "remaining connection slots",
+    "Connection refused",
+    "timeout",
+    "connect failed",
+    "try again later",
+    "no more connections",
+)
 
 
 class Transaction:
@@ -176,6 +188,8 @@ class Connection:
                 self._session = session
                 # Whatever is the default there: a statement has to see what was committed while it waited for a lock.
                 session.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+                with self._interrupted_after(_ANSWER_SECONDS):
+                    session.execute("SELECT 1")
                 with session.transaction():
                     session.execute(self._limits)
                     self._prepare(Transaction(session, self._schema), self._schema)
@@ -191,6 +205,15 @@ class Connection:
         session, self._session = self._session, None
         if session is not None:
             session.close()
+
+    @contextmanager
+    def _interrupted_after(self, seconds: float) -> Iterator[None]:
+        timer = threading.Timer(seconds, self.interrupt)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
