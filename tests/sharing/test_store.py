@@ -136,6 +136,14 @@ class TestSaving:
 
         assert memory(state) == memory(restored(taken_over(exporter, other)["shop"]))
 
+    def test_a_database_that_lacks_characters_is_refused(self, server, schema):
+        """One account with such a name would keep all others from being registered."""
+        with psycopg.connect(server.url, autocommit=True) as session:
+            session.execute(f"CREATE DATABASE {schema} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+
+        with pytest.raises(StoreRefusedError, match="LATIN1"):
+            Exporter(SimpleNamespace(url=server.url.replace("/postgres", f"/{schema}")), schema, "shop", "商店")
+
     def test_only_changes_are_written_and_forgotten_operations_are_removed(self, exporters, state, server, schema):
         exporter, other = exporters(), exporters()
         exporter.own()

@@ -105,6 +105,12 @@ def _require_postgres(transaction: Transaction) -> None:
     ((server,),) = transaction.execute("SELECT version()")
     if "PostgreSQL" not in server or "Cockroach" in server:
         raise StoreRefusedError(f"--state.url: is not a PostgreSQL database; it says: {server[:60]}")
+    ((encoding,),) = transaction.execute("SELECT current_setting('server_encoding')")
+    # SQL_ASCII takes every byte as it is.
+    if encoding not in {"UTF8", "SQL_ASCII"}:
+        raise StoreRefusedError(
+            f"--state.url: the database has the encoding {encoding}, which cannot store every name; create one with ENCODING 'UTF8'"
+        )
 
 
 def _version(transaction: Transaction, schema: str) -> int:
