@@ -1,5 +1,6 @@
 """A state in PostgreSQL survives restarts; whoever does not own an account can write nothing of it."""
 
+import errno
 import itertools
 import re
 import socket
@@ -569,6 +570,17 @@ class TestFailures:
         with answering(error) as url, pytest.raises(DatabaseAwayError, match=re.escape(message)):
             connection(SimpleNamespace(url=url), schema).check()
 
+    def test_a_process_without_a_free_descriptor_waits_for_one(self, server, schema, monkeypatch):
+        """Psycopg needs one of its own while it connects."""
+
+        def fail(**_):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(psycopg, "connect", fail)
+
+        with pytest.raises(DatabaseAwayError, match="Too many open files"):
+            connection(server, schema).run(lambda _: None)
+
     def test_a_wrong_password_is_refused_without_showing_it(self, server, schema):
         database = connection(server, schema)
         database._parameters |= {"user": "nobody-1", "password": "canary-password"}
@@ -625,6 +637,14 @@ class TestSchema:
         rows(server, schema, "UPDATE {}.schema_version SET version = 99 RETURNING true")
 
         with pytest.raises(StoreRefusedError, match="newer version"):
+            rows(server, schema, "SELECT 1")
+
+    @pytest.mark.parametrize("change", ["DELETE FROM {}.schema_version", "INSERT INTO {}.schema_version VALUES (1)"])
+    def test_one_that_was_restored_in_part_is_not_used(self, server, schema, change):
+        """As while a backup is being restored, or after it was restored over tables that were there."""
+        rows(server, schema, f"{change} RETURNING true")
+
+        with pytest.raises(StoreError, match="restored"):
             rows(server, schema, "SELECT 1")
 
     def test_a_role_needs_nothing_but_the_schema(self, server, schema):

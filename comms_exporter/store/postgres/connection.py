@@ -180,10 +180,14 @@ class Connection:
             raise type(self._refusal)(str(self._refusal))
         try:
             with self._errors():
-                # Otherwise text is bytes if the database has no encoding of its own.
-                session = psycopg.connect(
-                    **{**self._parameters, "client_encoding": "utf8"}, autocommit=True, prepare_threshold=None
-                )
+                try:
+                    # Otherwise text is bytes if the database has no encoding of its own.
+                    session = psycopg.connect(
+                        **{**self._parameters, "client_encoding": "utf8"}, autocommit=True, prepare_threshold=None
+                    )
+                except OSError as error:
+                    # Psycopg needs a file descriptor for waiting.
+                    raise psycopg.OperationalError(str(error)) from None
                 # Before anything that may hang, so that interrupt() finds it.
                 self._session = session
                 # Whatever is the default there: a statement has to see what was committed while it waited for a lock.

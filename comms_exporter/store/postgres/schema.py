@@ -1,6 +1,6 @@
 """The tables in PostgreSQL: create and migrate them under a lock."""
 
-from comms_exporter.store.errors import StoreRefusedError
+from comms_exporter.store.errors import StoreError, StoreRefusedError
 from comms_exporter.store.postgres.connection import Transaction
 
 # One script per version of the schema. Released scripts never change.
@@ -123,5 +123,10 @@ def _version(transaction: Transaction, schema: str) -> int:
     )
     if not exists:
         return 0
-    ((version,),) = transaction.execute("SELECT version FROM {}.schema_version")
+    found = transaction.execute("SELECT version FROM {}.schema_version")
+    if len(found) != 1:
+        raise StoreError(
+            f"--state.schema: the tables in {schema} have {len(found)} versions: a backup is being restored, or was restored over them"
+        )
+    ((version,),) = found
     return int(version)
