@@ -229,7 +229,7 @@ def _transfer(action: str, file: Path, settings: Settings) -> int:
         _print(f"{PROG}: {text}", file=sys.stderr)
 
     def on_wait(seconds: float) -> None:
-        say(f"some accounts have an owner: watching for {seconds:g} s whether it runs")
+        say(f"some accounts have an owner: waiting {seconds:g} s to see whether it is running")
 
     progress = Progress(lambda text: _print(text, file=sys.stderr))
     summary = Summary()
@@ -245,7 +245,7 @@ def _transfer(action: str, file: Path, settings: Settings) -> int:
         say(str(error))
         if summary.accounts:
             say(
-                f"stopped after {summary.accounts:,} accounts; the same command goes on with the others, and refuses these"
+                f"stopped after {summary.accounts:,} accounts; run the same command again for the others: it skips these"
             )
         return 1
     _print(summary.text(f"{action}ed"))

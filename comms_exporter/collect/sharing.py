@@ -244,7 +244,7 @@ class Sharing:
             return
         self._away = False
         if not self.connected:
-            self._log.info("the database answers", members=len(members))
+            self._log.info("connected to the database", members=len(members))
         self.connected = True
         self._trusted_until = began + _TRUSTED * self._dead_after
         if taken := self.claims.taken - self._taken:
@@ -320,7 +320,7 @@ class Sharing:
         name = await accounts.hand_over()
         if name is not None:
             await self._call(partial(self._membership.release, [name]))
-            self._log.info("gave an account away", account=name)
+            self._log.info("released an account for another exporter", account=name)
 
     async def _look_up_owners(self) -> None:
         if self._monotonic() > self._owners_until:

@@ -22,7 +22,7 @@ def parse_providers(value: object) -> EmailProviders:
     if not isinstance(value, dict):
         raise ValueError(f"{shown(value)} is not a mapping; write a name and its domains, as in `acme: [acme.example]`")  # noqa: TRY004  pydantic's rule
     if len(value) > _MAX_PROVIDERS:
-        raise ValueError(f"{len(value)} providers are too many; the most are {_MAX_PROVIDERS}")
+        raise ValueError(f"{len(value)} providers are too many; the limit is {_MAX_PROVIDERS}")
     providers = tuple((_name(name), tuple(_domains(name, domains))) for name, domains in value.items())
     seen: dict[str, str] = {}
     for name, domains in providers:
@@ -34,7 +34,7 @@ def parse_providers(value: object) -> EmailProviders:
 
 def _name(name: object) -> str:
     if not isinstance(name, str) or _NAME.fullmatch(name) is None or name == "other":
-        raise ValueError(f"{shown(name)} is not a name of a provider; write up to 64 letters and digits, but not other")
+        raise ValueError(f"{shown(name)} is not a provider name; write up to 64 letters and digits, but not other")
     return name
 
 

@@ -196,7 +196,7 @@ def parse_database_url(value: object) -> DatabaseUrl | None:
     # What libpq would take for a host or a port, it would repeat in an error.
     user, _, hosts = re.split("[/?#]", text.partition("//")[2], maxsplit=1)[0].rpartition("@")
     if "@" in user or not all(re.fullmatch(r"(\[[^\[\]]*\]|[^:]*)(:[0-9]*)?", host) for host in hosts.split(",")):
-        raise ValueError("is not the URL of a database; percent-encode what is special in the password")
+        raise ValueError("is not the URL of a database; percent-encode special characters in the password")
     return DatabaseUrl(text)
 
 
@@ -257,7 +257,7 @@ def parse_tag_keys(value: object) -> tuple[str, ...]:
         raise ValueError(f"{shown(value)} is not a list of tag keys; write keys such as campaign,language")
     keys = tuple(dict.fromkeys(word.strip() for word in words if word.strip()))
     if len(keys) > _MAX_TAG_KEYS:
-        raise ValueError(f"{len(keys)} tag keys are too many; the most are {_MAX_TAG_KEYS}")
+        raise ValueError(f"{len(keys)} tag keys are too many; the limit is {_MAX_TAG_KEYS}")
     for key in keys:
         if not key.isprintable() or len(key) > _MAX_TAG_KEY_LENGTH:
             raise ValueError(f"{shown(key)} is not a tag key; write up to {_MAX_TAG_KEY_LENGTH} printable characters")

@@ -74,7 +74,7 @@ def _of_group(expected: Mapping[str, Any], deployed: Mapping[str, Any]) -> Itera
             yield f"{name}: is missing"
     yield from (f"{name}: should not be there" for name in there if name not in wanted)
     if wanted.keys() == there.keys() and [*wanted] != [*there]:
-        yield f"{where}: the rules are in another order"
+        yield f"{where}: the rules are in a different order"
 
 
 def _by_name(rules: Iterable[_Rule]) -> dict[str, _Rule]:

@@ -123,7 +123,7 @@ def _unknown(key: str, above: list[str]) -> str:
 def _unknown_threshold(key: str, *, of_account: bool) -> str:
     name = key.removeprefix("threshold:")
     if name == source.BUDGET:
-        return "is what the delivery objective leaves; set objective"
+        return "follows from the delivery objective; set objective"
     if of_account and name in set(source.thresholds()) - set(source.thresholds_by_account()):
         return "is the same for all accounts; set it under thresholds"
     if name != key and name in source.thresholds():
@@ -242,9 +242,9 @@ def _parse_labels(value: object) -> object:
         raise ValueError(f"{shown(value)} is not a mapping; write labels as in `team: mail`")  # noqa: TRY004  pydantic's rule
     for name, text in value.items():
         if not isinstance(name, str) or not re.fullmatch(_LABEL.removesuffix("$"), name):
-            raise ValueError(f"{shown(name)} is not a name of a label; write letters, digits and _")
+            raise ValueError(f"{shown(name)} is not a label name; write letters, digits and _")
         if name in RESERVED_LABELS:
-            raise ValueError(f"{name} is a label that alerts have already; choose another name")
+            raise ValueError(f"{name} is a label that the alerts already have; choose another name")
         if not isinstance(text, str):
             raise ValueError(f"{name}: {shown(text)} is not a string; put it in quotes")  # noqa: TRY004  pydantic's rule
         if not re.fullmatch(_PRINTABLE.removesuffix("$"), text):

@@ -139,7 +139,7 @@ class Recording:
             ) from None
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, len(_FIRST_BYTES), 0) != _FIRST_BYTES:
-            raise StoreError(f"{self._path} has other content than a recording")
+            raise StoreError(f"{self._path} is not a recording")
         keep_private(self._file)
         if size:
             # A process that was killed may have left half a line.

@@ -112,7 +112,7 @@ def make_app(
 
     async def post_reload(request: web.Request) -> web.Response:
         if _is_cross_site(request.headers):
-            return web.Response(text="Pages of other sites may not reload.\n", status=403)
+            return web.Response(text="Pages of other sites may not reload the configuration.\n", status=403)
         error = await reload()
         return web.Response(text="Reloaded.\n" if error is None else f"{error}\n", status=200 if error is None else 500)
 

@@ -857,7 +857,7 @@ class TestEmailProviders:
             ("{acme: []}", 'a list is not a list of domains of "acme"; write one such as [acme.example]'),
             ("{acme: [localhost]}", '"localhost" is not a domain; write one such as acme.example'),
             ("{acme: [1]}", "1 is not a domain; write one such as acme.example"),
-            ("{other: [a.b]}", '"other" is not a name of a provider; write up to 64 letters and digits, but not other'),
+            ("{other: [a.b]}", '"other" is not a provider name; write up to 64 letters and digits, but not other'),
             ("{a: [x.y], b: [x.y]}", "x.y belongs to both a and b; remove it from one of them"),
         ],
     )
@@ -875,7 +875,7 @@ class TestEmailProviders:
 
 class TestTagKeys:
     def test_at_most_ten(self):
-        assert "--emails.tags: 11 tag keys are too many; the most are 10" == settings_error(
+        assert "--emails.tags: 11 tag keys are too many; the limit is 10" == settings_error(
             [f"--emails.tags={','.join(map(str, range(11)))}"], TOKEN
         )
 

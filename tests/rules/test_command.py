@@ -327,7 +327,7 @@ class TestCheck:
         texts = {source.RECORDINGS: json.dumps({"groups": found}), source.ALERTS: shipped()[source.ALERTS]}
         code, out, _ = run(capsys, "--check", self.deploy(tmp_path / "rules", texts))
 
-        assert (1, ["group comms-data: the rules are in another order"]) == (code, out.splitlines())
+        assert (1, ["group comms-data: the rules are in a different order"]) == (code, out.splitlines())
 
     def test_white_space_is_no_difference(self, capsys, tmp_path):
         texts = {name: json.dumps({"groups": groups(text)}).replace(r"\n", " ") for name, text in shipped().items()}

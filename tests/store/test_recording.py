@@ -115,7 +115,7 @@ class TestOpening:
         file = tmp_path / "notes"
         file.write_text("do not touch\nthis")
 
-        with pytest.raises(StoreError, match="other content"):
+        with pytest.raises(StoreError, match="is not a recording"):
             open_recording(file)
 
         assert "do not touch\nthis" == file.read_text()

@@ -227,7 +227,10 @@ class TestReload:
         exporter.reload_error = "called"
         for method in (client.post, client.put):
             answer = await method("/-/reload", headers=headers)
-            assert (403, "Pages of other sites may not reload.\n") == (answer.status, await answer.text())
+            assert (403, "Pages of other sites may not reload the configuration.\n") == (
+                answer.status,
+                await answer.text(),
+            )
 
     @pytest.mark.parametrize(
         "headers",

@@ -169,16 +169,16 @@ class TestAccounts:
 
         assert "Lost in the last 1 h 5 min, worst first: " in text
         assert "provider gmail 1,200 (12.3 %)yahoo 7 (< 0.1 %)4 more tag campaign spring 1,207 " in text
-        assert "All emails were listed 2 min ago. 3 lost emails were not found yet." in text
+        assert "All emails were listed 2 min ago. 3 lost emails have not been found yet." in text
         assert "Listing them takes about 900 more API requests per day. Tracks 12,345 emails." in text
 
     @pytest.mark.parametrize(
         ("changes", "expected"),
         [
             ({"lost": [], "unattributed": 0}, "All emails were listed 2 min ago: none was lost in the last 1 h 5 min. Listing"),
-            ({"everything": False, "unattributed": 1}, "Lost emails were listed 2 min ago. 1 lost email was not found yet."),
+            ({"everything": False, "unattributed": 1}, "Lost emails were listed 2 min ago. 1 lost email has not been found yet."),
             ({"good": None, "success_age_seconds": None}, "The emails are being listed for the first time."),
-            ({"good": False, "success_age_seconds": None}, "Emails could not be listed completely since the exporter started."),
+            ({"good": False, "success_age_seconds": None}, "Emails have not been listed completely since the exporter started."),
             ({"good": False, "reason": "forbidden", "message": "403: no", "advice": "ask for it"},
              "Emails cannot be listed forbidden 403: no What to do Ask for it."),
         ],

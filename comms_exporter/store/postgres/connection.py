@@ -115,7 +115,7 @@ class Connection:
         except psycopg.Error:
             # The message may repeat a part of a password.
             raise StoreError(
-                "is not a URL that libpq understands; percent-encode what is special in the password"
+                "is not a URL that libpq understands; percent-encode special characters in the password"
             ) from None
         defaults = {key: value for key, value in _DEFAULTS.items() if _VARIABLES.get(key, "") not in os.environ}
         self._parameters: dict[str, Any] = {**defaults, "application_name": name, **given}

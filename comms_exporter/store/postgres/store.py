@@ -115,7 +115,7 @@ class PostgresStore:
             elif saves - 1 not in expected:
                 del self._saves[account]
                 raise StateLostError(
-                    f"somebody has replaced the state of {account}; the next save rewrites it completely"
+                    f"the state of {account} was replaced in the database; the next save rewrites it completely"
                 )
             else:
                 # A COMMIT that fails may have reached the disk all the same.
