@@ -8,14 +8,19 @@ from types import FrameType
 
 def main() -> None:
     """Run the command line and exit; SIGTERM and SIGINT exit with code 0 even during startup and shutdown."""
-    command = sys.argv[1] if len(sys.argv) > 1 else ""
-    # A command that is stopped before it has finished must not report success.
-    if command not in {"check", "operation", "operations", "rules"} and not command.startswith("--config.check"):
+    arguments = sys.argv[1:]
+    command = arguments[0] if arguments and not arguments[0].startswith("-") else "serve"
+    checks = any(each.startswith("--config.check") for each in arguments)
+    # Any other command that is stopped before it has finished must not report success.
+    if command in {"serve", "demo", "simulator"} and not checks:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _exit)
-    if command not in {"check", "demo", "operation", "operations", "rules", "simulator"}:
+    if command == "serve":
         # There is nothing to reload yet: the settings are loaded after this.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if command == "state":
+        # It removes its temporary files.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     from comms_exporter import cli  # noqa: PLC0415 - takes most of a second, during which signals are frequent
 
     code = cli.main()

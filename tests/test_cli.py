@@ -511,7 +511,11 @@ class TestCommands:
 
             assert 0 == await process.ended(5)
 
-    @pytest.mark.parametrize("command", [("check",), ("operations",), ("operation", "comms_operation_1")], ids=" ".join)
+    @pytest.mark.parametrize(
+        "command",
+        [("check",), ("operations",), ("operation", "comms_operation_1"), ("email", "comms_email_1")],
+        ids=" ".join,
+    )
     async def test_a_command_that_is_interrupted_reports_no_success(self, command):
         asked = asyncio.Event()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import signal
 from pathlib import Path
 
 import postgres
@@ -10,6 +11,7 @@ import psycopg
 import pytest
 from operations import NOW, account_with_emails, apply, email, learn, listing, operation, restored
 from sharing.fleet import Fleet
+from sharing.members import Exporter
 from sharing.world import World
 from store.state_files import database as opened
 from store.state_files import email_memory, memory
@@ -185,6 +187,23 @@ class TestRefusals:
         assert {"letter": "", "shop": "the exporter owner of shop runs and owns it: stop it first"} == {
             each.account: each.problem for each in transferred
         }
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    async def test_an_import_that_is_stopped_reports_no_success_and_leaves_no_copy(
+        self, tmp_path, server, database, number
+    ):
+        (tmp_path / "copies").mkdir()
+        write(tmp_path / "state.db", shop=account())
+        owner = Exporter(server, database[1].partition("=")[2], "shop")
+        owner.own()
+        owner.close()
+        environ = {"TMPDIR": str(tmp_path / "copies")}
+        async with process.run("state", "import", f"{tmp_path}/state.db", *database, environ=environ) as importing:
+            await importing.until("some accounts have an owner")
+            importing.send(number)
+
+            assert 130 == await importing.ended(10)
+        assert [] == list((tmp_path / "copies").iterdir())
 
     async def test_a_file_in_use_is_not_imported(self, tmp_path, database):
         """Its exporter would go on counting into it."""
