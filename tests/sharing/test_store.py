@@ -489,6 +489,15 @@ class TestFailures:
             exporter.store.save("shop", snapshot)
         exporter.store.save("shop", snapshot)
 
+    def test_a_session_with_a_server_that_accepts_no_writes_any_more_is_replaced(self, exporters):
+        """A pooler may have moved it, or somebody has set default_transaction_read_only."""
+        exporter = exporters()
+        exporter.own()
+        exporter.connections[0]._session.execute("SET default_transaction_read_only = on")
+
+        assert 1 == len(exporter.membership.beat())
+        assert {"shop"} == set(exporter.claims.all())
+
     def test_a_save_whose_answer_was_lost_is_repeated(self, exporters, state, monkeypatch):
         exporter, other = exporters(), exporters()
         exporter.own()
@@ -523,8 +532,12 @@ class TestFailures:
         assert [(1,)] == database.run(lambda transaction: transaction.execute("SELECT 1"))
         database.close()
 
-    def test_after_failing_to_connect_others_need_not_wait(self, server, schema, unused_tcp_port, monkeypatch):
-        database = connection(server, schema)
+    @pytest.mark.parametrize(("patience", "pauses"), [(5.0, [0.5, 1, 2, 4, 5]), (1.0, [0.5, 1, 1, 1, 1])])
+    def test_after_failing_to_connect_others_need_not_wait(
+        self, server, schema, unused_tcp_port, monkeypatch, patience, pauses
+    ):
+        """Nor do they wait so long that other exporters, which connect earlier, take this one for dead."""
+        database = connection(server, schema, patience=patience)
         database._parameters["port"] = unused_tcp_port
         attempts, now = [], [1000.0]
         connect = psycopg.connect
@@ -536,7 +549,7 @@ class TestFailures:
                 database.run(lambda _: None)
             now[0] += 0.1
 
-        assert [0.5, 1, 2, 4, 5] == [round(b - a, 1) for a, b in itertools.pairwise(attempts)][:5]
+        assert pauses == [round(b - a, 1) for a, b in itertools.pairwise(attempts)][:5]
 
     def test_a_pooler_without_a_database_is_not_waited_for(self, schema, monkeypatch):
         """As pgbouncer does: the login succeeds, and the first statement waits for minutes."""

@@ -37,7 +37,7 @@ _VARIABLES = {"connect_timeout": "PGCONNECT_TIMEOUT", "target_session_attrs": "P
 _ANSWER_SECONDS = 3.0
 # Locks are held for milliseconds, unless their owner was stopped.
 _LOCK_TIMEOUT = "3s"
-# After failing to connect, the next attempt waits for so many seconds, doubled up to the second number.
+# After failing to connect, the next attempt waits for so many seconds, doubled up to the second number, or to the patience.
 _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.5, 5.0
 # What the server, or a pooler before it, says while it starts, stops or has no connection left. These pass by themselves.
 _PASSING = (
@@ -108,7 +108,8 @@ class Connection:
         """Connect to *url* as application *name*, and *prepare* the *schema* in each new session.
 
         No transaction begins after *deadline*.
-        The server rolls a transaction back if the next statement does not come within *patience* seconds.
+        The server rolls a transaction back if the next statement does not come within *patience* seconds. Two attempts to connect
+        are not further apart than that, so that others, who are quicker, do not take this exporter for dead.
         """
         try:
             given = conninfo.conninfo_to_dict(url)
@@ -122,6 +123,7 @@ class Connection:
         self._limits = sql.SQL(
             "SET LOCAL lock_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {}"
         ).format(_LOCK_TIMEOUT, f"{max(1000, round(1000 * patience))}ms")
+        self._max_pause = min(_MAX_BACKOFF_SECONDS, patience)
         self._server = f"PostgreSQL at {given.get('host', 'the default host')}"
         self._schema = schema
         self._prepare = prepare
@@ -199,7 +201,7 @@ class Connection:
                     self._prepare(Transaction(session, self._schema), self._schema)
         except StoreError as error:
             self._disconnect()
-            self._pause = min(_MAX_BACKOFF_SECONDS, self._pause * 2 or _BACKOFF_SECONDS)
+            self._pause = min(self._max_pause, self._pause * 2 or _BACKOFF_SECONDS)
             self._retry_at, self._refusal = time.monotonic() + self._pause, error
             raise
         self._pause, self._refusal = 0.0, None
@@ -227,6 +229,9 @@ class Connection:
         except psycopg.Error as error:
             problem = f"{self._server}: {_first_line(error)}"
             kind = StoreRefusedError if _is_lasting(error) else StoreError
+            if isinstance(error, errors.ReadOnlySqlTransaction):
+                # Another server may accept writes by now; only a new session asks for it.
+                self._disconnect()
         else:
             return
         finally:
