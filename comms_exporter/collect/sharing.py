@@ -32,6 +32,8 @@ _BEATS_IN_TIMEOUT = 15
 _WANTING_SECONDS = 0.5
 # An exporter with more than its share gives away one account after the other, all of them in so many seconds.
 _MOVING_SECONDS = 40.0
+# An account that nobody took is not given away again for so many seconds.
+_EVENING_SECONDS = 60.0
 # So many accounts are claimed and loaded at a time.
 _LOT = 200
 # A call that takes longer has lost the database.
@@ -144,6 +146,9 @@ class Sharing:
         self._owners_until = float("-inf")
         # The least number of accounts of any other member, None if there is none or it has changed since the last beat.
         self._fewest: int | None = None
+        # For what numbers of members and of accounts the last account was moved to even them out, and until when no other is.
+        self._evened: tuple[int, int] | None = None
+        self._even_again_at = 0.0
         # The most accounts above its share that this exporter has had since it last had none.
         self._most_surplus = 0
         # When the next of them is to move.
@@ -310,11 +315,19 @@ class Sharing:
             # No pause if moving takes longer than that.
             return max(0.0, self._next_move - self._monotonic())
         self._most_surplus = 0
-        if self._fewest is not None and own - self._fewest > 1:
-            # Only once for what the last beat said.
-            self._fewest = None
-            await self._move_one(accounts)
+        await self._even_out(accounts, own)
         return self._beat_seconds
+
+    async def _even_out(self, accounts: Accounts, own: int) -> None:
+        """Give an account away if another exporter has fewer than this one with its *own*, even if that is no more than its share."""
+        if self._fewest is None or own - self._fewest <= 1:
+            return
+        # Only once for what the last beat said.
+        evened, self._fewest = (len(self.members), self._fewest), None
+        if evened != self._evened or self._monotonic() > self._even_again_at:
+            # If nobody takes the account, giving more away would only interrupt their polls: others may not know them yet.
+            self._evened, self._even_again_at = evened, self._monotonic() + _EVENING_SECONDS
+            await self._move_one(accounts)
 
     async def _move_one(self, accounts: Accounts) -> None:
         name = await accounts.hand_over()

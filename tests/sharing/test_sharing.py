@@ -62,6 +62,7 @@ class Membership:
         self._claims = claims
         self.id = UUID(int=number)
         self.interrupted = 0
+        self._names = frozenset()
 
     def _check(self):
         if self._database.away:
@@ -69,6 +70,7 @@ class Membership:
 
     def register(self, names):
         self._check()
+        self._names = frozenset(names)
         for name in names:
             self._database.owners.setdefault(name, None)
             self._database.epochs.setdefault(name, 0)
@@ -100,7 +102,7 @@ class Membership:
     def claim(self, limit):
         self._check()
         database = self._database
-        free = [name for name, owner in database.owners.items() if owner is None][:limit]
+        free = [name for name, owner in database.owners.items() if owner is None and name in self._names][:limit]
         for name in free:
             database.owners[name] = self.id
             database.epochs[name] += 1
@@ -116,7 +118,7 @@ class Membership:
             self._database.epochs[name] += 1
 
     def ownerships(self):
-        return [Ownership(name, owner, 0.0) for name, owner in self._database.owners.items()]
+        return [Ownership(name, owner, 0.0) for name, owner in self._database.owners.items() if name in self._names]
 
     def leave(self):
         self._check()
@@ -287,6 +289,18 @@ class TestShares:
         await clock.run(60)
 
         assert before == database.epochs
+
+    async def test_an_account_that_nobody_else_takes_stays_where_it_is(self, exporters, clock, database):
+        """As while new accounts are rolled out: the other exporter does not know them yet."""
+        knows_all, knows_few = exporters[:2]
+        knows_few._names = knows_all._names[:10]
+        await knows_all.start()
+        await knows_few.start()
+        await clock.run(120)
+        before = sum(database.epochs.values())
+        await clock.run(60)
+
+        assert sum(database.epochs.values()) - before <= 4
 
     async def test_an_outage_of_the_database_moves_nothing(self, exporters, clock, database):
         for each in exporters:
