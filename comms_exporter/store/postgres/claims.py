@@ -85,6 +85,10 @@ class Claims:
         """Hold the account *name* as long as *claim* is the claim to it."""
         self._loaded[name] = claim
 
+    def unload(self, name: str) -> None:
+        """Do not hold the account *name* before it is loaded again."""
+        self._loaded.pop(name, None)
+
     def lose(self, name: str, claim: Claim) -> None:
         """Note that another exporter owns the account *name*, unless it was claimed again since."""
         with self._lock:

@@ -65,6 +65,8 @@ class PostgresStore:
         """
         saved: dict[str, SavedAccount] = {}
         for name in names:
+            # Whatever is known of it counts no more, even if loading fails.
+            self._claims.unload(name)
             claim = self._claims.get(name)
             if claim is None or time.monotonic() < self._retry_at.get(name, 0.0):
                 continue
