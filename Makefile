@@ -53,7 +53,7 @@ smoke: wheel ## install and run the wheel with every other Python on this machin
 	$(RUN)python tools/smoke.py dist/comms_exporter-$$($(RUN)hatchling version)-*.whl
 
 soak: $(VENV)/.dev tools ## run the counter and crash tests for many minutes
-	SOAK=25 $(RUN)python -m pytest tests/collect/test_counters.py tests/store/test_crash.py --timeout=3600 $(PYTEST)
+	SOAK=25 $(RUN)python -m pytest tests/collect/test_counters.py tests/collect/emails tests/store/test_crash.py tests/sharing --timeout=3600 $(PYTEST)
 
 HISTORY ?=
 JUDGE ?=
