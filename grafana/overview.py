@@ -73,7 +73,7 @@ def _numbers() -> Iterator[Panel]:
     )
     yield panels.number(
         "Delivered, 6 h",
-        "Of the emails begun within the last 6 hours, the share of delivered ones among those that were delivered, undelivered or failed.",
+        "Of the emails whose sending began within the last 6 hours, the share delivered among those delivered, undelivered or failed.",
         Query(share("delivered", "6h")),
         unit="percentunit",
         steps=DELIVERED,
@@ -134,7 +134,8 @@ def _flow() -> Iterator[Panel]:
     )
     yield panels.graph(
         "Delivered and opened, share over 6 hours",
-        "Delivered: share of the finished emails among those begun within 6 hours. Opened: opened emails per delivered email. Recipients open emails late, so it "
+        "Delivered: share of the finished emails among those whose sending began within 6 hours. Opened: opened emails per delivered email. "
+        "Recipients open emails late, so it "
         "can exceed 100 % long after a campaign; do not alert on it.",
         Query(share("delivered", "6h"), "delivered", COLORS["delivered"]),
         Query(opened("6h"), "opened", COLORS["opened"]),
@@ -288,13 +289,20 @@ def _decisions() -> Iterator[Panel]:
         ),
     )
     yield panels.graph(
-        "Queue, in times of 20 minutes",
-        "How many times 20 minutes the queue lasts at the pace of the last 20, and the most of that in the two weeks before "
+        "Time to clear the queue",
+        "How long the queue lasts at the pace of the last 20 minutes, and the longest of that in the two weeks before "
         "yesterday. CommsEmailQueueStuck compares them.",
-        Query(f"max by (account) ({recorded('account:comms_emails_queued:turns')})", "{{account}}", COLORS["queued"]),
         Query(
-            f"max by (account) ({recorded('account:comms_emails_queued:usual_turns')})", "usual, {{account}}", "green"
+            f"1200 * max by (account) ({recorded('account:comms_emails_queued:turns')})",
+            "{{account}}",
+            COLORS["queued"],
         ),
+        Query(
+            f"1200 * max by (account) ({recorded('account:comms_emails_queued:usual_turns')})",
+            "longest, {{account}}",
+            "green",
+        ),
+        unit="s",
     )
     days = 'window=~"1d|3d"'
     yield panels.graph(

@@ -70,7 +70,7 @@ def share(name: str, window: str, *, by: tuple[str, ...] = (), least: int = 0) -
 
 
 def lost(window: str) -> str:
-    """Return the share of the emails begun within *window* that were lost; nothing if none has been handled."""
+    """Return the share of the emails whose sending began within *window* that were lost; nothing if none has been handled."""
     failed, undelivered, sent = (
         account(f"comms_emails_{each}_recent", f'window="{window}"') for each in ("failed", "undelivered", "sent")
     )
