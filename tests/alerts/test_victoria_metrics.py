@@ -55,7 +55,7 @@ def parsed(series):
 def recorded_by(server, rules, series, step, begin, end):
     """Return what the recording rules record, each as often as its group says."""
     groups = [group for path in rules.files for group in yaml.safe_load(path.read_text("utf-8"))["groups"]]
-    steps = {id(rule): seconds(group.get("interval", "0s")) or step for group in groups for rule in group["rules"]}
+    steps = {id(rule): max(step, seconds(group.get("interval", "0s"))) for group in groups for rule in group["rules"]}
     recorded = {}
     server.write(series)
     for level in levels([rule for group in groups for rule in group["rules"] if "record" in rule]):
