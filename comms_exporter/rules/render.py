@@ -58,7 +58,9 @@ def _without(disabled: frozenset[str], text: str) -> str:
     """Return *text* without the alerts that are *disabled* and the comments above them, and without empty groups."""
     alert = r"^(?:      # .*\n)*      - alert: (?P<name>\w+)\n(?:        .*\n)*"
     kept = re.sub(alert, lambda match: "" if match["name"] in disabled else match[0], text, flags=re.MULTILINE)
-    kept = re.sub(r"^\n?(?:  # .*\n)*  - name: .*\n(?:    interval: .*\n)?    rules:\n(?!      )", "", kept, flags=re.MULTILINE)
+    kept = re.sub(
+        r"^\n?(?:  # .*\n)*  - name: .*\n(?:    interval: .*\n)?    rules:\n(?!      )", "", kept, flags=re.MULTILINE
+    )
     return kept if "  - name: " in kept else kept.replace("groups:\n", "groups: []\n")
 
 
