@@ -1,4 +1,5 @@
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,10 @@ from prometheus import Binaries, MissingBinariesError, find_victoria_metrics
 # The duration of an example depends more on the load of the machine than on the code.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
+
+
+# Whoever runs the tests in the background of a script has SIGINT ignored, and so would the programs that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", params=[pytest.param(2, id="2.42"), pytest.param(3, id="3")])
