@@ -260,10 +260,11 @@ def _decisions() -> Iterator[Panel]:
     yield panels.graph(
         "Without an outcome, at least",
         "Of the emails sent that began to be sent within the window, the lowest share that may be meant, allowing for chance. "
+        "Empty while most of them were sent in the last ten minutes. "
         "CommsEmailDeliveryStalled pages above 35 % of an hour, and warns above 20 % of 6 hours.",
         *(
             Query(
-                f"max by (account) ({recorded('account:comms_emails_waiting:lower', matcher)})",
+                f"max by (account) ({recorded('account:comms_emails_waiting:steady_lower', matcher)})",
                 f"{window}, {{{{account}}}}",
                 colour,
             )
