@@ -106,6 +106,7 @@ class Steady:
 
     def __init__(self):
         self._took = []
+        self._more = threading.Condition()
         self._stop = threading.Event()
         self._threads = []
 
@@ -119,9 +120,12 @@ class Steady:
             thread.start()
 
     def taken(self):
-        """Return the milliseconds of the scrapes since the last call."""
-        taken, self._took = self._took, []
-        return taken
+        """Return the milliseconds of the scrapes since the last call; if there were none, wait for the next one."""
+        with self._more:
+            if not self._more.wait_for(lambda: self._took, _TIMEOUT_SECONDS):
+                raise TimeoutError(f"no scrape in {_TIMEOUT_SECONDS} seconds")
+            taken, self._took = self._took, []
+            return taken
 
     def end(self):
         """Stop the clients."""
@@ -132,7 +136,10 @@ class Steady:
     def _scrape(self, target, every):
         connection = Connection(target)
         while not self._stop.wait(every - time.time() % every):
-            self._took.append(connection.scrape())
+            took = connection.scrape()
+            with self._more:
+                self._took.append(took)
+                self._more.notify()
 
 
 if __name__ == "__main__":

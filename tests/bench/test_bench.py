@@ -7,8 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from bench import page
 from bench.collect.operations import changed, make
 from bench.expose import million, nginx, samples
 from bench.expose.samples import same
+from bench.expose.scraper import Steady
 from bench.tables import Table, quantile
 
 ROOT = Path(__file__).parents[2]
@@ -223,6 +226,34 @@ class TestPage:
         with pytest.raises(page.PageError, match="has no markers"):
             page.write(other, "figures")
         assert text == other.read_text()
+
+
+class TestSteady:
+    def test_a_window_without_scrapes_ends_with_the_next_one(self):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Empty)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        steady = Steady()
+        try:
+            steady.begin({"url": f"http://127.0.0.1:{server.server_port}/", "headers": {}}, clients=1, every=0.2)
+            assert [len(steady.taken()) > 0 for _ in range(3)] == [True, True, True]
+        finally:
+            steady.end()
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+class Empty(BaseHTTPRequestHandler):
+    """Answers with nothing."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
 
 
 class TestSamples:
