@@ -351,4 +351,4 @@ def test_there_are_enough_cases():
 
     assert len(set(names)) == len(names)
     assert 75 <= len(incidents())
-    assert 35 <= len(calm_months())
+    assert 37 <= len(calm_months())

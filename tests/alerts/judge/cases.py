@@ -19,6 +19,8 @@ from alerts.judge.senders import (
     MINUTE,
     NIGHT,
     OFFICE,
+    SHIFT,
+    SHIFT_DAYS,
     WORKING_DAYS,
     Campaign,
     Effect,
@@ -99,6 +101,7 @@ SENDERS = {
         Sender(
             "monthly", 40, campaigns=(Campaign(60_000, weekday=2, hour=8.0, hours=1.0, bounce=0.04),), zone="Asia/Tokyo"
         ),
+        Sender("shift2k", 2_000, hours=SHIFT, weekdays=SHIFT_DAYS, days=HOLIDAYS),
     )
 }
 
@@ -832,6 +835,7 @@ def calm_months() -> list[Case]:
         _calm("calm-season5k", season, "a shop before Christmas, up to 3.4 times as busy", date(2024, 11, 18)),
         _calm("calm-young-small500", s["small500"], "the first month of small500", date(2025, 6, 2), young=True),
         _calm("calm-young-mid5k", s["mid5k"], "the first month of mid5k", date(2025, 6, 2), young=True),
+        _calm("calm-young-shift2k", s["shift2k"], "the first month of shift2k", date(2025, 6, 2), young=True),
         _calm("calm-young-weekly1m", s["weekly1m"], "the first month of weekly1m", date(2025, 6, 2), young=True),
         _calm(
             "calm-replicas-mid5k",

@@ -28,11 +28,14 @@ MOST_RECIPIENTS = 10_000
 # How the emails of a day spread over its hours.
 OFFICE = (0.2, 0.1, 0.1, 0.1, 0.1, 0.3, 1, 2.5, 5, 7.5, 8.5, 8.5, 6.5, 7, 8, 8, 7.5, 6, 4, 3.5, 3, 2.5, 1.5, 0.6)
 SHOP = (1.6, 1, 0.7, 0.5, 0.5, 0.8, 1.8, 3, 4, 4.6, 5, 5.2, 5.4, 5.2, 5, 5, 5.2, 5.6, 6.2, 7, 7.6, 7.4, 6, 3.6)
+# All of it within opening hours, which begin and end sharply.
+SHIFT = (*(0.1,) * 8, *(1.0,) * 9, *(0.1,) * 7)
 FLAT = (1.0,) * 24
 NIGHT = (0, 0, 9, 8, 1, *(0,) * 19)
 EVERY_DAY = (1.0,) * 7
 # Monday first.
 WEEKDAYS = (1.15, 1.2, 1.15, 1.1, 1.05, 0.65, 0.7)
+SHIFT_DAYS = (1.0, 1.0, 1.0, 1.0, 1.0, 0.1, 0.1)
 WORKING_DAYS = (1.4, 1.4, 1.4, 1.4, 1.35, 0.03, 0.02)
 
 
