@@ -288,7 +288,25 @@ def _decisions() -> Iterator[Panel]:
                 ("busiest", "busiest", "orange"),
             )
         ),
+        width=8,
     )
+    yield panels.graph(
+        "Campaigns",
+        "Emails handled in 62 hours, and those of a single day of them that are usual in the weeks before. "
+        "CommsEmailCampaignMissing warns if the first number is less than 20 % of the second.",
+        *(
+            Query(
+                f"max by (account) ({recorded(f'account:comms_emails_handled:{name}')})",
+                f"{legend}, {{{{account}}}}",
+                colour,
+            )
+            for name, legend, colour in (
+                ("count62h", "62 hours", COLORS["sent"]),
+                ("usual_past_day", "usual day", "green"),
+            )
+        ),
+        width=8,
+    ).no_value("known for less than 16 days")
     yield panels.graph(
         "Time to clear the queue",
         "How long the queue lasts at the pace of the last 20 minutes, and the longest of that in the two weeks before "
@@ -304,6 +322,7 @@ def _decisions() -> Iterator[Panel]:
             "green",
         ),
         unit="s",
+        width=8,
     )
     days = 'window=~"1d|3d"'
     yield panels.graph(

@@ -187,7 +187,9 @@ _LINK = Annotated[
 # By the last part of a threshold's name.
 KINDS: Mapping[str, Any] = {
     **dict.fromkeys(("ratio", "ratio_critical", "ratio_warning", "ratio_raised", "ratio_of_account"), _SHARE),
-    **dict.fromkeys(("ratio_of_queue", "ratio_of_best", "ratio_flat", "ratio_fallen", "ratio_less"), _SHARE),
+    **dict.fromkeys(
+        ("ratio_of_queue", "ratio_of_best", "ratio_flat", "ratio_fallen", "ratio_less", "ratio_missing"), _SHARE
+    ),
     **dict.fromkeys(("ratio_seen", "ratio_shared"), _SHARE),
     **dict.fromkeys(("ratio_times_usual", "ratio_times_others", "odds_times_usual"), _FACTOR),
     **dict.fromkeys(("ratio_of_longest", "ratio_surge"), _FACTOR),
