@@ -456,6 +456,8 @@ def incidents() -> list[Case]:
                 ("huge3m", "", 0.0, 11.0, 4 * HOUR, Expectation(TELL, 90 * MINUTE), {}),
                 ("nightly20k", "", 0.0, 1.0, 12 * HOUR, Expectation(TELL, 6 * HOUR), {}),
                 ("mid5k", "", 0.2, 10.0, 2 * DAY, Expectation(TELL, 6 * HOUR), {}),
+                ("small500", "", 0.5, 10.0, 2 * DAY, Expectation(TELL, DAY), {}),
+                ("mid5k", "", 0.5, 10.0, 2 * DAY, Expectation(TELL, 12 * HOUR), {}),
                 ("big50k", "", 0.5, 10.0, 2 * DAY, Expectation(TELL, 12 * HOUR), {}),
             )
         ),
