@@ -2,10 +2,12 @@
 
 import io
 import json
+import re
 
 import pytest
 import yaml
 from alerts.judge.cases import SENDERS, calm_months, evidence, incidents
+from alerts.judge.cost import cost
 from alerts.judge.exporter import STATS, Operation, pack
 from alerts.judge.history import (
     Api,
@@ -352,3 +354,25 @@ def test_there_are_enough_cases():
     assert len(set(names)) == len(names)
     assert 75 <= len(incidents())
     assert 37 <= len(calm_months())
+
+
+def test_cost_is_that_of_all_rules_and_accounts(prometheus_three, tmp_path):
+    files = []
+    for file in RULE_FILES:
+        quick, groups = re.subn(
+            r"  - name: (.*)\n(?:    interval: .*\n)?",
+            r"  - name: \1\n    interval: 1s\n",
+            file.read_text(encoding="utf-8"),
+        )
+        assert groups > 1
+        files.append(tmp_path / file.name)
+        files[-1].write_text(quick, encoding="utf-8")
+
+    found = cost(2, files, prometheus_three, days=0.25, lasting=1)
+
+    assert found.errors == []
+    assert [1.0] * len(found.groups) == [interval for _, interval in found.groups.values()]
+    assert found.scraped > 100
+    assert found.recorded > found.scraped
+    assert 0 < found.share < 2
+    assert f"2 accounts, {found.scraped} series scraped" in str(found)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alerts.judge.cases import LEAD, Case, calm_months, evidence, incidents
+from alerts.judge.cost import cost
 from alerts.judge.history import HistoryError, load, write_history
 from alerts.judge.notify import Alertmanager
 from alerts.judge.rules import Rules
@@ -125,6 +126,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--write", type=Path, metavar="FOLDER", help="write the histories of the cases to FOLDER instead"
     )
+    parser.add_argument(
+        "--cost", type=int, metavar="ACCOUNTS", help="measure instead what the rules cost with so many accounts"
+    )
     parser.add_argument("--history", type=Path, help="play this file instead, and print what fires")
     return parser
 
@@ -134,6 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     if options.history is not None:
         return play_file(options)
+    if options.cost is not None:
+        print(cost(options.cost, options.rules, Binaries.find(options.prometheus)))
+        return 0
     chosen = [case for case in cases() if any(fnmatch.fnmatch(case.name, each) for each in options.pattern)]
     if options.list:
         for case in chosen:

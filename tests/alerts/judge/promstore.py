@@ -2,8 +2,10 @@
 
 import http.client
 import json
+import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import time
@@ -114,15 +116,34 @@ class Server:
             return [({}, float(data["result"][1]))]
         return [(result["metric"], float(result["value"][1])) for result in data["result"]]
 
+    def configure(self, text: str) -> None:
+        """Let it scrape and evaluate rules as the configuration *text* says."""
+        (self._folder / "prometheus.yml").write_text(text)
+        self._process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + 60
+        while not self.rule_groups():
+            if time.monotonic() > until:
+                raise RuntimeError(f"no rules:\n{(self._folder / 'server.log').read_text(errors='replace')}")
+            time.sleep(0.02)
+
+    def rule_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of rules, with what the last evaluation of each took."""
+        return self._get("rules")["groups"]
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that it has taken so far."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def _get(self, path: str, **params: str) -> Any:
         status, body = self._request(
-            "POST",
+            "POST" if params else "GET",
             f"/api/v1/{path}",
             urllib.parse.urlencode(params).encode(),
             {"Content-Type": "application/x-www-form-urlencoded"},
         )
         if status != 200:
-            raise RuntimeError(f"{params['query']}: {status}: {body[:500].decode(errors='replace')}")
+            raise RuntimeError(f"{params.get('query', path)}: {status}: {body[:500].decode(errors='replace')}")
         return json.loads(body)["data"]
 
     def _post(self, request: bytes) -> None:
