@@ -205,9 +205,15 @@ class TestPaging:
                 {"CommsEmailProviderRefuses"},
             ),
             (["CommsEmailFailureSpike warning", "CommsEmailSenderFails warning"], "tickets", {"CommsEmailSenderFails"}),
+            (["CommsEmailQueueStuck critical", "CommsEmailCampaignMissing warning"], "pager", {"CommsEmailQueueStuck"}),
+            (
+                ["CommsExporterListingIncomplete warning", "CommsEmailCampaignMissing warning"],
+                "tickets",
+                {"CommsExporterListingIncomplete"},
+            ),
         ],
     )
-    async def test_one_provider_or_sender_is_one_message(self, tmp_path, fires, receiver, messages):
+    async def test_one_cause_is_one_message(self, tmp_path, fires, receiver, messages):
         async with alerting(tmp_path) as (alertmanager, webhooks):
             alerts = [
                 {"account": "shop", "alertname": name, "severity": severity} for name, severity in map(str.split, fires)
