@@ -6,6 +6,7 @@ import re
 
 import pytest
 import yaml
+from alerts.judge.__main__ import make_parser
 from alerts.judge.cases import SENDERS, calm_months, evidence, incidents
 from alerts.judge.cost import cost
 from alerts.judge.exporter import STATS, Operation, pack
@@ -354,6 +355,14 @@ def test_there_are_enough_cases():
     assert len(set(names)) == len(names)
     assert 75 <= len(incidents())
     assert 37 <= len(calm_months())
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "many", "1.5"])
+def test_cost_needs_accounts(text, capsys):
+    with pytest.raises(SystemExit):
+        make_parser().parse_args([f"--cost={text}"])
+
+    assert f"'{text}' is not a number of accounts; write a whole number of 1 or more" in capsys.readouterr().err
 
 
 def test_cost_is_that_of_all_rules_and_accounts(prometheus_three, tmp_path):

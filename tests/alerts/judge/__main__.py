@@ -109,6 +109,12 @@ def moment(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def _accounts(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of accounts; write a whole number of 1 or more")
+    return int(text)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="judge", description=__doc__)
@@ -127,7 +133,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--write", type=Path, metavar="FOLDER", help="write the histories of the cases to FOLDER instead"
     )
     parser.add_argument(
-        "--cost", type=int, metavar="ACCOUNTS", help="measure instead what the rules cost with so many accounts"
+        "--cost", type=_accounts, metavar="ACCOUNTS", help="measure instead what the rules cost with so many accounts"
     )
     parser.add_argument("--history", type=Path, help="play this file instead, and print what fires")
     return parser
